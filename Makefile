@@ -1,0 +1,37 @@
+# `make help` lists the targets. Everything installs what it needs (as root on Debian).
+PYTHON := .venv/bin/python
+
+.PHONY: help venv lock check test demo serve bench soak clean
+
+help:
+	@sed -n 's/^## //p' $(MAKEFILE_LIST)
+
+## make venv    the Python environment, from uv.lock
+venv:
+	@scripts/setup
+
+## make lock    resolve dependencies again into uv.lock
+lock: venv
+	@scripts/lock
+
+## make check   lint, format and types
+check: venv
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+## make test    all tests, on a real Asterisk with SIP phones
+test: venv
+	$(PYTHON) -m pytest
+
+## make demo    calls through a real Asterisk, one table, ends by itself
+demo: venv
+	$(PYTHON) -m testbed.demo
+
+## make serve   the same, stays up for a softphone
+serve: venv
+	$(PYTHON) -m testbed.demo --stay
+
+## make bench   what FairDial adds, beside the bare switch
+bench: venv
+	$(PYTHON) -m benchmarks.setup_time

@@ -1,0 +1,54 @@
+"""The `authorise` route: a dialplan that prefers AGI asks the same question as one that uses Stasis.
+
+`AGI(agi://host:4573/authorise?kind=outbound&number=…)` sets FAIRDIAL_ANSWER, which `fairdial.conf` unpacks.
+Deciding and following the call is handed in: it is the same code for both ways.
+"""
+
+from collections.abc import Awaitable, Callable
+
+import structlog
+
+from agi_app.fastagi import AgiSession, Route
+from fairdial.answer import Answer, MalformedRequest, asked_from
+from fairdial.desk import Asked
+from fairdial.policy.outcomes import OUTCOMES, Reason
+
+log = structlog.get_logger(__name__)
+
+Begin = Callable[[Asked, str], Awaitable[Answer]]
+"""Decides about a dial of the channel of that name, and follows it."""
+
+
+def authorise_route(begin: Begin, switch: str = "") -> Route:
+    """The route; `switch` prefixes call ids where there are several switches."""
+
+    async def authorise(session: AgiSession) -> None:
+        request = session.request
+        try:
+            asked = asked_from(
+                channel_id=request.uniqueid,
+                endpoint=_endpoint(request.channel),
+                kind=request.query.get("kind", "outbound"),
+                number=request.query.get("number", "") or request.extension,
+                attempt=request.query.get("attempt", "") or "1",
+                ring_s=request.query.get("ring", ""),
+                line=request.query.get("line", ""),
+                caller=request.callerid,
+                switch=switch,
+            )
+        except MalformedRequest as error:
+            log.error("request_malformed", channel=request.channel[:80], error=str(error))
+            reason = Reason.REQUEST_MALFORMED
+            answer = Answer("FAILED", reason, OUTCOMES[reason].cause)
+        else:
+            answer = await begin(asked, request.channel)
+        await session.set_variable("FAIRDIAL_ANSWER", answer.packed())
+
+    return authorise
+
+
+def _endpoint(channel: str) -> str:
+    """ "alice" of "PJSIP/alice-00000001"."""
+    technology, slash, rest = channel.partition("/")
+    endpoint, dash, _serial = rest.rpartition("-")
+    return endpoint if technology and slash and dash else ""

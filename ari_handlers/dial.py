@@ -1,0 +1,538 @@
+"""Plain dials: the dialplan asks, keeps the call and its `Dial()`; FairDial follows it to its end.
+
+Each dial that holds a grant is one `DialCall`, owned by its call's queue. The switch holds the end of the call
+(TIMEOUT(absolute)); this module makes the lease exact where the dialplan left the `U()` option out,
+renews it, and settles once when the last answered leg or the caller is gone. The state itself is
+`fairdial/policy/call.py`; how leases are set is handed in.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import structlog
+
+from ari_handlers import events
+from ari_handlers.client import AriError, AriRefused, Channel, Client
+from ari_handlers.queues import CallQueue
+from fairdial.answer import Answer, MalformedRequest, answer_to, asked_from
+from fairdial.clock import Clock, Moment
+from fairdial.desk import Asked, Desk, Failed
+from fairdial.ledger.contract import Grant, GrantState, LedgerError
+from fairdial.policy.account import Kind
+from fairdial.policy.call import (
+    Answered,
+    CallerEnded,
+    Ended,
+    Event,
+    IllegalMove,
+    LegEnded,
+    Paused,
+    Renewed,
+    Ringing,
+    State,
+    Talking,
+    advance,
+    lease_end_ms,
+    renew_at_ms,
+)
+from fairdial.policy.decide import Allow, Verdict
+from fairdial.policy.outcomes import OUTCOMES, Reason
+
+log = structlog.get_logger(__name__)
+
+ANSWER_SUBROUTINE = "fairdial-answered"
+SETTLE_ATTEMPTS = 5
+
+
+class SetLease(Protocol):
+    """Sets TIMEOUT(absolute) of a channel by name, in Stasis or not. Raises OSError or LeaseRefused."""
+
+    async def __call__(self, channel_name: str, lease_ms: int) -> None: ...
+
+
+class LeaseNotSet(Exception):
+    """The lease of a channel could not be set; the one of before holds."""
+
+
+@dataclass(frozen=True, slots=True)
+class DialRules:
+    """renew_lead_s: how long before a slice ends more is asked for. switch: prefix of call ids, one per switch."""
+
+    renew_lead_s: int = 5
+    switch: str = ""
+    retry_settle_s: float = 0.2
+
+
+@dataclass(slots=True, eq=False)
+class DialCall:
+    """One dial that holds a grant."""
+
+    call_id: str
+    channel: str
+    queue: CallQueue
+    state: State
+    kind: Kind
+    line_id: str
+    dialled: str
+    since: Moment
+    names: dict[str, str] = field(default_factory=dict)
+    answered: Moment | None = None
+    estimated: bool = False
+    timer: asyncio.TimerHandle | None = None
+
+    @property
+    def legs(self) -> frozenset[str]:
+        """Answered legs that are up."""
+        return self.state.legs if isinstance(self.state, Talking) else frozenset()
+
+
+class Dials:
+    """All plain dials of one switch."""
+
+    def __init__(
+        self, client: Client, desk: Desk, set_lease: SetLease, clock: Clock, rules: DialRules | None = None
+    ) -> None:
+        self._client = client
+        self._desk = desk
+        self._set_lease = set_lease
+        self._clock = clock
+        self._rules = rules or DialRules()
+        self._calls: dict[str, DialCall] = {}
+        self._by_queue: dict[CallQueue, list[DialCall]] = {}
+        self._stopping = False
+        client.on_channel_event("StasisStart", self._on_stasis_start)
+        client.on_channel_event("Dial", self._on_dial)
+        client.on_channel_event("ChannelDestroyed", self._on_channel_destroyed)
+
+    @property
+    def calls(self) -> Mapping[str, DialCall]:
+        """Live dials by call id."""
+        return self._calls
+
+    def stop_granting(self) -> None:
+        """From now on each dial is answered by its failure rule. Calls in progress are followed on."""
+        self._stopping = True
+
+    def stop_timers(self) -> None:
+        """Renew nothing any more: the switch keeps the leases, the ledger the grants."""
+        for call in self._calls.values():
+            self._disarm(call)
+
+    # --- the dial --------------------------------------------------------------------------------
+
+    async def _on_stasis_start(self, channel: Channel, event: events.CallEvent, moment: Moment) -> None:
+        assert isinstance(event, events.StasisStart)
+        info = event.channel
+        queue = self._client.queues.find(info.id)
+        assert queue is not None
+        sends: list[Awaitable[str]] = []
+        call: DialCall | None = None
+        try:
+            asked = self._asked(info, event.args)
+            answer, call = await self._decide(asked, queue, info.name, moment)
+        except MalformedRequest as error:
+            log.error("request_malformed", channel=info.name, error=str(error))
+            answer = _failed(Reason.REQUEST_MALFORMED)
+        if call is not None:
+            sends.append(self._client.applications.send_follow(info.id))
+        sends.append(channel.send_variable("FAIRDIAL_ANSWER", answer.packed()))
+        # Sent without waiting for the answers before it: a dialplan that finds no FAIRDIAL_ANSWER
+        # applies its failure rule.
+        sends.append(channel.send_continue())
+        results = await asyncio.gather(*sends, return_exceptions=True)
+        await self._after_sending(call, queue, channel, results)
+
+    async def begin(self, asked: Asked, channel_name: str) -> Answer:
+        """Decide about a dial that did not come through Stasis, and follow it. Used by AGI."""
+        queue = self._client.queues.open(asked.channel)
+        if queue is None:
+            return _failed(Reason.STOPPING)
+        call: DialCall | None = None
+        try:
+            answer, call = await self._decide(asked, queue, channel_name, self._clock.now())
+            if call is not None:
+                await self._client.applications.follow(asked.channel)
+        except (AriError, asyncio.CancelledError) as error:
+            if call is not None:
+                self._drop(call)
+                self._desk.take_back(call.call_id)
+            if isinstance(error, asyncio.CancelledError):
+                raise
+            log.error("call_not_followed", call=asked.call_id, error=str(error))
+            return _failed(Reason.CALL_NOT_FOLLOWED)
+        finally:
+            self._close_if_idle(queue)
+        return answer
+
+    def _asked(self, info: events.ChannelInfo, args: tuple[str, ...]) -> Asked:
+        if not 3 <= len(args) <= 5:
+            raise MalformedRequest(
+                f"Stasis() got {len(args)} arguments; use Gosub(fairdial,s,1(kind,number)), which passes the right ones"
+            )
+        kind, number, attempt, ring_s, line = (*args, "", "")[:5]
+        return asked_from(
+            channel_id=info.id,
+            endpoint=info.endpoint,
+            kind=kind,
+            number=number,
+            attempt=attempt,
+            ring_s=ring_s,
+            line=line,
+            caller=info.caller.number,
+            sip_call_id=info.protocol_id,
+            switch=self._rules.switch,
+        )
+
+    async def _decide(
+        self, asked: Asked, queue: CallQueue, channel_name: str, moment: Moment
+    ) -> tuple[Answer, DialCall | None]:
+        await self._finish_earlier_dials(asked)
+        if self._stopping or self._client.fenced.is_set():
+            return answer_to(asked, Failed(Reason.STOPPING)), None
+        outcome = await self._desk.authorise(asked)
+        answer = answer_to(asked, outcome)
+        if isinstance(outcome, Failed) or not isinstance(outcome.decision, Allow):
+            self._log_decision(asked, answer, outcome)
+            return answer, None
+        self._log_decision(asked, answer, outcome)
+        if outcome.decision.account_id is None:
+            return answer, None  # an emergency call: nothing to follow, nothing to end
+        call = self._calls.get(asked.call_id)
+        if call is None:
+            call = DialCall(
+                asked.call_id,
+                asked.channel,
+                queue,
+                Ringing(outcome.decision.granted_s),
+                asked.kind,
+                asked.line_id,
+                asked.dialled,
+                moment,
+                {asked.channel: channel_name},
+            )
+            self._take(call)
+        return answer, call
+
+    async def _finish_earlier_dials(self, asked: Asked) -> None:
+        """A caller whose dialplan asks again has finished with the dial of before."""
+        for call in self._of_channel(asked.channel):
+            if call.call_id != asked.call_id and not call.legs:
+                await self._end(call, self._clock.now())
+
+    async def _after_sending(
+        self,
+        call: DialCall | None,
+        queue: CallQueue,
+        channel: Channel,
+        results: list[str | BaseException],
+    ) -> None:
+        failures = [result for result in results if isinstance(result, BaseException)]
+        for failure in failures:
+            if not isinstance(failure, AriError):
+                raise failure
+        if call is None:
+            self._close_if_idle(queue)
+            return
+        followed = not isinstance(results[0], BaseException)
+        if followed and not failures:
+            return
+        log.warning("answer_not_delivered", call=call.call_id, errors=[str(failure) for failure in failures])
+        if all(isinstance(failure, AriRefused) for failure in failures):
+            # The switch itself said no: the channel is gone, or goes on unfollowed and must not.
+            if not followed:
+                await _quietly(channel.hangup(OUTCOMES[Reason.CALL_NOT_FOLLOWED].cause))
+            await self._end(call, self._clock.now())
+        # Otherwise the link broke and what the switch got is unknown: the grant stays until reconciled.
+
+    # --- the call --------------------------------------------------------------------------------
+
+    async def _on_dial(self, _channel: Channel, event: events.CallEvent, moment: Moment) -> None:
+        assert isinstance(event, events.Dial)
+        if event.dialstatus != "ANSWER" or event.caller is None:
+            return
+        for call in self._of_channel(event.caller.id):
+            await self._answer(call, event, moment)
+
+    async def _answer(self, call: DialCall, event: events.Dial, moment: Moment) -> None:
+        leg = event.peer
+        again = isinstance(call.state, Paused)
+        if not self._advance(call, Answered(leg.id, moment.mono_ms)):
+            return
+        self._client.queues.join(call.queue, leg.id)
+        call.names[leg.id] = leg.name
+        if event.caller is not None:
+            call.names[call.channel] = event.caller.name
+        call.answered = call.answered or moment
+        following = self._client.applications.send_follow(leg.id)
+        if again or ANSWER_SUBROUTINE not in (event.caller.dialplan.app_data if event.caller else ""):
+            await self._lease(call)
+        await asyncio.gather(
+            self._note_answer(call, leg.id, moment), self._follow_leg(call, leg.id, following)
+        )
+        self._arm(call)
+
+    async def _note_answer(self, call: DialCall, leg: str, moment: Moment) -> None:
+        try:
+            await self._desk.answered(call.call_id, leg, moment)
+        except LedgerError as error:
+            # Not lost: the call is metered from its own state; only a crash before its end would estimate it.
+            log.error("answer_not_recorded", call=call.call_id, error=str(error))
+
+    async def _follow_leg(self, call: DialCall, leg: str, following: Awaitable[str]) -> None:
+        try:
+            await following
+        except AriRefused:
+            # There is no such channel any more: it ended before we could follow it.
+            await self._leg_ended(call, leg, self._clock.now())
+        except AriError as error:
+            log.warning("leg_not_followed", call=call.call_id, error=str(error))
+
+    async def _on_channel_destroyed(self, _channel: Channel, event: events.CallEvent, moment: Moment) -> None:
+        assert isinstance(event, events.ChannelDestroyed)
+        await self.channel_gone(event.channel.id, moment)
+
+    async def channel_gone(self, channel_id: str, moment: Moment) -> None:
+        """A channel is gone: advance its calls. Runs on the call's queue."""
+        for call in self._touching(channel_id):
+            if channel_id in call.legs:
+                await self._leg_ended(call, channel_id, moment)
+            if channel_id == call.channel:
+                await self._caller_ended(call, moment)
+        queue = self._client.queues.find(channel_id)
+        if queue is not None:
+            self._close_if_idle(queue)
+
+    async def _leg_ended(self, call: DialCall, leg: str, moment: Moment) -> None:
+        if leg in call.legs and self._advance(call, LegEnded(leg, moment.mono_ms)):
+            self._arm(call)
+            await self._settle_if_ended(call, moment)
+
+    async def _caller_ended(self, call: DialCall, moment: Moment) -> None:
+        if self._advance(call, CallerEnded(moment.mono_ms)):
+            await self._settle_if_ended(call, moment)
+
+    async def _end(self, call: DialCall, moment: Moment) -> None:
+        """End a dial whose channels are gone or are done with it."""
+        for leg in call.legs:
+            self._advance(call, LegEnded(leg, moment.mono_ms))
+        if not isinstance(call.state, Ended):
+            self._advance(call, CallerEnded(moment.mono_ms))
+        await self._settle_if_ended(call, moment)
+
+    def _advance(self, call: DialCall, event: Event) -> bool:
+        try:
+            call.state = advance(call.state, event)
+        except IllegalMove as error:
+            log.warning("event_out_of_place", call=call.call_id, error=str(error))
+            return False
+        return True
+
+    async def _settle_if_ended(self, call: DialCall, moment: Moment) -> None:
+        if isinstance(call.state, Ended):
+            await self._settle(call, call.state.used_s, moment)
+
+    async def _settle(self, call: DialCall, used_s: int, moment: Moment) -> None:
+        self._disarm(call)
+        wait_s = self._rules.retry_settle_s
+        for attempt in range(1, SETTLE_ATTEMPTS + 1):
+            try:
+                grant = await self._desk.settle(call.call_id, used_s, moment, estimated=call.estimated)
+            except LedgerError as error:
+                log.error("settle_failed", call=call.call_id, attempt=attempt, error=str(error))
+                if attempt < SETTLE_ATTEMPTS:
+                    await asyncio.sleep(wait_s)
+                    wait_s *= 2
+            else:
+                log.info("settled", call=call.call_id, used_s=grant.used_s, granted_s=grant.granted_s)
+                break
+        # Given up or done, it is no longer followed here; a grant left live is found when reconciling.
+        self._drop(call)
+
+    # --- leases ----------------------------------------------------------------------------------
+
+    async def _lease(self, call: DialCall) -> None:
+        """Make the switch hold the present end of the grant, on every leg of the call."""
+        end_ms = lease_end_ms(call.state)
+        if end_ms is None:
+            return
+        left_ms = max(1, end_ms - self._clock.now().mono_ms)
+        for channel in (call.channel, *call.legs):
+            name = call.names.get(channel, channel)
+            try:
+                await self._set_lease(name, left_ms)
+            except LeaseNotSet as error:
+                log.error(
+                    "lease_not_set", call=call.call_id, channel=name, lease_ms=left_ms, error=str(error)
+                )
+
+    def _arm(self, call: DialCall) -> None:
+        """Arm the timer for the call's next deadline; the only place that does."""
+        self._disarm(call)
+        due_ms = renew_at_ms(call.state, self._rules.renew_lead_s)
+        if due_ms is not None:
+            self._arm_in(call, due_ms - self._clock.now().mono_ms)
+
+    def _arm_in(self, call: DialCall, wait_ms: int) -> None:
+        loop = asyncio.get_running_loop()
+        call.timer = loop.call_later(max(0, wait_ms) / 1000, call.queue.put, lambda: self._renew(call))
+
+    def _disarm(self, call: DialCall) -> None:
+        if call.timer is not None:
+            call.timer.cancel()
+            call.timer = None
+
+    async def _renew(self, call: DialCall) -> None:
+        end_ms = lease_end_ms(call.state)
+        if end_ms is None or self._client.fenced.is_set():
+            return
+        left_ms = end_ms - self._clock.now().mono_ms
+        granted_s = await self._ask_for_more(call, left_ms)
+        if granted_s is None:
+            # Others may give seconds back before this call is cut: ask again at half of what is left.
+            if left_ms > 2_000:
+                self._arm_in(call, left_ms // 2)
+            return
+        self._advance(call, Renewed(granted_s))
+        await self._lease(call)
+        self._arm(call)
+
+    async def _ask_for_more(self, call: DialCall, left_ms: int) -> int | None:
+        """The new grant in all, or None where there is no more now."""
+        before_s = call.state.granted_s if isinstance(call.state, Talking) else None
+        if before_s is None:
+            return None
+        try:
+            grant = await self._desk.renew(call.call_id, max(0, left_ms))
+        except LedgerError as error:
+            log.error("renew_failed", call=call.call_id, error=str(error))
+            return None
+        if grant.granted_s is None or grant.granted_s <= before_s:
+            return None
+        log.info("renewed", call=call.call_id, granted_s=grant.granted_s)
+        return grant.granted_s
+
+    # --- operators and reconciliation ------------------------------------------------------------
+
+    async def hangup(self, call_id: str, cause: int = 16) -> bool:
+        """End a live call on all its legs; False where it is not live. Raises AriError."""
+        call = self._calls.get(call_id)
+        if call is None:
+            return False
+        channels = {call.channel, *call.legs}
+        await asyncio.gather(*(self._client.channels.get(channel).hangup(cause) for channel in channels))
+        return True
+
+    def follows(self, call_id: str) -> bool:
+        """Whether that dial is live here."""
+        return call_id in self._calls
+
+    async def channels(self) -> Mapping[str, events.ChannelInfo]:
+        """All channels of the switch by id. Raises AriError."""
+        return {info.id: info for info in await self._client.channels.list()}
+
+    async def adopt(self, grant: Grant, up: Mapping[str, events.ChannelInfo]) -> None:
+        """Follow again a call of a live grant, some of whose channels are `up`."""
+        queue = self._client.queues.open(grant.channel)
+        if queue is None:
+            return
+        now = self._clock.now()
+        call = DialCall(
+            grant.call_id,
+            grant.channel,
+            queue,
+            Ringing(grant.granted_s),
+            grant.kind,
+            grant.line_id,
+            grant.dialled,
+            Moment(grant.authorised_ms, now.mono_ms - (now.wall_ms - grant.authorised_ms)),
+            {info.id: info.name for info in up.values()},
+        )
+        leg = self._leg_of(grant, up)
+        if leg is not None:
+            start_ms = grant.answered_ms if grant.answered_ms is not None else grant.authorised_ms
+            call.estimated = leg != grant.leg
+            call.answered = Moment(start_ms, now.mono_ms - (now.wall_ms - start_ms))
+            self._advance(call, Answered(leg, call.answered.mono_ms))
+            self._client.queues.join(queue, leg)
+        if grant.channel not in up and leg is not None:
+            self._advance(call, CallerEnded(now.mono_ms))
+        self._take(call)
+        for channel in up:
+            await self._client.applications.follow(channel)
+        self._arm(call)
+
+    @staticmethod
+    def _leg_of(grant: Grant, up: Mapping[str, events.ChannelInfo]) -> str | None:
+        if grant.state is GrantState.TALKING:
+            return grant.leg if grant.leg in up else grant.channel
+        # Answered while nobody watched: metered from the dial, marked as estimated.
+        caller = up.get(grant.channel)
+        return grant.channel if caller is not None and caller.state == "Up" else None
+
+    async def refresh(self, up: Mapping[str, events.ChannelInfo], listed: Moment) -> None:
+        """After a gap in the events: follow on what is up in the listing, end what is not."""
+        for call in tuple(self._calls.values()):
+            if call.since.mono_ms > listed.mono_ms:
+                continue  # younger than the listing, which says nothing about it
+            for channel in (call.channel, *call.legs):
+                if channel in up:
+                    await self._client.applications.follow(channel)
+                else:
+                    call.queue.put(_gone(self.channel_gone, channel, listed))
+
+    def _of_channel(self, channel_id: str) -> list[DialCall]:
+        return [call for call in self._touching(channel_id) if call.channel == channel_id]
+
+    def _touching(self, channel_id: str) -> list[DialCall]:
+        queue = self._client.queues.find(channel_id)
+        return [] if queue is None else list(self._by_queue.get(queue, ()))
+
+    def _take(self, call: DialCall) -> None:
+        self._calls[call.call_id] = call
+        self._by_queue.setdefault(call.queue, []).append(call)
+        call.queue.reopen()
+
+    def _drop(self, call: DialCall) -> None:
+        self._calls.pop(call.call_id, None)
+        calls = self._by_queue.get(call.queue, [])
+        if call in calls:
+            calls.remove(call)
+        self._close_if_idle(call.queue)
+
+    def _close_if_idle(self, queue: CallQueue) -> None:
+        if not self._by_queue.get(queue):
+            self._by_queue.pop(queue, None)
+            queue.close()
+
+    def _log_decision(self, asked: Asked, answer: Answer, outcome: Verdict | Failed) -> None:
+        clause = outcome.decision.clause if isinstance(outcome, Verdict) else None
+        log.info(
+            "decided",
+            call=asked.call_id,
+            line=asked.line_id,
+            kind=asked.kind,
+            result=answer.result,
+            reason=answer.reason,
+            clause=None if clause is None else f"{clause.policy}/{clause.version}/{clause.id}",
+            limit_s=answer.limit_s,
+            sip_call_id=asked.sip_call_id,
+        )
+
+
+def _failed(reason: Reason) -> Answer:
+    return Answer("FAILED", reason, OUTCOMES[reason].cause)
+
+
+def _gone(
+    handler: Callable[[str, Moment], Awaitable[None]], channel: str, moment: Moment
+) -> Callable[[], Awaitable[None]]:
+    return lambda: handler(channel, moment)
+
+
+async def _quietly(request: Awaitable[None]) -> None:
+    try:
+        await request
+    except AriError as error:
+        log.warning("hangup_failed", error=str(error))

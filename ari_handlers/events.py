@@ -1,0 +1,129 @@
+"""The ARI events and answers that FairDial understands, as strict types.
+
+Shapes follow Asterisk 22's `rest-api/events.json`; only the fields that are used are named, unknown
+ones pass. Whatever is not named here never reaches us: the client sets the application's event filter
+to `EVENT_TYPES`.
+"""
+
+from typing import Any
+
+import msgspec
+
+
+class CallerId(msgspec.Struct, frozen=True):
+    """Caller identification as the switch shows it; never an identity."""
+
+    number: str = ""
+    name: str = ""
+
+
+class Dialplan(msgspec.Struct, frozen=True):
+    """Where in the dialplan a channel is."""
+
+    context: str = ""
+    exten: str = ""
+    app_name: str = ""
+    app_data: str = ""
+
+
+class ChannelInfo(msgspec.Struct, frozen=True):
+    """One channel. `protocol_id` is the SIP Call-ID, `state` e.g. Ring or Up."""
+
+    id: str
+    name: str
+    state: str = ""
+    protocol_id: str = ""
+    accountcode: str = ""
+    caller: CallerId = CallerId()
+    dialplan: Dialplan = Dialplan()
+
+    @property
+    def endpoint(self) -> str:
+        """Name of the endpoint: "alice" of "PJSIP/alice-00000001"; "" where the name has no such form."""
+        technology, slash, rest = self.name.partition("/")
+        endpoint, dash, _serial = rest.rpartition("-")
+        return endpoint if technology and slash and dash else ""
+
+
+class StasisStart(msgspec.Struct, frozen=True, tag=True):
+    """A channel came into the application."""
+
+    channel: ChannelInfo
+    args: tuple[str, ...] = ()
+
+
+class StasisEnd(msgspec.Struct, frozen=True, tag=True):
+    """A channel left the application."""
+
+    channel: ChannelInfo
+
+
+class Dial(msgspec.Struct, frozen=True, tag=True):
+    """A `Dial()` went on: `dialstatus` is "", PROGRESS, RINGING, ANSWER, BUSY, NOANSWER, CANCEL, …"""
+
+    peer: ChannelInfo
+    caller: ChannelInfo | None = None
+    dialstatus: str = ""
+
+
+class ChannelDestroyed(msgspec.Struct, frozen=True, tag=True):
+    """A channel is gone; `cause` is Q.850."""
+
+    channel: ChannelInfo
+    cause: int = 0
+
+
+class ApplicationReplaced(msgspec.Struct, frozen=True, tag=True):
+    """Another socket took the application over: this one is fenced off."""
+
+    application: str = ""
+
+
+class RestResponse(msgspec.Struct, frozen=True, tag="RESTResponse"):
+    """Answer to a request that was sent on the event socket."""
+
+    request_id: str = ""
+    status_code: int = 0
+    reason_phrase: str = ""
+    message_body: str = ""
+
+
+CallEvent = StasisStart | StasisEnd | Dial | ChannelDestroyed
+Event = CallEvent | ApplicationReplaced | RestResponse
+
+# RESTResponse must be among them: the filter drops answers to our own requests as well.
+EVENT_TYPES = ("StasisStart", "StasisEnd", "Dial", "ChannelDestroyed", "ApplicationReplaced", "RESTResponse")
+
+_decoder = msgspec.json.Decoder(Event)
+
+
+def decode(frame: str | bytes) -> Event:
+    """One frame of the event socket. Raises msgspec.DecodeError for anything else."""
+    event: Event = _decoder.decode(frame)
+    return event
+
+
+def channel_ids(event: CallEvent) -> tuple[str, ...]:
+    """Channels that an event speaks of, the followed one first."""
+    if isinstance(event, Dial):
+        return (event.caller.id, event.peer.id) if event.caller is not None else (event.peer.id,)
+    return (event.channel.id,)
+
+
+class _Listed(msgspec.Struct, frozen=True):
+    channel_ids: tuple[str, ...] = ()
+
+
+def decode_channels(body: str) -> tuple[ChannelInfo, ...]:
+    """Body of `GET /channels`."""
+    return msgspec.json.decode(body, type=tuple[ChannelInfo, ...])
+
+
+def decode_followed(body: str) -> frozenset[str]:
+    """Ids of followed channels in the body of `GET /applications/{app}`."""
+    return frozenset(msgspec.json.decode(body, type=_Listed).channel_ids)
+
+
+def decode_object(body: str) -> dict[str, Any]:
+    """Any other JSON object."""
+    return msgspec.json.decode(body, type=dict[str, Any])

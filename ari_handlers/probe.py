@@ -1,0 +1,53 @@
+"""Is ARI usable here? Over plain HTTP, so that looking does not take the application over from a live server."""
+
+import re
+
+import aiohttp
+
+from ari_handlers.events import decode_object
+from fairdial.doctor import Ailment
+
+TIMEOUT_S = 5.0
+REQUESTS_ON_SOCKET_SINCE = {20: (20, 14), 21: (21, 9), 22: (22, 4)}
+"""First version of each branch that takes ARI requests on the event socket; later branches all do."""
+
+
+async def probe_ari(url: str, user: str, password: str, app: str) -> str:
+    """What answers at `url`. Raises Ailment."""
+    headers = {"Authorization": aiohttp.encode_basic_auth(user, password)}
+    timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
+    try:
+        async with (
+            aiohttp.ClientSession(timeout=timeout, headers=headers) as session,
+            session.get(f"{url}/asterisk/info", params={"only": "system"}) as response,
+        ):
+            status, body = response.status, await response.text()
+    except (TimeoutError, aiohttp.ClientError, OSError) as error:
+        raise Ailment(
+            f"{url}: {str(error) or type(error).__name__}",
+            "set enabled=yes in http.conf and ari.conf, and ari.url to that bindaddr and bindport",
+        ) from error
+    if status == 401:
+        raise Ailment(f"{url}: user {user!r} is refused", "compare [ari] with the switch's ari.conf")
+    if status != 200:
+        raise Ailment(
+            f"{url}: answers {status}", "see that res_ari is loaded: asterisk -rx 'module show like res_ari'"
+        )
+    version = str(decode_object(body)["system"]["version"])
+    if not is_recent(version):
+        raise Ailment(
+            f"Asterisk {version} takes no requests on the event socket",
+            "use Asterisk 20.14, 21.9, 22.4 or later",
+        )
+    return f"{url}: Asterisk {version}, application {app}"
+
+
+def is_recent(version: str) -> bool:
+    """Whether this version takes requests on the event socket; one that cannot be read counts as recent."""
+    match = re.match(r"(?:GIT-)?(\d+)(?:\.(\d+))?", version)
+    if match is None:
+        return True
+    major, minor = int(match[1]), int(match[2] or 0)
+    if major < min(REQUESTS_ON_SOCKET_SINCE):
+        return False
+    return (major, minor) >= REQUESTS_ON_SOCKET_SINCE.get(major, (0, 0))

@@ -1,0 +1,241 @@
+"""The desk: what happens to a dial, one ledger transaction each, around the pure core.
+
+`authorise` decides and grants, `answered`, `renew` and `settle` follow the call. The desk knows
+nothing of the switch: who asks (a Stasis application, an AGI script) turns the verdict into variables
+and leases. It leaves the failure rule to the dialplan: where no decision can be made in time, it says
+so with a reason and takes back whatever was granted.
+"""
+
+import asyncio
+from collections.abc import Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+
+from fairdial.clock import Clock, Moment
+from fairdial.ledger.contract import Grant, Ledger, LedgerError, LedgerUnavailable
+from fairdial.policy.account import Account, Dial, Kind, MeterWindow, Snapshot
+from fairdial.policy.decide import (
+    EMERGENCY,
+    Allow,
+    GrantRules,
+    Refuse,
+    Short,
+    Sized,
+    Verdict,
+    decide,
+    is_emergency,
+    meters_at,
+    number_for,
+    size_grant,
+)
+from fairdial.policy.document import Policy
+from fairdial.policy.numbers import Habit, Numbering
+from fairdial.policy.outcomes import OUTCOMES, Reason
+
+log = structlog.get_logger(__name__)
+
+UNDOING_MAX = 10_000
+"""Takings-back that may be under way at once; past it a grant stays until its call is reconciled."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A dial as the switch tells of it. `call_id` is one per dial; `channel` the caller's channel id."""
+
+    call_id: str
+    kind: Kind
+    dialled: str
+    line_id: str
+    channel: str
+    ring_s: int
+    caller: str = ""
+    sip_call_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """No decision was made; the dialplan's failure rule applies."""
+
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True)
+class DeskRules:
+    """answer_within_s: a dial is answered within this or by the failure rule (DESIGN.md: 500 ms).
+
+    region: how lines dial that are not known yet, and whose emergency numbers need no store.
+    """
+
+    answer_within_s: float = 0.5
+    region: str = "GB"
+    grants: GrantRules = field(default_factory=GrantRules)
+
+
+class Desk:
+    """Decides about dials and follows their grants. `policies` is by name; replaced whole on reload."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        policies: Mapping[str, Policy],
+        numbering: Numbering,
+        clock: Clock,
+        rules: DeskRules,
+    ) -> None:
+        self.ledger = ledger
+        self.policies = policies
+        self.numbering = numbering
+        self._clock = clock
+        self._rules = rules
+        self._habit = Habit(region=rules.region)
+        self._undoing: set[asyncio.Task[None]] = set()
+
+    async def authorise(self, asked: Asked) -> Verdict | Failed:
+        """The verdict on a dial, or Failed, within the time limit. Repeating a call id repeats the verdict."""
+        dial = self._dial(asked, self._clock.now())
+        number = self.numbering.classify(asked.dialled, self._habit)
+        if is_emergency(asked.kind, number):
+            verdict = Verdict(number, EMERGENCY)
+            self._in_background(self._keep_record(dial, verdict), dial.call_id)
+            return verdict
+        try:
+            async with asyncio.timeout(self._rules.answer_within_s):
+                verdict = await self.ledger.authorise(
+                    dial,
+                    lambda account: self._plan(account, dial),
+                    lambda snapshot: self._judge(dial, snapshot),
+                )
+        except TimeoutError:
+            self._take_back(dial.call_id)
+            return self._failed(Reason.TOO_LATE, dial)
+        except asyncio.CancelledError:
+            self._take_back(dial.call_id)
+            raise
+        except LedgerUnavailable as error:
+            return self._failed(Reason.STORE_UNAVAILABLE, dial, error=str(error))
+        except LedgerError as error:
+            return self._failed(Reason.REQUEST_MALFORMED, dial, error=str(error))
+        if verdict.decision.reason is Reason.POLICY_MISSING:
+            return self._failed(Reason.POLICY_MISSING, dial, account=verdict.decision.account_id)
+        return verdict
+
+    async def check(self, asked: Asked, at_ms: int | None = None) -> Verdict:
+        """The verdict that a dial would get at `at_ms` (now if None), without one. Raises LedgerError."""
+        now = self._clock.now()
+        dial = self._dial(asked, now if at_ms is None else Moment(at_ms, now.mono_ms))
+        snapshot = await self.ledger.snapshot(dial.line_id, lambda account: self._plan(account, dial))
+        return self._judge(dial, snapshot)
+
+    async def answered(self, call_id: str, leg: str, at: Moment) -> Grant:
+        """Note that `leg` answered. Raises LedgerError."""
+        return await self.ledger.answered(call_id, leg, at.wall_ms)
+
+    async def renew(self, call_id: str, lease_left_ms: int) -> Grant:
+        """Ask for more seconds for a call whose lease still holds for `lease_left_ms`. Raises LedgerError."""
+        lease_end_ms = self._clock.now().wall_ms + lease_left_ms
+        return await self.ledger.renew(
+            call_id,
+            lambda grant, account: self._plan(account, _rest_of(grant, lease_end_ms)),
+            lambda grant, meters: self._extend(grant, meters, lease_end_ms),
+        )
+
+    async def settle(self, call_id: str, used_s: int, ended: Moment, *, estimated: bool = False) -> Grant:
+        """The call is over and used `used_s`. Raises LedgerError."""
+        return await self.ledger.settle(call_id, used_s, ended.wall_ms, estimated=estimated)
+
+    def take_back(self, call_id: str) -> None:
+        """Release a grant whose dial will not be placed; done in the background, bounded."""
+        self._take_back(call_id)
+
+    async def close(self) -> None:
+        """Wait for what is being taken back or recorded."""
+        while self._undoing:
+            await asyncio.wait(self._undoing)
+
+    def _dial(self, asked: Asked, at: Moment) -> Dial:
+        return Dial(
+            asked.call_id,
+            asked.kind,
+            asked.dialled,
+            asked.line_id,
+            asked.channel,
+            at.wall_ms,
+            asked.ring_s,
+            asked.caller,
+            asked.sip_call_id,
+        )
+
+    def _plan(self, account: Account, dial: Dial) -> tuple[MeterWindow, ...]:
+        policy = self.policies.get(account.policy)
+        return () if policy is None else meters_at(account, policy, dial)
+
+    def _judge(self, dial: Dial, snapshot: Snapshot) -> Verdict:
+        habit = snapshot.line.habit if snapshot.line else self._habit
+        number = number_for(dial.kind, self.numbering.classify(dial.dialled, habit))
+        policy = self.policies.get(snapshot.account.policy) if snapshot.account else None
+        return Verdict(number, decide(dial, number, snapshot, policy, self._rules.grants))
+
+    def _extend(self, grant: Grant, meters: Sequence[MeterWindow], lease_end_ms: int) -> Sized | Short | None:
+        granted_s = grant.granted_s or 0
+        rest_s = None if grant.longest_s is None else grant.longest_s - granted_s
+        if rest_s == 0:
+            return None
+        return size_grant(lease_end_ms, 0, rest_s, meters, self._rules.grants)
+
+    def _failed(self, reason: Reason, dial: Dial, **facts: object) -> Failed:
+        log.error("no_decision", reason=reason, call=dial.call_id, line=dial.line_id, kind=dial.kind, **facts)
+        return Failed(reason)
+
+    def _take_back(self, call_id: str) -> None:
+        self._in_background(self.ledger.release(call_id), call_id)
+
+    async def _keep_record(self, dial: Dial, verdict: Verdict) -> None:
+        await self.ledger.record(dial, verdict)
+
+    def _in_background(self, work: Coroutine[Any, Any, None], call_id: str) -> None:
+        if len(self._undoing) >= UNDOING_MAX:
+            work.close()
+            log.error("background_work_refused", call=call_id, waiting=len(self._undoing))
+            return
+        task = asyncio.create_task(self._guarded(work, call_id))
+        self._undoing.add(task)
+        task.add_done_callback(self._undoing.discard)
+
+    async def _guarded(self, work: Coroutine[Any, Any, None], call_id: str) -> None:
+        try:
+            await work
+        except LedgerError as error:
+            log.error("background_work_failed", call=call_id, error=str(error))
+
+
+def _rest_of(grant: Grant, from_ms: int) -> Dial:
+    """What is left of a call, seen as a dial that is answered at once."""
+    return Dial(grant.call_id, grant.kind, grant.dialled, grant.line_id, grant.channel, from_ms, ring_s=0)
+
+
+def decision_json(call_id: str, verdict: Verdict) -> dict[str, Any]:
+    """The decision as the contract's JSON (README, "How to read a refusal")."""
+    number, decision = verdict.number, verdict.decision
+    clause = decision.clause
+    return {
+        "decision": "allow" if isinstance(decision, Allow) else "refuse",
+        "reason": str(decision.reason),
+        "clause": {"policy": clause.policy, "version": clause.version, "id": clause.id},
+        "number": {
+            "dialled": number.dialled,
+            "e164": number.e164,
+            "class": str(number.number_class),
+            "country": number.country,
+        },
+        "limit_s": decision.granted_s if isinstance(decision, Allow) else None,
+        "charge": {
+            "mode": "free" if isinstance(decision, Refuse) or not decision.holds else "included",
+            "currency": None,
+            "connect_fee": 0,
+            "rate_per_min": 0,
+        },
+        "cause": OUTCOMES[decision.reason].cause,
+        "id": call_id,
+    }

@@ -1,0 +1,1 @@
+"""What was used: the only place with SQL."""

@@ -1,0 +1,211 @@
+"""What every store of the ledger must do; one suite of tests runs against each.
+
+Each method is one transaction. A step that raises has changed nothing. Steps are repeatable: the
+same call id with the same input gives the first answer again, and a grant is settled exactly once.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+from fairdial.policy.account import Account, Dial, Kind, Line, MeterWindow, Snapshot, Standing
+from fairdial.policy.decide import Short, Sized, Verdict
+
+Plan = Callable[[Account], tuple[MeterWindow, ...]]
+"""The empty meters in whose windows a dial of that account can fall."""
+
+Judge = Callable[[Snapshot], Verdict]
+"""Reads the number and decides; pure, run inside the store's transaction."""
+
+PlanMore = Callable[["Grant", Account], tuple[MeterWindow, ...]]
+"""The empty meters in whose windows the rest of a live call can fall."""
+
+Extend = Callable[["Grant", Sequence[MeterWindow]], Sized | Short | None]
+"""How much more a live grant gets, given the meters as they are; None: it has all that it can ever have."""
+
+
+class LedgerError(Exception):
+    """Base of what a store raises; the docstring of each is its meaning."""
+
+
+class LedgerUnavailable(LedgerError):
+    """The store cannot be written now (locked, full, closed, overloaded). Nothing was changed."""
+
+
+class LedgerBusy(LedgerUnavailable):
+    """More steps wait than the bound allows. Nothing was changed."""
+
+
+class IdempotencyConflict(LedgerError):
+    """The call id was used before, with another dial."""
+
+
+class ConstraintViolated(LedgerError):
+    """The step would have stored what must never be, such as used + reserved above a limit."""
+
+
+class NotFound(LedgerError):
+    """There is no such account, line or grant."""
+
+
+class AlreadyExists(LedgerError):
+    """An account or line of that id exists with other contents."""
+
+
+class GrantState(StrEnum):
+    """Life of a grant in the ledger. RINGING and TALKING are live; SETTLED is for ever."""
+
+    RINGING = "ringing"
+    TALKING = "talking"
+    SETTLED = "settled"
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """Seconds reserved for a dial. granted_s None: no end is held. Instants are UTC milliseconds.
+
+    `leg` is the channel that answered. `used_s` is None until settled; `estimated` marks a settlement
+    whose end nobody saw.
+    """
+
+    call_id: str
+    account_id: str
+    line_id: str
+    kind: Kind
+    dialled: str
+    e164: str | None
+    channel: str
+    state: GrantState
+    granted_s: int | None
+    longest_s: int | None
+    ring_s: int
+    authorised_ms: int
+    answered_ms: int | None = None
+    leg: str | None = None
+    ended_ms: int | None = None
+    used_s: int | None = None
+    estimated: bool = False
+
+    @property
+    def live(self) -> bool:
+        """Whether it still holds seconds."""
+        return self.state is not GrantState.SETTLED
+
+
+@dataclass(frozen=True, slots=True)
+class DecisionRecord:
+    """A decision as it stands in the ledger."""
+
+    call_id: str
+    at_ms: int
+    kind: Kind
+    line_id: str
+    account_id: str | None
+    dialled: str
+    e164: str | None
+    number_class: str
+    country: str | None
+    decision: str
+    reason: str
+    clause_policy: str
+    clause_version: str
+    clause_id: str
+    granted_s: int | None
+    limit_s: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What one account used in one window of one allowance, and what live calls hold."""
+
+    meter: MeterWindow
+    calls: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class AccountSheet:
+    """An account with its lines and meters, as operators read it."""
+
+    account: Account
+    lines: tuple[Line, ...] = field(default_factory=tuple)
+    usage: tuple[Usage, ...] = field(default_factory=tuple)
+
+
+class Ledger(Protocol):
+    """A store."""
+
+    async def authorise(self, dial: Dial, plan: Plan, judge: Judge) -> Verdict:
+        """Read the snapshot, decide, write the decision and, if an account's dial is allowed, the grant.
+
+        Repeated with the same dial: the first verdict again. Raises IdempotencyConflict,
+        LedgerUnavailable.
+        """
+        ...
+
+    async def record(self, dial: Dial, verdict: Verdict) -> None:
+        """Keep a decision that was made without the store (emergency). Repeating changes nothing."""
+        ...
+
+    async def answered(self, call_id: str, leg: str, at_ms: int) -> Grant:
+        """Note the first answer of a grant; a later one changes only the leg. Raises NotFound."""
+        ...
+
+    async def renew(self, call_id: str, plan: PlanMore, extend: Extend) -> Grant:
+        """Give a live grant more seconds, as `extend` says. Raises NotFound."""
+        ...
+
+    async def settle(self, call_id: str, used_s: int, ended_ms: int, *, estimated: bool = False) -> Grant:
+        """Turn a grant into usage, split over its windows, and release the rest. Once: repeating it,
+        with any amount, returns the grant as first settled. At most the granted seconds are used.
+        Raises NotFound.
+        """
+        ...
+
+    async def release(self, call_id: str) -> None:
+        """Give back a grant whose call never came to be. A settled, answered or unknown one stays as it is."""
+        ...
+
+    async def live_grants(self) -> tuple[Grant, ...]:
+        """All grants that are not settled, oldest first."""
+        ...
+
+    async def grant(self, call_id: str) -> Grant | None:
+        """One grant."""
+        ...
+
+    async def decisions(self, account_id: str | None = None, limit: int = 100) -> tuple[DecisionRecord, ...]:
+        """The latest decisions, newest first."""
+        ...
+
+    async def snapshot(self, line_id: str, plan: Plan) -> Snapshot:
+        """What a decision would see; writes nothing."""
+        ...
+
+    async def add_account(self, account: Account) -> None:
+        """Repeating with the same contents changes nothing. Raises AlreadyExists."""
+        ...
+
+    async def add_line(self, line: Line) -> None:
+        """Repeating with the same contents changes nothing. Raises AlreadyExists, NotFound (account)."""
+        ...
+
+    async def set_standing(self, account_id: str, standing: Standing) -> Account:
+        """Suspend, restore or terminate. Raises NotFound."""
+        ...
+
+    async def accounts(self) -> tuple[Account, ...]:
+        """All accounts by id."""
+        ...
+
+    async def lines(self, account_id: str | None = None) -> tuple[Line, ...]:
+        """Lines by id, of one account or of all. Raises NotFound (account)."""
+        ...
+
+    async def sheet(self, account_id: str) -> AccountSheet:
+        """One account with lines and usage, newest windows first. Raises NotFound."""
+        ...
+
+    async def close(self) -> None:
+        """Write what waits, then close. Later steps raise LedgerUnavailable."""
+        ...

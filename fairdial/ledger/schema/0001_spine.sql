@@ -1,0 +1,89 @@
+-- Accounts, lines, meters, grants, usage, decisions.
+-- Instants are UTC milliseconds (_ms), amounts whole seconds (_s).
+
+CREATE TABLE accounts (
+    id       TEXT PRIMARY KEY,
+    name     TEXT NOT NULL,
+    policy   TEXT NOT NULL,
+    zone     TEXT NOT NULL,
+    standing TEXT NOT NULL CHECK (standing IN ('active', 'suspended', 'terminated'))
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE lines (
+    id         TEXT PRIMARY KEY,
+    account_id TEXT NOT NULL REFERENCES accounts (id),
+    standing   TEXT NOT NULL CHECK (standing IN ('active', 'suspended', 'terminated')),
+    habit      TEXT NOT NULL CHECK (json_valid(habit))
+) STRICT, WITHOUT ROWID;
+CREATE INDEX lines_of_account ON lines (account_id);
+
+-- One allowance of one account in one window. The check is the promise that nobody overspends:
+-- no statement, right or wrong, can store used + reserved above the limit.
+CREATE TABLE meters (
+    account_id TEXT    NOT NULL REFERENCES accounts (id),
+    allowance  TEXT    NOT NULL,
+    start_ms   INTEGER NOT NULL,
+    end_ms     INTEGER NOT NULL CHECK (end_ms > start_ms),
+    limit_s    INTEGER CHECK (limit_s >= 0),
+    used_s     INTEGER NOT NULL DEFAULT 0 CHECK (used_s >= 0),
+    reserved_s INTEGER NOT NULL DEFAULT 0 CHECK (reserved_s >= 0),
+    calls      INTEGER NOT NULL DEFAULT 0 CHECK (calls >= 0),
+    PRIMARY KEY (account_id, allowance, start_ms),
+    CHECK (used_s + reserved_s <= limit_s)
+) STRICT, WITHOUT ROWID;
+
+-- Written once per dial, allowed or refused; the idempotency key is the call id.
+CREATE TABLE decisions (
+    call_id        TEXT    PRIMARY KEY,
+    at_ms          INTEGER NOT NULL,
+    kind           TEXT    NOT NULL,
+    line_id        TEXT    NOT NULL,
+    account_id     TEXT,
+    dialled        TEXT    NOT NULL,
+    e164           TEXT,
+    number_class   TEXT    NOT NULL,
+    country        TEXT,
+    caller         TEXT    NOT NULL,
+    sip_call_id    TEXT    NOT NULL,
+    decision       TEXT    NOT NULL CHECK (decision IN ('allow', 'refuse')),
+    reason         TEXT    NOT NULL,
+    clause_policy  TEXT    NOT NULL,
+    clause_version TEXT    NOT NULL,
+    clause_id      TEXT    NOT NULL,
+    granted_s      INTEGER,
+    limit_s        INTEGER
+) STRICT, WITHOUT ROWID;
+CREATE INDEX decisions_by_time ON decisions (at_ms);
+CREATE INDEX decisions_of_account ON decisions (account_id, at_ms);
+
+CREATE TABLE grants (
+    call_id       TEXT    PRIMARY KEY REFERENCES decisions (call_id),
+    account_id    TEXT    NOT NULL REFERENCES accounts (id),
+    channel       TEXT    NOT NULL,
+    ring_s        INTEGER NOT NULL CHECK (ring_s >= 0),
+    state         TEXT    NOT NULL CHECK (state IN ('ringing', 'talking', 'settled')),
+    granted_s     INTEGER CHECK (granted_s > 0),
+    authorised_ms INTEGER NOT NULL,
+    answered_ms   INTEGER,
+    leg           TEXT,
+    ended_ms      INTEGER,
+    used_s        INTEGER CHECK (used_s >= 0),
+    estimated     INTEGER NOT NULL DEFAULT 0 CHECK (estimated IN (0, 1)),
+    CHECK (used_s <= granted_s),
+    CHECK ((state = 'settled') = (used_s IS NOT NULL)),
+    CHECK ((state = 'settled') = (ended_ms IS NOT NULL)),
+    CHECK (state <> 'talking' OR answered_ms IS NOT NULL)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX grants_live ON grants (authorised_ms) WHERE state <> 'settled';
+
+-- What a grant reserves in each window, and after settlement what it used there.
+CREATE TABLE holds (
+    call_id    TEXT    NOT NULL REFERENCES grants (call_id),
+    account_id TEXT    NOT NULL,
+    allowance  TEXT    NOT NULL,
+    start_ms   INTEGER NOT NULL,
+    hold_s     INTEGER NOT NULL CHECK (hold_s >= 0),
+    used_s     INTEGER CHECK (used_s >= 0),
+    PRIMARY KEY (call_id, allowance, start_ms),
+    FOREIGN KEY (account_id, allowance, start_ms) REFERENCES meters (account_id, allowance, start_ms)
+) STRICT, WITHOUT ROWID;

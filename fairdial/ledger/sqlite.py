@@ -1,0 +1,438 @@
+"""The ledger on SQLite: each step of the contract as one function on the writer's connection."""
+
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from fairdial.ledger.contract import (
+    AccountSheet,
+    AlreadyExists,
+    DecisionRecord,
+    Extend,
+    Grant,
+    GrantState,
+    IdempotencyConflict,
+    Judge,
+    NotFound,
+    Plan,
+    PlanMore,
+    Usage,
+)
+from fairdial.ledger.writer import Writer
+from fairdial.policy.account import Account, Dial, Kind, Line, MeterWindow, Snapshot, Standing
+from fairdial.policy.decide import Allow, Clause, Hold, Refuse, Sized, Verdict
+from fairdial.policy.numbers import Habit, Number, NumberClass
+from fairdial.policy.outcomes import Reason
+from fairdial.policy.periods import Window, split_s
+
+_GRANT = """
+    SELECT g.*, d.line_id, d.kind, d.dialled, d.e164, d.limit_s AS longest_s
+      FROM grants g JOIN decisions d USING (call_id)
+"""
+
+
+class SqliteLedger:
+    """`Ledger` (contract.py) on one SQLite file."""
+
+    def __init__(self, writer: Writer) -> None:
+        self._writer = writer
+
+    @classmethod
+    async def open(cls, path: Path, *, waiting_max: int = 10_000) -> "SqliteLedger":
+        """Open or make the file at `path`. Raises LedgerUnavailable."""
+        writer = Writer(path, waiting_max=waiting_max)
+        await writer.open()
+        return cls(writer)
+
+    async def close(self) -> None:
+        await self._writer.close()
+
+    async def authorise(self, dial: Dial, plan: Plan, judge: Judge) -> Verdict:
+        return await self._writer.do(lambda db: _authorise(db, dial, plan, judge))
+
+    async def record(self, dial: Dial, verdict: Verdict) -> None:
+        await self._writer.do(lambda db: _record(db, dial, verdict))
+
+    async def answered(self, call_id: str, leg: str, at_ms: int) -> Grant:
+        return await self._writer.do(lambda db: _answered(db, call_id, leg, at_ms))
+
+    async def renew(self, call_id: str, plan: PlanMore, extend: Extend) -> Grant:
+        return await self._writer.do(lambda db: _renew(db, call_id, plan, extend))
+
+    async def settle(self, call_id: str, used_s: int, ended_ms: int, *, estimated: bool = False) -> Grant:
+        return await self._writer.do(lambda db: _settle(db, call_id, used_s, ended_ms, estimated))
+
+    async def release(self, call_id: str) -> None:
+        await self._writer.do(lambda db: _release(db, call_id))
+
+    async def live_grants(self) -> tuple[Grant, ...]:
+        return await self._writer.do(
+            lambda db: tuple(
+                _to_grant(row)
+                for row in db.execute(f"{_GRANT} WHERE state <> 'settled' ORDER BY authorised_ms")
+            )
+        )
+
+    async def grant(self, call_id: str) -> Grant | None:
+        return await self._writer.do(lambda db: _find_grant(db, call_id))
+
+    async def decisions(self, account_id: str | None = None, limit: int = 100) -> tuple[DecisionRecord, ...]:
+        return await self._writer.do(lambda db: _decisions(db, account_id, limit))
+
+    async def snapshot(self, line_id: str, plan: Plan) -> Snapshot:
+        return await self._writer.do(lambda db: _snapshot(db, line_id, plan))
+
+    async def add_account(self, account: Account) -> None:
+        await self._writer.do(lambda db: _add_account(db, account))
+
+    async def add_line(self, line: Line) -> None:
+        await self._writer.do(lambda db: _add_line(db, line))
+
+    async def set_standing(self, account_id: str, standing: Standing) -> Account:
+        return await self._writer.do(lambda db: _set_standing(db, account_id, standing))
+
+    async def accounts(self) -> tuple[Account, ...]:
+        return await self._writer.do(
+            lambda db: tuple(_to_account(row) for row in db.execute("SELECT * FROM accounts ORDER BY id"))
+        )
+
+    async def lines(self, account_id: str | None = None) -> tuple[Line, ...]:
+        return await self._writer.do(lambda db: _lines(db, account_id))
+
+    async def sheet(self, account_id: str) -> AccountSheet:
+        return await self._writer.do(lambda db: _sheet(db, account_id))
+
+
+# --- the hot steps -------------------------------------------------------------------------------
+
+
+def _authorise(db: sqlite3.Connection, dial: Dial, plan: Plan, judge: Judge) -> Verdict:
+    earlier = db.execute("SELECT * FROM decisions WHERE call_id = ?", (dial.call_id,)).fetchone()
+    if earlier is not None:
+        return _repeat(db, earlier, dial)
+    verdict = judge(_snapshot(db, dial.line_id, plan))
+    _write_decision(db, dial, verdict)
+    # An emergency call holds nothing, so it has no grant that could be lost or end it.
+    if isinstance(verdict.decision, Allow) and verdict.decision.account_id is not None:
+        _write_grant(db, dial, verdict.decision)
+    return verdict
+
+
+def _record(db: sqlite3.Connection, dial: Dial, verdict: Verdict) -> None:
+    if db.execute("SELECT 1 FROM decisions WHERE call_id = ?", (dial.call_id,)).fetchone() is None:
+        _write_decision(db, dial, verdict)
+
+
+def _repeat(db: sqlite3.Connection, row: sqlite3.Row, dial: Dial) -> Verdict:
+    if (row["line_id"], row["kind"], row["dialled"]) != (dial.line_id, dial.kind, dial.dialled):
+        raise IdempotencyConflict(
+            f"call {dial.call_id} was decided for {row['line_id']} dialling {row['dialled']!r} as {row['kind']};"
+            " a new dial needs a new call id"
+        )
+    number = Number(row["dialled"], row["e164"], NumberClass(row["number_class"]), row["country"])
+    clause = Clause(row["clause_policy"], row["clause_version"], row["clause_id"])
+    if row["decision"] == "refuse":
+        return Verdict(number, Refuse(Reason(row["reason"]), clause, row["account_id"]))
+    allow = Allow(
+        Reason(row["reason"]),
+        clause,
+        row["account_id"],
+        row["granted_s"],
+        row["limit_s"],
+        tuple(
+            Hold(hold["allowance"], Window(hold["start_ms"], hold["end_ms"]), hold["limit_s"], hold["hold_s"])
+            for hold in _holds(db, dial.call_id)
+        ),
+    )
+    return Verdict(number, allow)
+
+
+def _write_decision(db: sqlite3.Connection, dial: Dial, verdict: Verdict) -> None:
+    number, decision = verdict.number, verdict.decision
+    db.execute(
+        "INSERT INTO decisions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            dial.call_id,
+            dial.at_ms,
+            dial.kind,
+            dial.line_id,
+            decision.account_id,
+            dial.dialled,
+            number.e164,
+            number.number_class,
+            number.country,
+            dial.caller,
+            dial.sip_call_id,
+            "allow" if isinstance(decision, Allow) else "refuse",
+            decision.reason,
+            decision.clause.policy,
+            decision.clause.version,
+            decision.clause.id,
+            decision.granted_s if isinstance(decision, Allow) else None,
+            decision.limit_s if isinstance(decision, Allow) else None,
+        ),
+    )
+
+
+def _write_grant(db: sqlite3.Connection, dial: Dial, allow: Allow) -> None:
+    db.execute(
+        "INSERT INTO grants (call_id, account_id, channel, ring_s, state, granted_s, authorised_ms)"
+        " VALUES (?, ?, ?, ?, 'ringing', ?, ?)",
+        (dial.call_id, allow.account_id, dial.channel, dial.ring_s, allow.granted_s, dial.at_ms),
+    )
+    _reserve(db, dial.call_id, str(allow.account_id), allow.holds)
+
+
+def _reserve(db: sqlite3.Connection, call_id: str, account_id: str, holds: Sequence[Hold]) -> None:
+    for hold in holds:
+        # A limit that a newer policy lowered below what is used or held already is stored as that
+        # amount: nothing more is granted, and the check stays true.
+        db.execute(
+            "INSERT INTO meters (account_id, allowance, start_ms, end_ms, limit_s, reserved_s)"
+            " VALUES (?, ?, ?, ?, ?, ?)"
+            " ON CONFLICT DO UPDATE SET reserved_s = reserved_s + excluded.reserved_s,"
+            " limit_s = max(excluded.limit_s, used_s + reserved_s)",
+            (
+                account_id,
+                hold.allowance,
+                hold.window.start_ms,
+                hold.window.end_ms,
+                hold.limit_s,
+                hold.hold_s,
+            ),
+        )
+        db.execute(
+            "INSERT INTO holds (call_id, account_id, allowance, start_ms, hold_s) VALUES (?, ?, ?, ?, ?)"
+            " ON CONFLICT DO UPDATE SET hold_s = hold_s + excluded.hold_s",
+            (call_id, account_id, hold.allowance, hold.window.start_ms, hold.hold_s),
+        )
+
+
+def _answered(db: sqlite3.Connection, call_id: str, leg: str, at_ms: int) -> Grant:
+    db.execute(
+        "UPDATE grants SET state = 'talking', leg = ?, answered_ms = coalesce(answered_ms, ?)"
+        " WHERE call_id = ? AND state <> 'settled'",
+        (leg, at_ms, call_id),
+    )
+    return _need_grant(db, call_id)
+
+
+def _renew(db: sqlite3.Connection, call_id: str, plan: PlanMore, extend: Extend) -> Grant:
+    grant = _need_grant(db, call_id)
+    if not grant.live or grant.granted_s is None:
+        return grant
+    account = _need_account(db, grant.account_id)
+    sized = extend(grant, _filled(db, account.id, plan(grant, account)))
+    if not isinstance(sized, Sized) or not sized.granted_s:
+        return grant
+    _reserve(db, call_id, account.id, sized.holds)
+    db.execute("UPDATE grants SET granted_s = granted_s + ? WHERE call_id = ?", (sized.granted_s, call_id))
+    return _need_grant(db, call_id)
+
+
+def _settle(db: sqlite3.Connection, call_id: str, used_s: int, ended_ms: int, estimated: bool) -> Grant:
+    grant = _need_grant(db, call_id)
+    if not grant.live:
+        return grant
+    if grant.granted_s is not None:
+        used_s = min(used_s, grant.granted_s)
+    start_ms = grant.answered_ms if grant.answered_ms is not None else grant.authorised_ms
+    by_allowance: dict[str, list[sqlite3.Row]] = {}
+    for hold in _holds(db, call_id):
+        by_allowance.setdefault(hold["allowance"], []).append(hold)
+    for holds in by_allowance.values():
+        windows = [Window(hold["start_ms"], hold["end_ms"]) for hold in holds]
+        for hold, part_s in zip(holds, split_s(start_ms, used_s, windows), strict=True):
+            _use(db, hold, part_s)
+    db.execute(
+        "UPDATE grants SET state = 'settled', used_s = ?, ended_ms = ?, estimated = ? WHERE call_id = ?",
+        (used_s, ended_ms, int(estimated), call_id),
+    )
+    return _need_grant(db, call_id)
+
+
+def _use(db: sqlite3.Connection, hold: sqlite3.Row, used_s: int) -> None:
+    key = (hold["account_id"], hold["allowance"], hold["start_ms"])
+    # Never more than was reserved, where there is a limit: what is past it was not granted.
+    counted_s = used_s if hold["limit_s"] is None else min(used_s, hold["hold_s"])
+    db.execute(
+        "UPDATE meters SET reserved_s = reserved_s - ?, used_s = used_s + ?, calls = calls + ?"
+        " WHERE account_id = ? AND allowance = ? AND start_ms = ?",
+        (hold["hold_s"], counted_s, 1 if counted_s else 0, *key),
+    )
+    db.execute(
+        "UPDATE holds SET used_s = ? WHERE call_id = ? AND allowance = ? AND start_ms = ?",
+        (counted_s, hold["call_id"], hold["allowance"], hold["start_ms"]),
+    )
+
+
+def _release(db: sqlite3.Connection, call_id: str) -> None:
+    grant = _find_grant(db, call_id)
+    if grant is not None and grant.state is GrantState.RINGING:
+        _settle(db, call_id, 0, grant.authorised_ms, False)
+
+
+# --- reading -------------------------------------------------------------------------------------
+
+
+def _snapshot(db: sqlite3.Connection, line_id: str, plan: Plan) -> Snapshot:
+    row = db.execute(
+        "SELECT l.id AS line_id, l.standing AS line_standing, l.habit, a.*"
+        " FROM lines l JOIN accounts a ON a.id = l.account_id WHERE l.id = ?",
+        (line_id,),
+    ).fetchone()
+    if row is None:
+        return Snapshot(None, None)
+    account = _to_account(row)
+    line = Line(row["line_id"], account.id, _to_habit(row["habit"]), Standing(row["line_standing"]))
+    return Snapshot(line, account, _filled(db, account.id, plan(account)))
+
+
+def _filled(
+    db: sqlite3.Connection, account_id: str, meters: Sequence[MeterWindow]
+) -> tuple[MeterWindow, ...]:
+    filled = []
+    for meter in meters:
+        row = db.execute(
+            "SELECT used_s, reserved_s FROM meters WHERE account_id = ? AND allowance = ? AND start_ms = ?",
+            (account_id, meter.allowance, meter.window.start_ms),
+        ).fetchone()
+        filled.append(
+            meter if row is None else MeterWindow(meter.allowance, meter.window, meter.limit_s, *row)
+        )
+    return tuple(filled)
+
+
+def _holds(db: sqlite3.Connection, call_id: str) -> list[sqlite3.Row]:
+    return db.execute(
+        "SELECT h.*, m.end_ms, m.limit_s FROM holds h JOIN meters m USING (account_id, allowance, start_ms)"
+        " WHERE call_id = ? ORDER BY allowance, start_ms",
+        (call_id,),
+    ).fetchall()
+
+
+def _find_grant(db: sqlite3.Connection, call_id: str) -> Grant | None:
+    row = db.execute(f"{_GRANT} WHERE call_id = ?", (call_id,)).fetchone()
+    return None if row is None else _to_grant(row)
+
+
+def _need_grant(db: sqlite3.Connection, call_id: str) -> Grant:
+    grant = _find_grant(db, call_id)
+    if grant is None:
+        raise NotFound(f"no grant for call {call_id}")
+    return grant
+
+
+def _need_account(db: sqlite3.Connection, account_id: str) -> Account:
+    row = db.execute("SELECT * FROM accounts WHERE id = ?", (account_id,)).fetchone()
+    if row is None:
+        raise NotFound(f"no account {account_id!r}; `fairdial account list` shows all")
+    return _to_account(row)
+
+
+def _decisions(db: sqlite3.Connection, account_id: str | None, limit: int) -> tuple[DecisionRecord, ...]:
+    rows = db.execute(
+        "SELECT * FROM decisions WHERE ?1 IS NULL OR account_id = ?1 ORDER BY at_ms DESC, call_id DESC LIMIT ?2",
+        (account_id, limit),
+    )
+    return tuple(
+        DecisionRecord(
+            **{
+                key: row[key]
+                for key in row.keys()  # noqa: SIM118 - a row iterates over its values
+                if key not in {"caller", "sip_call_id", "kind"}
+            },
+            kind=Kind(row["kind"]),
+        )
+        for row in rows
+    )
+
+
+def _lines(db: sqlite3.Connection, account_id: str | None) -> tuple[Line, ...]:
+    if account_id is not None:
+        _need_account(db, account_id)
+    rows = db.execute("SELECT * FROM lines WHERE ?1 IS NULL OR account_id = ?1 ORDER BY id", (account_id,))
+    return tuple(
+        Line(row["id"], row["account_id"], _to_habit(row["habit"]), Standing(row["standing"])) for row in rows
+    )
+
+
+def _sheet(db: sqlite3.Connection, account_id: str) -> AccountSheet:
+    account = _need_account(db, account_id)
+    rows = db.execute(
+        "SELECT * FROM meters WHERE account_id = ? ORDER BY start_ms DESC, allowance", (account_id,)
+    )
+    usage = tuple(
+        Usage(
+            MeterWindow(
+                row["allowance"],
+                Window(row["start_ms"], row["end_ms"]),
+                row["limit_s"],
+                row["used_s"],
+                row["reserved_s"],
+            ),
+            row["calls"],
+        )
+        for row in rows
+    )
+    return AccountSheet(account, _lines(db, account_id), usage)
+
+
+# --- provisioning --------------------------------------------------------------------------------
+
+
+def _add_account(db: sqlite3.Connection, account: Account) -> None:
+    row = db.execute("SELECT * FROM accounts WHERE id = ?", (account.id,)).fetchone()
+    if row is None:
+        db.execute(
+            "INSERT INTO accounts (id, name, policy, zone, standing) VALUES (?, ?, ?, ?, ?)",
+            (account.id, account.name, account.policy, account.zone, account.standing),
+        )
+    elif _to_account(row) != account:
+        raise AlreadyExists(f"account {account.id!r} exists with other contents; choose another id")
+
+
+def _add_line(db: sqlite3.Connection, line: Line) -> None:
+    _need_account(db, line.account_id)
+    row = db.execute("SELECT * FROM lines WHERE id = ?", (line.id,)).fetchone()
+    if row is None:
+        db.execute(
+            "INSERT INTO lines (id, account_id, standing, habit) VALUES (?, ?, ?, ?)",
+            (line.id, line.account_id, line.standing, msgspec.json.encode(line.habit).decode()),
+        )
+    elif (row["account_id"], _to_habit(row["habit"])) != (line.account_id, line.habit):
+        raise AlreadyExists(f"line {line.id!r} exists with other contents, at account {row['account_id']!r}")
+
+
+def _set_standing(db: sqlite3.Connection, account_id: str, standing: Standing) -> Account:
+    _need_account(db, account_id)
+    db.execute("UPDATE accounts SET standing = ? WHERE id = ?", (standing, account_id))
+    return _need_account(db, account_id)
+
+
+# --- rows to values ------------------------------------------------------------------------------
+
+
+def _to_account(row: sqlite3.Row) -> Account:
+    return Account(row["id"], row["policy"], row["zone"], row["name"], Standing(row["standing"]))
+
+
+def _to_habit(text: str) -> Habit:
+    return msgspec.json.decode(text, type=Habit)
+
+
+def _to_grant(row: sqlite3.Row) -> Grant:
+    fields: dict[str, Any] = {
+        key: row[key]
+        for key in row.keys()  # noqa: SIM118 - a row iterates over its values
+        if key not in {"kind", "state", "estimated"}
+    }
+    return Grant(
+        **fields,
+        kind=Kind(row["kind"]),
+        state=GrantState(row["state"]),
+        estimated=bool(row["estimated"]),
+    )

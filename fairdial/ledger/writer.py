@@ -1,0 +1,218 @@
+"""The one writer of an SQLite file: steps from many tasks, committed in groups.
+
+SQLite lets one connection write at a time, and each commit with `synchronous=FULL` waits for the disk.
+So steps queue here; all that wait are run in one transaction, each in its own savepoint, and learn of
+their result only after the commit. A step that fails rolls back to its savepoint and spoils no other.
+A lock file keeps a second process out: SQLite before 3.51.3 can corrupt a WAL that two write.
+"""
+
+import asyncio
+import fcntl
+import os
+import sqlite3
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import aiosqlite
+import structlog
+
+from fairdial.ledger.contract import ConstraintViolated, LedgerBusy, LedgerUnavailable
+
+T = TypeVar("T")
+Step = Callable[[sqlite3.Connection], T]
+
+log = structlog.get_logger(__name__)
+
+
+class _Connection(aiosqlite.Connection):
+    """aiosqlite's connection, with a way to run many statements in one visit to its thread.
+
+    Statement by statement, each would cost two thread switches; a group of steps costs two in all.
+    """
+
+    async def run(self, job: Callable[[sqlite3.Connection], T]) -> T:
+        return cast(T, await self._execute(job, self._conn))  # type: ignore[no-untyped-call]
+
+
+@dataclass(slots=True)
+class _Waiting:
+    step: Step[Any]
+    done: "asyncio.Future[Any]"
+
+
+class Writer:
+    """Runs steps on the file at `path`. `open` before use, `close` after; both once.
+
+    waiting_max: steps that may wait; more are refused with LedgerBusy.
+    group_max: steps of one transaction, so that a flood does not delay its first step without bound.
+    """
+
+    def __init__(self, path: Path, *, waiting_max: int = 10_000, group_max: int = 256) -> None:
+        self._path = path
+        self._group_max = group_max
+        self._queue: asyncio.Queue[_Waiting | None] = asyncio.Queue(waiting_max)
+        self._closing = False
+        self._lock_fd = -1
+        self._connection: _Connection | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        """Lock, connect and migrate. Raises LedgerUnavailable that says which file and why."""
+        self._lock_fd = _lock(self._path)
+        try:
+            connection = _Connection(self._connect, iter_chunk_size=64)
+            await connection
+            self._connection = connection
+            await connection.run(migrate)
+        except sqlite3.Error as error:
+            await self._shut()
+            raise LedgerUnavailable(f"{self._path}: cannot be opened as a ledger: {error}") from error
+        except BaseException:
+            await self._shut()
+            raise
+        self._task = asyncio.create_task(self._run(connection), name="ledger-writer")
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(self._path, isolation_level=None, timeout=1.0, cached_statements=256)
+        connection.row_factory = sqlite3.Row
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "temp_store=MEMORY"):
+            connection.execute(f"PRAGMA {pragma}")
+        return connection
+
+    async def do(self, step: Step[T]) -> T:
+        """Run `step` in a transaction; its result is returned after the commit.
+
+        Cancelled while it waits, the step is not run. Cancelled later, it may have been committed: the
+        caller undoes it with a further step. Raises what the step raises, or LedgerUnavailable.
+        """
+        if self._closing or self._task is None:
+            raise LedgerUnavailable(f"{self._path}: the ledger is closed")
+        waiting = _Waiting(step, asyncio.get_running_loop().create_future())
+        try:
+            self._queue.put_nowait(waiting)
+        except asyncio.QueueFull:
+            raise LedgerBusy(f"{self._path}: {self._queue.maxsize} steps wait already") from None
+        result: T = await waiting.done
+        return result
+
+    async def close(self) -> None:
+        """Commit what waits, then close the file. May be called again."""
+        if self._closing:
+            return
+        self._closing = True
+        if self._task is not None:
+            await self._queue.put(None)
+            await self._task
+        await self._shut()
+
+    async def _shut(self) -> None:
+        if self._connection is not None:
+            await self._connection.close()
+            self._connection = None
+        if self._lock_fd >= 0:
+            os.close(self._lock_fd)
+            self._lock_fd = -1
+
+    async def _run(self, connection: _Connection) -> None:
+        while (first := await self._queue.get()) is not None:
+            group = [first]
+            last = False
+            while len(group) < self._group_max and not self._queue.empty():
+                following = self._queue.get_nowait()
+                if following is None:
+                    last = True
+                    break
+                group.append(following)
+            await self._commit(connection, [waiting for waiting in group if not waiting.done.done()])
+            if last:
+                return
+
+    async def _commit(self, connection: _Connection, group: list[_Waiting]) -> None:
+        steps = [waiting.step for waiting in group]
+        try:
+            results = await connection.run(lambda raw: _transact(raw, steps))
+        except Exception as error:  # whatever it is, the writer goes on and the callers learn of it
+            log.error("ledger_commit_failed", path=str(self._path), steps=len(group), error=str(error))
+            failure = LedgerUnavailable(f"{self._path}: {error}")
+            results = [failure] * len(group)
+        for waiting, result in zip(group, results, strict=True):
+            if waiting.done.done():
+                continue  # its caller was cancelled meanwhile and undoes the step itself
+            if isinstance(result, BaseException):
+                waiting.done.set_exception(result)
+            else:
+                waiting.done.set_result(result)
+
+
+def _transact(connection: sqlite3.Connection, steps: list[Step[Any]]) -> list[Any]:
+    """Run the steps in one transaction. A result that is an exception belongs to that step alone."""
+    results: list[Any] = []
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        for step in steps:
+            connection.execute("SAVEPOINT step")
+            try:
+                results.append(step(connection))
+            except sqlite3.OperationalError:
+                raise  # the file, not the step, is in trouble: nothing of this group is kept
+            except Exception as error:
+                connection.execute("ROLLBACK TO step")
+                results.append(_as_ledger_error(error))
+            connection.execute("RELEASE step")
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+    return results
+
+
+def _as_ledger_error(error: Exception) -> Exception:
+    if isinstance(error, sqlite3.IntegrityError):
+        return ConstraintViolated(str(error))
+    return error
+
+
+def migrate(connection: sqlite3.Connection) -> None:
+    """Bring the file to the newest schema: numbered SQL files, each applied once, in order.
+
+    Raises LedgerUnavailable if the file was written by a newer FairDial.
+    """
+    connection.execute(
+        "CREATE TABLE IF NOT EXISTS schema_version"
+        " (version INTEGER PRIMARY KEY, name TEXT NOT NULL, applied_at TEXT NOT NULL) STRICT"
+    )
+    applied = {int(row[0]) for row in connection.execute("SELECT version FROM schema_version")}
+    files = {int(file.name[:4]): file for file in _schema_files()}
+    unknown = applied - files.keys()
+    if unknown:
+        raise LedgerUnavailable(
+            f"schema version {max(unknown)} was written by a newer FairDial; this one knows up to {max(files)}"
+        )
+    for version in sorted(files.keys() - applied):
+        script = files[version].read_text(encoding="utf-8")
+        # executescript commits what is open, so the transaction stands inside the script itself.
+        note = f"INSERT INTO schema_version VALUES ({version}, '{files[version].name}', datetime('now'));"  # noqa: S608
+        connection.executescript(f"BEGIN IMMEDIATE;\n{script}\n{note}\nCOMMIT;")
+
+
+def _schema_files() -> list[Any]:
+    folder = resources.files("fairdial.ledger").joinpath("schema")
+    return [file for file in folder.iterdir() if file.name.endswith(".sql")]
+
+
+def _lock(path: Path) -> int:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock_path = path.with_name(path.name + ".lock")
+    fd = os.open(lock_path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(fd)
+        raise LedgerUnavailable(
+            f"{path}: another FairDial writes this ledger; stop it, or let it do the work"
+        ) from error
+    return fd

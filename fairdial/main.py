@@ -1,0 +1,341 @@
+"""The composition root: the only module that knows every part and puts them together.
+
+`Service` is a running FairDial: ledger, desk, ARI application, FastAGI server, AMI link, control socket.
+Stopping it hands live calls over: the switch keeps their leases and the ledger their grants, and the
+next start follows them again.
+"""
+
+import asyncio
+import contextlib
+import signal
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from importlib import resources
+from importlib.metadata import version
+from pathlib import Path
+
+import structlog
+
+from agi_app.ami import AmiError, AmiLink, AmiRefused
+from agi_app.authorise import authorise_route
+from agi_app.fastagi import FastAgiServer
+from ari_handlers.client import AriError, AriSettings, Client
+from ari_handlers.dial import DialRules, Dials, LeaseNotSet
+from ari_handlers.probe import probe_ari
+from ari_handlers.queues import CallQueues
+from fairdial import logs
+from fairdial.clock import SystemClock
+from fairdial.config import Config
+from fairdial.console import cli
+from fairdial.console.control import ControlServer, NotRunning, ask
+from fairdial.console.operations import CallRow, OperationError, Operations
+from fairdial.desk import Desk, DeskRules
+from fairdial.doctor import PROBE_WITHIN_S, Ailment, Finding, Probe, examine
+from fairdial.ledger.contract import Grant, LedgerError
+from fairdial.ledger.sqlite import SqliteLedger
+from fairdial.policy.decide import GrantRules
+from fairdial.policy.document import Policy, parse_policy
+from fairdial.policy.numbers import Numbering, PrefixTable
+from fairdial.reconcile import reconcile
+
+log = structlog.get_logger(__name__)
+
+STOP_WITHIN_S = 1.5
+"""SIGTERM hands over every live call within 2 s; this much of it is for work that is queued."""
+
+
+class StartError(Exception):
+    """FairDial cannot start with this configuration; the text says what is wrong and how to mend it."""
+
+
+def load_policies(folder: Path) -> dict[str, Policy]:
+    """All policies of a folder by name. Raises PolicyError or StartError."""
+    files = sorted(folder.glob("*.toml")) if folder.is_dir() else []
+    if not files:
+        raise StartError(f"{folder}: no policy files (*.toml); put at least one there or set `policies`")
+    policies: dict[str, Policy] = {}
+    for file in files:
+        policy = parse_policy(file.read_text(encoding="utf-8"), str(file))
+        if policy.name in policies:
+            raise StartError(f"{file}: a policy named {policy.name!r} was read already; rename one")
+        policies[policy.name] = policy
+    return policies
+
+
+def load_numbering(prefixes: Path | None) -> Numbering:
+    """Numbers with the operator's table, or the shipped one. Raises TableError or OSError."""
+    if prefixes is not None:
+        return Numbering(PrefixTable.parse(prefixes.read_text(encoding="utf-8"), str(prefixes)))
+    shipped = resources.files("fairdial.policy").joinpath("data/prefixes.csv")
+    return Numbering(PrefixTable.parse(shipped.read_text(encoding="utf-8")))
+
+
+def desk_rules(config: Config) -> DeskRules:
+    """The desk's part of the configuration."""
+    return DeskRules(
+        config.desk.answer_within_s,
+        config.desk.region,
+        GrantRules(config.desk.useful_s, config.desk.slice_s),
+    )
+
+
+@contextlib.asynccontextmanager
+async def open_desk(config: Config) -> AsyncIterator[Desk]:
+    """A desk on the configured ledger, for as long as the block runs. Raises LedgerUnavailable."""
+    policies, numbering = load_policies(config.policies), load_numbering(config.prefixes)
+    numbering.warm((config.desk.region,))
+    ledger = await SqliteLedger.open(config.store.path)
+    desk = Desk(ledger, policies, numbering, SystemClock(), desk_rules(config))
+    try:
+        yield desk
+    finally:
+        await desk.close()
+        await ledger.close()
+
+
+class Service:
+    """A running FairDial."""
+
+    def __init__(self, config: Config, desk: Desk) -> None:
+        self._config = config
+        self._desk = desk
+        self._clock = SystemClock()
+        self._queues = CallQueues()
+        settings = AriSettings(
+            config.ari.url,
+            config.ari.user,
+            config.ari.password.get_secret_value(),
+            config.ari.app,
+            config.ari.request_timeout_s,
+        )
+        self.client = Client(settings, self._clock, self._queues)
+        self.ami = AmiLink(
+            config.ami.host,
+            config.ami.port,
+            config.ami.user,
+            config.ami.secret.get_secret_value(),
+            action_timeout_s=config.ami.action_timeout_s,
+        )
+        self.dials = Dials(
+            self.client,
+            desk,
+            self._set_lease,
+            self._clock,
+            DialRules(config.desk.renew_lead_s, config.switch),
+        )
+        self.agi = FastAgiServer(
+            {"authorise": authorise_route(self.dials.begin, config.switch)},
+            host=config.agi.host,
+            port=config.agi.port,
+            allowed_peers=config.agi.allowed_peers,
+        )
+        self.operations = Operations(desk, calls=self._calls, hang_up=self.dials.hangup, status=self._status)
+        self._control = ControlServer(config.control, self.operations)
+        self._reconciling = asyncio.Lock()
+        self._reconciler: asyncio.Task[None] | None = None
+        self.client.on_connected(self._on_connected)
+
+    async def start(self) -> None:
+        """Start all parts; connecting goes on in the background. Raises OSError where a port is taken."""
+        async with contextlib.AsyncExitStack() as undo:
+            await self._control.start()
+            undo.push_async_callback(self._control.stop)
+            if self._config.agi.enabled:
+                await self.agi.start()
+                undo.push_async_callback(self.agi.stop)
+            await self.ami.start()
+            await self.client.start()
+            self._reconciler = asyncio.create_task(self._reconcile_periodically(), name="reconcile")
+            undo.pop_all()
+
+    async def stop(self) -> None:
+        """Grant nothing more, finish what is queued, hand live calls over, close everything."""
+        self.dials.stop_granting()
+        self.dials.stop_timers()
+        if self._reconciler is not None:
+            self._reconciler.cancel()
+            await asyncio.gather(self._reconciler, return_exceptions=True)
+        await self._queues.stop(STOP_WITHIN_S)
+        await self.agi.stop()
+        await self.client.stop()
+        await self.ami.stop()
+        await self._control.stop()
+        log.info("stopped", calls_handed_over=len(self.dials.calls))
+
+    async def until_fenced(self) -> None:
+        """Return when another client has taken the application over."""
+        await self.client.fenced.wait()
+
+    async def _set_lease(self, channel_name: str, lease_ms: int) -> None:
+        try:
+            await self.ami.set_lease(channel_name, lease_ms)
+        except AmiError as error:
+            raise LeaseNotSet(str(error)) from error
+
+    def _calls(self) -> list[CallRow]:
+        return [
+            CallRow.of(
+                call.call_id, call.line_id, call.kind, call.dialled, call.state, call.since, self._clock.now()
+            )
+            for call in self.dials.calls.values()
+        ]
+
+    def _status(self) -> dict[str, object]:
+        return {
+            "ari": self.client.connected,
+            "ami": self.ami.connected,
+            "fenced": self.client.fenced.is_set(),
+            "calls": len(self.dials.calls),
+            "queues": len(self._queues),
+        }
+
+    async def _on_connected(self, restarted: bool) -> None:
+        del restarted  # the listing shows it: no channel of before is up
+        await self._reconcile()
+
+    async def _reconcile_periodically(self) -> None:
+        while True:
+            await asyncio.sleep(self._config.reconcile_every_s)
+            if self.client.connected:
+                await self._reconcile()
+
+    async def _reconcile(self) -> None:
+        async with self._reconciling:
+            try:
+                await reconcile(self._desk, self.dials, self._clock, belongs=self._is_ours)
+            except (AriError, LedgerError) as error:
+                log.error("reconcile_failed", error=str(error))
+
+    def _is_ours(self, grant: Grant) -> bool:
+        prefix = f"{self._config.switch}:" if self._config.switch else ""
+        return grant.call_id.startswith(prefix)
+
+
+async def serve(config: Config) -> int:
+    """Run until SIGTERM, SIGINT or being fenced off; the exit status."""
+    logs.set_up(config.logs)
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    try:
+        async with open_desk(config) as desk:
+            service = Service(config, desk)
+            await service.start()
+            log.info("started", version=version("fairdial"), store=str(config.store.path))
+            waits = {asyncio.create_task(stopping.wait()), asyncio.create_task(service.until_fenced())}
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            for task in waits:
+                task.cancel()
+            await asyncio.gather(*waits, return_exceptions=True)
+            await service.stop()
+            return 0 if stopping.is_set() else 1
+    except (LedgerError, StartError, ValueError, OSError) as error:
+        sys.stderr.write(f"fairdial: {error}\n")
+        return 2
+
+
+class _Parts:
+    """What the command line is given."""
+
+    def open_desk(self, config: Config) -> contextlib.AbstractAsyncContextManager[Desk]:
+        return open_desk(config)
+
+    def numbering(self, config: Config) -> Numbering:
+        return load_numbering(config.prefixes)
+
+    async def serve(self, config: Config) -> int:
+        return await serve(config)
+
+    async def doctor(self, config: Config) -> list[Finding]:
+        return await examine(probes(config))
+
+
+def probes(config: Config) -> dict[str, Probe]:
+    """How each part is examined by `fairdial doctor`."""
+
+    async def policies() -> str:
+        try:
+            return "read: " + ", ".join(sorted(load_policies(config.policies)))
+        except (ValueError, OSError, StartError) as error:
+            raise Ailment(str(error), "mend the file, or set `policies` to the right folder") from error
+
+    async def numbers() -> str:
+        try:
+            load_numbering(config.prefixes)
+        except (ValueError, OSError) as error:
+            raise Ailment(
+                str(error), "mend the table, or leave `prefixes` out for the shipped one"
+            ) from error
+        return "number table read"
+
+    async def store() -> str:
+        try:
+            status = ask(config.control, "status", {})
+        except NotRunning:
+            try:
+                async with open_desk(config) as desk:
+                    return f"{config.store.path}: {len(await desk.ledger.accounts())} accounts; no server is running"
+            except (LedgerError, OSError, ValueError, StartError) as error:
+                raise Ailment(
+                    str(error), "see that `store.path` is in a folder that FairDial can write"
+                ) from error
+        except OperationError as error:
+            raise Ailment(str(error), "look into the server's log") from error
+        return f"{config.store.path}: in use by the running server, {status['calls']} calls in progress"
+
+    async def ari() -> str:
+        settings = config.ari
+        return await probe_ari(
+            settings.url, settings.user, settings.password.get_secret_value(), settings.app
+        )
+
+    async def ami() -> str:
+        return await _probe_ami(config, lambda link: link.action("Ping"), "logged in")
+
+    async def dialplan() -> str:
+        return await _probe_ami(config, _dialplan_is_loaded, "context [fairdial] is loaded")
+
+    return {
+        "policies": policies,
+        "numbers": numbers,
+        "store": store,
+        "ari": ari,
+        "ami": ami,
+        "dialplan": dialplan,
+    }
+
+
+async def _dialplan_is_loaded(link: AmiLink) -> None:
+    try:
+        await link.action("ShowDialPlan", {"Context": "fairdial"})
+    except AmiRefused as error:
+        raise Ailment(
+            f"context [fairdial] is not loaded ({error})",
+            "put `#include fairdial.conf` into extensions.conf, then `asterisk -rx 'dialplan reload'`",
+        ) from error
+
+
+async def _probe_ami(config: Config, question: Callable[[AmiLink], Awaitable[object]], answer: str) -> str:
+    link = AmiLink(config.ami.host, config.ami.port, config.ami.user, config.ami.secret.get_secret_value())
+    await link.start()
+    try:
+        await link.wait_connected(PROBE_WITHIN_S)
+        await question(link)
+    except AmiError as error:
+        raise Ailment(
+            str(error),
+            "compare [ami] with the switch's manager.conf; the user needs the classes call and reporting",
+        ) from error
+    finally:
+        await link.stop()
+    return f"{config.ami.host}:{config.ami.port}: {answer}"
+
+
+def command_line() -> None:
+    """Entry point of the `fairdial` command."""
+    cli.app(obj=_Parts())
+
+
+if __name__ == "__main__":
+    command_line()

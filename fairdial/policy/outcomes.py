@@ -1,0 +1,90 @@
+"""The closed list of reasons: why a dial is allowed, refused or left to the failure rule.
+
+A reason is a stable slug that operators search for. What a caller's side sees of it (the Q.850 cause
+that Asterisk turns into a SIP answer, the prompt, the words) is looked up here and nowhere else.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Reason(StrEnum):
+    """Slug of an outcome; stored in every decision record."""
+
+    # Allowed.
+    EMERGENCY = "emergency"
+    WITHIN_ALLOWANCE = "within_allowance"
+    COVERED = "covered"
+    NOT_COUNTED = "not_counted"
+    # Refused.
+    NUMBER_INVALID = "number_invalid"
+    LINE_UNKNOWN = "line_unknown"
+    LINE_SUSPENDED = "line_suspended"
+    ACCOUNT_SUSPENDED = "account_suspended"
+    ACCOUNT_TERMINATED = "account_terminated"
+    KIND_NOT_COVERED = "kind_not_covered"
+    CLASS_NOT_COVERED = "class_not_covered"
+    COUNTRY_NOT_COVERED = "country_not_covered"
+    ALLOWANCE_USED_UP = "allowance_used_up"
+    ALLOWANCE_RESERVED = "allowance_reserved"
+    # No decision could be made: the dialplan's failure rule for that kind of call applies.
+    POLICY_MISSING = "policy_missing"
+    STORE_UNAVAILABLE = "store_unavailable"
+    TOO_LATE = "too_late"
+    REQUEST_MALFORMED = "request_malformed"
+    CALL_NOT_FOLLOWED = "call_not_followed"
+    STOPPING = "stopping"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How one reason is told to the switch and to people.
+
+    cause: Q.850 cause for `Hangup()`; 0 where the call goes on. Asterisk's PJSIP channel turns it into
+        the SIP status in `sip_status` (measured by a test on the switch; cause 21 → 403, 28 → 484, 34 → 503).
+    prompt: one of Asterisk's stock sounds that says roughly this, or "" for none.
+    text: one sentence for an operator.
+    """
+
+    cause: int
+    sip_status: int
+    prompt: str
+    text: str
+
+
+_CALL_REJECTED = (21, 403)
+_INVALID_FORMAT = (28, 484)
+_NO_CIRCUIT = (34, 503)
+
+OUTCOMES: dict[Reason, Outcome] = {
+    Reason.EMERGENCY: Outcome(0, 200, "", "Emergency calls always go through."),
+    Reason.WITHIN_ALLOWANCE: Outcome(0, 200, "", "Covered by the plan, within the allowance."),
+    Reason.COVERED: Outcome(0, 200, "", "Covered by the plan, which does not limit these minutes."),
+    Reason.NOT_COUNTED: Outcome(0, 200, "", "This kind of call is not counted."),
+    Reason.NUMBER_INVALID: Outcome(*_INVALID_FORMAT, "invalid", "The dialled string is not a valid number."),
+    Reason.LINE_UNKNOWN: Outcome(*_CALL_REJECTED, "ss-noservice", "No account holds this line."),
+    Reason.LINE_SUSPENDED: Outcome(*_CALL_REJECTED, "ss-noservice", "The line is suspended."),
+    Reason.ACCOUNT_SUSPENDED: Outcome(*_CALL_REJECTED, "ss-noservice", "The account is suspended."),
+    Reason.ACCOUNT_TERMINATED: Outcome(*_CALL_REJECTED, "ss-noservice", "The account is terminated."),
+    Reason.KIND_NOT_COVERED: Outcome(*_CALL_REJECTED, "ss-noservice", "The plan has no calls of this kind."),
+    Reason.CLASS_NOT_COVERED: Outcome(
+        *_CALL_REJECTED, "ss-noservice", "The plan does not cover this class of number."
+    ),
+    Reason.COUNTRY_NOT_COVERED: Outcome(
+        *_CALL_REJECTED, "ss-noservice", "The plan does not cover calls to this country."
+    ),
+    Reason.ALLOWANCE_USED_UP: Outcome(
+        *_CALL_REJECTED, "ss-noservice", "The allowance of this period is used up."
+    ),
+    Reason.ALLOWANCE_RESERVED: Outcome(
+        *_CALL_REJECTED, "ss-noservice", "Calls in progress hold what is left of the allowance."
+    ),
+    Reason.POLICY_MISSING: Outcome(*_NO_CIRCUIT, "", "The account's policy is not loaded."),
+    Reason.STORE_UNAVAILABLE: Outcome(*_NO_CIRCUIT, "", "The ledger cannot be written."),
+    Reason.TOO_LATE: Outcome(*_NO_CIRCUIT, "", "No decision was made in time."),
+    Reason.REQUEST_MALFORMED: Outcome(
+        *_NO_CIRCUIT, "", "The dialplan asked in a form that is not understood."
+    ),
+    Reason.CALL_NOT_FOLLOWED: Outcome(*_NO_CIRCUIT, "", "The switch would not let the call be followed."),
+    Reason.STOPPING: Outcome(*_NO_CIRCUIT, "", "FairDial is stopping and grants no further calls."),
+}

@@ -1,0 +1,125 @@
+"""Days and months in an account's time zone, and what a stretch of talk uses of each.
+
+Instants are integer milliseconds since the epoch (UTC); amounts are whole seconds. A period begins at
+local midnight (CLAUSES.md, reading rules), so a day has 23, 24 or 25 hours. Leaves to others which
+meters exist and what they limit.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+MS_PER_S = 1000
+
+
+class Period(StrEnum):
+    """Length of the window in which an allowance counts."""
+
+    DAY = "day"
+    MONTH = "month"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Window:
+    """One period on the time line: [start_ms, end_ms)."""
+
+    start_ms: int
+    end_ms: int
+
+    def __post_init__(self) -> None:
+        if self.end_ms <= self.start_ms:
+            raise ValueError(f"window ends at {self.end_ms}, not after its start {self.start_ms}")
+
+
+def zone_named(name: str) -> ZoneInfo:
+    """The IANA zone of that name. Raises ValueError that says what is wrong and how to mend it."""
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+        raise ValueError(f"time zone {name!r} is unknown; use an IANA name such as Europe/London") from error
+
+
+def window_at(period: Period, zone: ZoneInfo, at_ms: int) -> Window:
+    """The window of `period` that holds the instant `at_ms`, in local time of `zone`."""
+    local = datetime.fromtimestamp(at_ms / MS_PER_S, tz=UTC).astimezone(zone)
+    day = local.date()
+    match period:
+        case Period.DAY:
+            first, following = day, day + timedelta(days=1)
+        case Period.MONTH:
+            first = day.replace(day=1)
+            following = (first + timedelta(days=32)).replace(day=1)
+    return Window(
+        _midnight_ms(first.year, first.month, first.day, zone),
+        _midnight_ms(following.year, following.month, following.day, zone),
+    )
+
+
+def _midnight_ms(year: int, month: int, day: int, zone: ZoneInfo) -> int:
+    # A midnight that the clocks skip (DST at 00:00) maps to the instant of the jump; one that happens
+    # twice maps to the first: both are where that local date begins.
+    return int(datetime(year, month, day, tzinfo=zone).timestamp()) * MS_PER_S
+
+
+def windows_over(period: Period, zone: ZoneInfo, start_ms: int, end_ms: int) -> tuple[Window, ...]:
+    """All windows that [start_ms, end_ms] touches, in order; at least one."""
+    windows = [window_at(period, zone, start_ms)]
+    while windows[-1].end_ms <= end_ms:
+        windows.append(window_at(period, zone, windows[-1].end_ms))
+    return tuple(windows)
+
+
+def whole_seconds(talked_ms: int) -> int:
+    """Metered seconds of an answered call: the nearest second, at least one.
+
+    The nearest, because leases end calls some milliseconds late and that must not cost a second; at
+    least one, because nothing answered goes unmetered.
+    """
+    return max(1, (talked_ms + MS_PER_S // 2) // MS_PER_S)
+
+
+def split_s(start_ms: int, used_s: int, windows: Sequence[Window]) -> tuple[int, ...]:
+    """Seconds of a talk of `used_s` from `start_ms` that fall into each window; they add up to `used_s`.
+
+    A boundary is rounded to the nearest second of the talk. Whatever lies past the last window counts
+    there, so that nothing is lost where windows were planned for a shorter call.
+    """
+    if not windows:
+        raise ValueError("no windows to split a call over")
+    parts: list[int] = []
+    counted_s = 0
+    for window in windows[:-1]:
+        until_s = max(0, (window.end_ms - start_ms + MS_PER_S // 2) // MS_PER_S)
+        part_s = max(0, min(used_s, until_s) - counted_s)
+        parts.append(part_s)
+        counted_s += part_s
+    parts.append(used_s - counted_s)
+    return tuple(parts)
+
+
+def most_in_window_s(window: Window, now_ms: int, ring_s: int, grant_s: int) -> int:
+    """The most that a call of `grant_s`, answered at any time from now to `ring_s` later, can use in `window`.
+
+    This is what must be reserved there: the time of the answer is not known when the dial is authorised.
+    """
+    latest_end_ms = now_ms + (ring_s + grant_s) * MS_PER_S
+    first_ms = max(window.start_ms, now_ms)
+    last_ms = min(window.end_ms, latest_end_ms)
+    if last_ms <= first_ms:
+        return 0
+    # Rounded up: a boundary inside a second may give that second to either side.
+    return min(grant_s, -(-(last_ms - first_ms) // MS_PER_S))
+
+
+def largest_grant_s(window: Window, now_ms: int, ring_s: int, room_s: int, wanted_s: int) -> int:
+    """The longest grant up to `wanted_s` whose need in `window` fits into `room_s` (0 if none does)."""
+    low, high = 0, wanted_s
+    while low < high:  # most_in_window_s grows with the grant, so halving finds the edge
+        middle = (low + high + 1) // 2
+        if most_in_window_s(window, now_ms, ring_s, middle) <= room_s:
+            low = middle
+        else:
+            high = middle - 1
+    return low

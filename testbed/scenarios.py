@@ -1,0 +1,322 @@
+"""The SIPp scenarios that the phones follow, as XML text.
+
+A scenario writes one log line for each step: `EVENT CALL_ID SECONDS MICROSECONDS …`, by the clock of the phone
+itself (`gettimeofday`). `testbed.sipp` runs the scenarios and reads these lines.
+
+RFC 3261 is followed as far as a phone on loopback needs it: CANCEL and the ACK of a refusal carry the branch of
+their INVITE (9.1, 17.1.1.3), the ACK of a 200 a new one (13.2.2.4).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from testbed.installation import TestbedError
+
+# The ending of a number whose phone answers and then hangs up by itself.
+HANGS_UP = "92"
+
+# How long a phone waits for the answer to its CANCEL or BYE.
+GLARE_MS = 5_000
+
+# What a UAC may be refused with; SIPp must be told each code by itself.
+FINAL_STATUSES = (
+    *(300, 301, 302, 305, 380),
+    *(400, 401, 402, 403, 404, 405, 406, 407, 408, 410, 413, 414, 415, 416, 420, 421, 423),
+    *(480, 481, 482, 483, 484, 485, 486, 487, 488, 491, 493),
+    *(500, 501, 502, 503, 504, 505, 513, 580, 600, 603, 604, 606),
+)
+
+_CLOCK = '<gettimeofday assign_to="seconds,micros"/>'
+_STAMP = "[call_id] [$seconds] [$micros]"
+
+
+def caller(
+    *,
+    hang_up_after_ms: int | None,
+    give_up_after_ms: int | None,
+    ring_limit_ms: int,
+    talk_limit_ms: int,
+    extra_headers: Mapping[str, str],
+) -> str:
+    """A phone that calls: From user and dialled number are fields 0 and 1 of the injection file.
+
+    It cancels after `give_up_after_ms`, at most `ring_limit_ms`, and hangs up after `hang_up_after_ms`. A
+    conversation that lasts longer than `talk_limit_ms` is logged as `overdue` and ended.
+    """
+    headers = "".join(f"      {_checked(name)}: {_checked(value)}\n" for name, value in extra_headers.items())
+    give_up_ms = ring_limit_ms if give_up_after_ms is None else min(give_up_after_ms, ring_limit_ms)
+    hanging_up = "overdue" if hang_up_after_ms is None or hang_up_after_ms > talk_limit_ms else "caller"
+    hang_up_ms = talk_limit_ms if hang_up_after_ms is None else min(hang_up_after_ms, talk_limit_ms)
+    # SIPp looks at the limit of the step that it stands at, which moves on with each provisional answer. Before
+    # the first one no CANCEL may be sent (9.1).
+    giving_up = f'timeout="{give_up_ms}" ontimeout="give_up"'
+    refusals = "".join(
+        f'  <recv response="{status}" optional="true" next="refused" {giving_up}><action>{_CLOCK}{_REASON}'
+        f'<log message="final {_STAMP} {status} [$reason]"/></action></recv>\n'
+        for status in FINAL_STATUSES
+    )
+    return f"""<?xml version="1.0" encoding="UTF-8"?>
+<scenario name="caller">
+  <nop><action>{_CLOCK}<log message="invite {_STAMP}"/></action></nop>
+  <send retrans="500"><![CDATA[
+      INVITE sip:[field1]@[remote_ip]:[remote_port] SIP/2.0
+      Via: SIP/2.0/UDP [local_ip]:[local_port];branch=z9hG4bK-[pid]-[call_number]-invite
+      From: <sip:[field0]@[local_ip]:[local_port]>;tag=[pid]-[call_number]
+      To: <sip:[field1]@[remote_ip]:[remote_port]>
+      Call-ID: [call_id]
+      CSeq: 1 INVITE
+      Contact: <sip:[field0]@[local_ip]:[local_port]>
+      Max-Forwards: 70
+{headers}      Content-Type: application/sdp
+      Content-Length: [len]
+{_SDP}
+  ]]></send>
+  <recv response="100" optional="true" {giving_up.replace("give_up", "unanswered")}/>
+  <recv response="180" optional="true" {giving_up}><action>{_CLOCK}<log message="ringing {_STAMP}"/></action></recv>
+  <recv response="183" optional="true" {giving_up}/>
+{refusals}  <recv response="200" rrs="true" {giving_up}>
+    <action>{_CLOCK}<log message="final {_STAMP} 200"/></action>
+  </recv>
+{_ack("[branch]")}
+  <recv request="BYE" timeout="{hang_up_ms}" ontimeout="hang_up"><action>{_CLOCK}{_REASON}
+    <log message="far_end {_STAMP} [$reason]"/></action></recv>
+{_OK_TO_REQUEST}
+  <nop next="end"><action/></nop>
+
+  <label id="hang_up"/>
+  <nop><action>{_CLOCK}<log message="{hanging_up} {_STAMP}"/></action></nop>
+  <send retrans="500"><![CDATA[
+      BYE [next_url] SIP/2.0
+      Via: SIP/2.0/UDP [local_ip]:[local_port];branch=[branch]
+      [routes]
+      From: <sip:[field0]@[local_ip]:[local_port]>;tag=[pid]-[call_number]
+      To: <sip:[field1]@[remote_ip]:[remote_port]>[peer_tag_param]
+      Call-ID: [call_id]
+      CSeq: 2 BYE
+      Max-Forwards: 70
+      Content-Length: 0
+
+  ]]></send>
+  <recv request="BYE" optional="true" next="crossed" timeout="{GLARE_MS}" ontimeout="end"/>
+  <recv response="481" optional="true" next="end"/>
+  <recv response="200" next="end"/>
+  <label id="crossed"/>
+{_OK_TO_REQUEST}
+  <nop next="end"><action/></nop>
+
+  <label id="give_up"/>
+  <nop><action>{_CLOCK}<log message="cancel {_STAMP}"/></action></nop>
+  <send retrans="500"><![CDATA[
+      CANCEL sip:[field1]@[remote_ip]:[remote_port] SIP/2.0
+      Via: SIP/2.0/UDP [local_ip]:[local_port];branch=z9hG4bK-[pid]-[call_number]-invite
+      From: <sip:[field0]@[local_ip]:[local_port]>;tag=[pid]-[call_number]
+      To: <sip:[field1]@[remote_ip]:[remote_port]>
+      Call-ID: [call_id]
+      CSeq: 1 CANCEL
+      Max-Forwards: 70
+      Content-Length: 0
+
+  ]]></send>
+  <recv response="200" optional="true" timeout="{GLARE_MS}" ontimeout="unanswered"/>
+  <recv response="487" timeout="{GLARE_MS}" ontimeout="unanswered"><action>{_CLOCK}{_REASON}
+    <log message="final {_STAMP} 487 [$reason]"/></action></recv>
+
+  <label id="refused"/>
+{_ack("z9hG4bK-[pid]-[call_number]-invite")}
+  <nop next="end"><action/></nop>
+
+  <label id="unanswered"/>
+  <nop><action>{_CLOCK}<log message="final {_STAMP} 408"/></action></nop>
+  <label id="end"/>
+  <nop><action/></nop>
+</scenario>
+"""
+
+
+def carrier(
+    *, logged: bool, hang_up_after_ms: int, refusals: Mapping[str, tuple[int, str]], rings: Mapping[str, int]
+) -> str:
+    """A phone that answers, or does not: the last two digits of the number in the request URI decide.
+
+    `refusals` maps such an ending to status and phrase, `rings` to the milliseconds of ringing before the answer
+    (-1: it never answers), `HANGS_UP` is the ending that answers and hangs up after `hang_up_after_ms`. Any other
+    number is answered at once until the caller's side hangs up. Text messages are accepted.
+    """
+
+    # A log step stands before the message that it is about: SIPp takes no step after a message that it may have
+    # to send again until the answer to that has come. Each step costs a millisecond, so a number without a special
+    # ending meets none but its log.
+    def log(message: str) -> str:
+        return _log(message) if logged else ""
+
+    def step(message: str) -> str:
+        return f"  <nop><action>{_log(message)}</action></nop>" if logged else ""
+
+    choices = "".join(
+        f'  <nop next="{label}_{ending}" test="is_{ending}"><action/></nop>\n'
+        for label, endings in (("refuse", refusals), ("ring", rings))
+        for ending in endings
+    )
+    endings = (*refusals, *rings, HANGS_UP)
+    special = (
+        f'<ereg regexp="^INVITE sip:[^@]*({"|".join(endings)})@" search_in="msg" assign_to="is_special"/>'
+    )
+    tests = special + "".join(
+        f'<ereg regexp="^INVITE sip:[^@]*{ending}@" search_in="msg" assign_to="is_{ending}"/>'
+        for ending in endings
+    )
+    refusing = "".join(
+        f"""
+  <label id="refuse_{ending}"/>
+{step(f"refused {_STAMP} {status}")}
+{_reply(f"{status} {phrase}", retransmitted=True)}
+  <recv request="ACK" next="end"/>
+"""
+        for ending, (status, phrase) in refusals.items()
+    )
+    ringing = "".join(
+        f"""
+  <label id="ring_{ending}"/>
+{_reply("180 Ringing")}
+  <recv request="CANCEL" {_wait(ring_ms)} next="cancelled"/>
+"""
+        for ending, ring_ms in rings.items()
+    )
+    who = """<ereg regexp=".+" search_in="hdr" header="From:" assign_to="from"/>
+    <ereg regexp="sip:[^@;>]*" search_in="hdr" header="From:" assign_to="caller"/>
+    <ereg regexp="INVITE sip:[^@;>]*" search_in="msg" assign_to="dialled"/>
+    <ereg regexp="[0-9]+ INVITE" search_in="hdr" header="CSeq:" assign_to="invite_cseq"/>"""
+    return f"""<?xml version="1.0" encoding="UTF-8"?>
+<scenario name="carrier">
+  <recv request="MESSAGE" optional="true" next="message"/>
+  <recv request="INVITE" rrs="true" next="special" test="is_special"><action>
+    {who}
+    {tests}
+    {log(f"invited {_STAMP} [$dialled] [$caller]")}
+  </action></recv>
+
+  <label id="answer"/>
+{step(f"answered {_STAMP}")}
+{_reply("200 OK", retransmitted=True, body=_SDP)}
+  <recv request="ACK" next="hang_up_later" test="is_{HANGS_UP}"/>
+  <recv request="BYE"><action>{log(f"bye_seen {_STAMP}")}</action></recv>
+{_OK_TO_REQUEST}
+  <nop next="end"><action/></nop>
+
+  <label id="special"/>
+{choices}  <nop next="answer"><action/></nop>
+
+  <label id="hang_up_later"/>
+  <recv request="BYE" timeout="{hang_up_after_ms}" ontimeout="hang_up"><action>
+    {log(f"bye_seen {_STAMP}")}</action></recv>
+{_OK_TO_REQUEST}
+  <nop next="end"><action/></nop>
+
+  <label id="hang_up"/>
+{step(f"bye_sent {_STAMP}")}
+  <send retrans="500"><![CDATA[
+      BYE [next_url] SIP/2.0
+      Via: SIP/2.0/UDP [local_ip]:[local_port];branch=[branch]
+      From: <sip:carrier@[local_ip]:[local_port]>;tag=[pid]-[call_number]
+      To: [$from]
+      Call-ID: [call_id]
+      CSeq: 1 BYE
+      Max-Forwards: 70
+      Reason: Q.850;cause=16;text="Normal Clearing"
+      Content-Length: 0
+
+  ]]></send>
+  <recv request="BYE" optional="true" next="crossed" timeout="{GLARE_MS}" ontimeout="end"/>
+  <recv response="481" optional="true" next="end"/>
+  <recv response="200" next="end"/>
+
+  <label id="crossed"/>
+{_OK_TO_REQUEST}
+  <nop next="end"><action/></nop>
+{refusing}{ringing}
+  <label id="cancelled"/>
+{_OK_TO_REQUEST}
+{step(f"cancelled {_STAMP}")}
+{_reply("487 Request Terminated", retransmitted=True)}
+  <recv request="ACK" next="end"/>
+
+  <label id="message"/>
+{_OK_TO_REQUEST}
+  <label id="end"/>
+  <nop><action/></nop>
+  <Reference variables="from,caller,dialled"/>
+</scenario>
+"""
+
+
+_REASON = '<ereg regexp=".+" search_in="hdr" header="Reason:" assign_to="reason"/>'
+
+_SDP = """
+      v=0
+      o=phone 1 1 IN IP[local_ip_type] [local_ip]
+      s=-
+      c=IN IP[media_ip_type] [media_ip]
+      t=0 0
+      m=audio [media_port] RTP/AVP 0
+      a=rtpmap:0 PCMU/8000
+"""
+
+_OK_TO_REQUEST = """  <send><![CDATA[
+      SIP/2.0 200 OK
+      [last_Via:]
+      [last_From:]
+      [last_To:]
+      [last_Call-ID:]
+      [last_CSeq:]
+      Content-Length: 0
+
+  ]]></send>"""
+
+
+def _log(message: str) -> str:
+    return f'{_CLOCK}<log message="{message}"/>'
+
+
+def _wait(ring_ms: int) -> str:
+    return "" if ring_ms < 0 else f'timeout="{ring_ms}" ontimeout="answer"'
+
+
+def _reply(status: str, *, retransmitted: bool = False, body: str = "") -> str:
+    """An answer to the INVITE, which may not be the last request received (a CANCEL may have come between)."""
+    content = (
+        f"Content-Type: application/sdp\n      Content-Length: [len]\n{body}"
+        if body
+        else "Content-Length: 0\n"
+    )
+    return f"""  <send{' retrans="500"' if retransmitted else ""}><![CDATA[
+      SIP/2.0 {status}
+      [last_Via:]
+      [last_From:]
+      [last_To:];tag=[pid]-[call_number]
+      [last_Call-ID:]
+      CSeq: [$invite_cseq]
+      Contact: <sip:[local_ip]:[local_port]>
+      {content}
+  ]]></send>"""
+
+
+def _ack(branch: str) -> str:
+    return f"""  <send><![CDATA[
+      ACK sip:[field1]@[remote_ip]:[remote_port] SIP/2.0
+      Via: SIP/2.0/UDP [local_ip]:[local_port];branch={branch}
+      From: <sip:[field0]@[local_ip]:[local_port]>;tag=[pid]-[call_number]
+      To: <sip:[field1]@[remote_ip]:[remote_port]>[peer_tag_param]
+      Call-ID: [call_id]
+      CSeq: 1 ACK
+      Max-Forwards: 70
+      Content-Length: 0
+
+  ]]></send>"""
+
+
+def _checked(text: str) -> str:
+    """`text`, safe inside a scenario; raises `TestbedError` where it would mean something to SIPp or to SIP."""
+    if any(mark in text for mark in ("[", "]]>", "\r", "\n")):
+        raise TestbedError(f"header text {text!r}: leave out [ and line breaks")
+    return text

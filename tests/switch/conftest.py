@@ -1,0 +1,90 @@
+"""Fixtures for tests on a real Asterisk: the installation, a switch with a plain dialplan, and its carrier."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from testbed.asterisk import Switch
+from testbed.configuration import Line
+from testbed.installation import Installation, obtain
+from testbed.server import Server, dialplan
+from testbed.sipp import Carrier
+
+PLAIN_DIALPLAN = """[outbound]
+exten => _X.,1,Dial(PJSIP/${EXTEN}@carrier)
+same => n,Hangup(${HANGUPCAUSE})
+exten => _3XX,1,Set(TIMEOUT(absolute)=${EXTEN:1:1})
+same => n,Dial(PJSIP/${EXTEN}@carrier)
+[inbound]
+exten => _X.,1,Dial(PJSIP/alice)
+"""
+
+
+@pytest.fixture(scope="session")
+def installation() -> Installation:
+    """An Asterisk to run; made on the first use on a machine, which takes about a minute."""
+    return obtain()
+
+
+@pytest_asyncio.fixture
+async def switch(installation: Installation) -> AsyncIterator[Switch]:
+    """A switch of the test's own; no channel may be left on it when the test is over."""
+    async with Switch.start(installation, PLAIN_DIALPLAN) as switch:
+        yield switch
+        if switch.is_running:
+            assert await switch.no_channels() == [], "the test left channels up"
+
+
+@pytest_asyncio.fixture
+async def carrier(switch: Switch) -> AsyncIterator[Carrier]:
+    """The far network of `switch`."""
+    async with Carrier.start(switch) as carrier:
+        yield carrier
+        # Before the carrier's phones vanish, their calls must be over.
+        async with asyncio.timeout(10):
+            if switch.is_running:
+                await switch.no_channels()
+
+
+@dataclass(frozen=True)
+class Spine:
+    """A switch with the project's own dialplan, its carrier, and FairDial as a process."""
+
+    switch: Switch
+    carrier: Carrier
+    server: Server
+
+
+LINES = tuple(Line(name, accountcode=name, context="phones") for name in ("alice", "bob", "carol", "dave"))
+
+
+@asynccontextmanager
+async def running_spine(
+    installation: Installation, directory: Path, settings: Mapping[str, object] | None = None
+) -> AsyncIterator[Spine]:
+    """The whole call path; nothing may be left over at its end: no channel, no grant, no followed call."""
+    extensions, files = dialplan()
+    async with (
+        Switch.start(installation, extensions, files=files, lines=LINES) as switch,
+        Carrier.start(switch) as carrier,
+        Server.start(switch, directory, settings) as server,
+    ):
+        yield Spine(switch, carrier, server)
+        if switch.is_running:
+            assert await switch.no_channels() == [], "the test left channels up"
+        if server.running:
+            await server.idle()
+
+
+@pytest_asyncio.fixture
+async def spine(installation: Installation, tmp_path: Path) -> AsyncIterator[Spine]:
+    """`running_spine` with the default configuration."""
+    async with running_spine(installation, tmp_path) as spine:
+        yield spine
