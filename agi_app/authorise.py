@@ -19,8 +19,8 @@ Begin = Callable[[Asked, str], Awaitable[Answer]]
 """Decides about a dial of the channel of that name, and follows it."""
 
 
-def authorise_route(begin: Begin, switch: str = "") -> Route:
-    """The route; `switch` prefixes call ids where there are several switches."""
+def authorise_route(begin: Begin) -> Route:
+    """The route."""
 
     async def authorise(session: AgiSession) -> None:
         request = session.request
@@ -34,7 +34,6 @@ def authorise_route(begin: Begin, switch: str = "") -> Route:
                 ring_s=request.query.get("ring", ""),
                 line=request.query.get("line", ""),
                 caller=request.callerid,
-                switch=switch,
             )
         except MalformedRequest as error:
             log.error("request_malformed", channel=request.channel[:80], error=str(error))

@@ -11,9 +11,13 @@ answers and events come in one order. Which calls there are and what becomes of 
 """
 
 import asyncio
+import contextlib
 import random
+import socket
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Final, Literal, TypeVar
 from urllib.parse import quote
 
 import aiohttp
@@ -26,8 +30,16 @@ from fairdial.clock import Clock, Moment
 
 log = structlog.get_logger(__name__)
 
+CLOSE_TIMEOUT_S: Final = 1.0
+"""For the farewell of a socket that is closed in order; a broken one gets none."""
+
+Socket = aiohttp.ClientWebSocketResponse[Literal[False]]
+"""Frames are left as bytes: text that is not UTF-8 then costs one event, not the connection."""
+
 Handler = Callable[["Channel", events.CallEvent, Moment], Awaitable[None]]
 """Runs on its call's queue. The moment is when the event was read from the socket."""
+
+_Read = TypeVar("_Read")
 
 
 class AriError(Exception):
@@ -50,18 +62,23 @@ class AriRefused(AriError):
         super().__init__(f"{request}: {status} {reason}")
 
 
+class AriUnreadable(AriError):
+    """Asterisk answered with something that its API does not describe."""
+
+
 @dataclass(frozen=True, slots=True)
 class AriSettings:
     """url: e.g. "http://127.0.0.1:8088/ari".
 
     request_timeout_s: for each request. heartbeat_s: a socket that does not answer a ping in half of it
-    is dropped. backoff_s: first and longest wait before the next attempt. requests_max: unanswered
-    requests. event_bytes_max: a longer frame breaks the connection.
+    is dropped. backoff_s: first and longest wait before the next attempt; from the first again only after
+    a link that held for heartbeat_s. requests_max: unanswered requests. event_bytes_max: a longer frame
+    breaks the connection.
     """
 
     url: str
     user: str
-    password: str
+    password: str = field(repr=False)
     app: str = "fairdial"
     request_timeout_s: float = 2.0
     heartbeat_s: float = 4.0
@@ -70,8 +87,19 @@ class AriSettings:
     event_bytes_max: int = 16 * 1024 * 1024
 
 
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """A request that waits for its answer."""
+
+    name: str
+    answer: "asyncio.Future[str]"
+
+
 class Client:
-    """Connects, keeps connected, sends requests, hands out events. `start` and `stop` once each."""
+    """Connects, keeps connected, sends requests, hands out events. `start` and `stop` once each.
+
+    `unreadable` counts frames that were no event; `queues.dropped` those that their call had no room for.
+    """
 
     def __init__(self, settings: AriSettings, clock: Clock, queues: CallQueues) -> None:
         self.settings = settings
@@ -80,16 +108,18 @@ class Client:
         self.asterisk = AsteriskInfo(self)
         self.queues = queues
         self.fenced = asyncio.Event()
+        self.unreadable = 0
         self._clock = clock
         self._handlers: dict[type[events.CallEvent], Handler] = {}
         self._on_connected: Callable[[bool], Awaitable[None]] | None = None
         self._connected = asyncio.Event()
-        self._socket: aiohttp.ClientWebSocketResponse | None = None
-        self._pending: dict[str, asyncio.Future[events.RestResponse]] = {}
+        self._socket: Socket | None = None
+        self._pending: dict[str, _Request] = {}
+        self._outbox: deque[tuple[str, bytes]] = deque()
+        self._outgoing = asyncio.Event()
         self._last_request = 0
         self._startup_time: str | None = None
         self._task: asyncio.Task[None] | None = None
-        self._unreadable = 0
 
     # --- life ------------------------------------------------------------------------------------
 
@@ -134,97 +164,122 @@ class Client:
             raise AriUnavailable(f"no connection to {self.settings.url} within {timeout_s} s") from None
 
     async def _stay_connected(self) -> None:
+        """The only place that connects, so that there is never a second socket."""
         shortest_s, longest_s = self.settings.backoff_s
         wait_s = shortest_s
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=self.settings.request_timeout_s)
         async with aiohttp.ClientSession(timeout=timeout) as session:
-            while not self.fenced.is_set():
-                try:
-                    async with asyncio.timeout(self.settings.request_timeout_s * 2):
-                        socket = await self._connect(session)
-                except (aiohttp.ClientError, OSError, TimeoutError) as error:
-                    log.warning(
-                        "ari_connect_failed", url=self.settings.url, error=_told(error), retry_s=wait_s
-                    )
-                    # Spread, so that many applications do not fall on a restarted switch at once.
-                    await asyncio.sleep(wait_s * random.uniform(0.5, 1.0))  # noqa: S311
-                    wait_s = min(longest_s, wait_s * 2)
-                    continue
-                wait_s = shortest_s
-                try:
-                    await self._serve(socket)
-                finally:
-                    self._disconnect()
-                    await socket.close()
-                await asyncio.sleep(shortest_s)
+            while True:
+                held = await self._one_connection(session)
+                if self.fenced.is_set():
+                    return
+                wait_s = shortest_s if held else wait_s
+                # Spread, so that many applications do not fall on a restarted switch at once.
+                await asyncio.sleep(wait_s * random.uniform(0.5, 1.0))  # noqa: S311
+                wait_s = min(longest_s, wait_s * 2)
 
-    async def _connect(self, session: aiohttp.ClientSession) -> aiohttp.ClientWebSocketResponse:
+    async def _one_connection(self, session: aiohttp.ClientSession) -> bool:
+        """Connect and serve until the link breaks. False where it never was good for a heartbeat."""
+        try:
+            async with asyncio.timeout(self.settings.request_timeout_s * 2):
+                connection = await self._connect(session)
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            log.warning("ari_connect_failed", url=self.settings.url, error=_told(error))
+            return False
+        begun_s = asyncio.get_running_loop().time()
+        raw = connection.get_extra_info("socket")
+        try:
+            await self._serve(connection)
+        except Exception:
+            # Whatever it was, a client that gives up for ever would be worse.
+            log.exception("ari_link_failed")
+        finally:
+            try:
+                await connection.close()
+            finally:
+                # A frozen peer takes no more bytes, and asyncio would keep the socket until it did.
+                with contextlib.suppress(OSError):
+                    raw.shutdown(socket.SHUT_RDWR)
+        return asyncio.get_running_loop().time() - begun_s >= self.settings.heartbeat_s
+
+    async def _connect(self, session: aiohttp.ClientSession) -> Socket:
         return await session.ws_connect(
             f"{self.settings.url}/events",
             params={"app": self.settings.app, "subscribeAll": "false"},
             # In a header, not in the address: addresses end up in logs.
             headers={"Authorization": aiohttp.encode_basic_auth(self.settings.user, self.settings.password)},
+            timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_TIMEOUT_S),
             heartbeat=self.settings.heartbeat_s,
             max_msg_size=self.settings.event_bytes_max,
             compress=0,
+            decode_text=False,
         )
 
-    async def _serve(self, socket: aiohttp.ClientWebSocketResponse) -> None:
-        self._socket = socket
-        greeting = asyncio.create_task(self._greet(), name="ari-greeting")
-        try:
-            await self._read(socket)
-        finally:
-            greeting.cancel()
-            await asyncio.gather(greeting, return_exceptions=True)
+    async def _serve(self, connection: Socket) -> None:
+        self._socket = connection
+        async with asyncio.TaskGroup() as tasks:
+            others = (
+                tasks.create_task(self._write(connection), name="ari-writer"),
+                tasks.create_task(self._greet(connection), name="ari-greeting"),
+            )
+            try:
+                await self._read(connection)
+            finally:
+                # At once: who waits for an answer must not wait for a handler that is slow to end.
+                self._disconnect()
+                for other in others:
+                    other.cancel()
 
-    async def _greet(self) -> None:
+    async def _greet(self, connection: Socket) -> None:
         """Filter events, learn whether this is still the same Asterisk, tell the handlers."""
         try:
             await self.applications.set_event_filter(events.EVENT_TYPES)
             startup_time = await self.asterisk.startup_time()
-            restarted = self._startup_time not in (None, startup_time)
-            self._startup_time = startup_time
-            self._connected.set()
-            log.info(
-                "ari_connected", url=self.settings.url, app=self.settings.app, asterisk_since=startup_time
-            )
-            if restarted:
-                log.error("asterisk_restarted", asterisk_since=startup_time)
-            if self._on_connected is not None:
-                await self._on_connected(restarted)
         except AriError as error:
             log.error("ari_greeting_failed", error=str(error))
-            if self._socket is not None:
-                await self._socket.close()
+            await connection.close()
+            return
+        restarted = self._startup_time not in (None, startup_time)
+        self._connected.set()
+        log.info("ari_connected", url=self.settings.url, app=self.settings.app, asterisk_since=startup_time)
+        if restarted:
+            log.error("asterisk_restarted", asterisk_since=startup_time)
+        if self._on_connected is not None:
+            try:
+                await self._on_connected(restarted)
+            except Exception:
+                log.exception("ari_on_connected_failed", restarted=restarted)
+                return
+        # Only now: a handler that did not finish is told of the restart again.
+        self._startup_time = startup_time
 
     def _disconnect(self) -> None:
         self._connected.clear()
         self._socket = None
-        pending, self._pending = self._pending, {}
-        for future in pending.values():
-            if not future.done():
-                future.set_exception(AriUnavailable("the connection to Asterisk broke"))
-        log.warning("ari_disconnected", unanswered=len(pending))
+        self._outbox.clear()
+        log.warning("ari_disconnected", unanswered=len(self._pending))
+        for request in self._pending.values():
+            _fail(request.answer, AriUnavailable(f"{request.name}: the connection to Asterisk broke"))
 
     # --- reading: waits for nothing but the socket -------------------------------------------------
 
-    async def _read(self, socket: aiohttp.ClientWebSocketResponse) -> None:
-        async for message in socket:
+    async def _read(self, connection: Socket) -> None:
+        async for message in connection:
+            if message.type is aiohttp.WSMsgType.ERROR:
+                log.warning("ari_link_broken", error=_told(message.data))
+                return
             if message.type is not aiohttp.WSMsgType.TEXT:
                 continue
             try:
                 event = events.decode(message.data)
             except msgspec.DecodeError as error:
                 # Its length, not its text: events carry who calls whom.
-                self._unreadable += 1
+                self.unreadable += 1
                 log.warning("ari_event_unreadable", error=str(error), length=len(message.data))
                 continue
             match event:
                 case events.RestResponse():
-                    future = self._pending.pop(event.request_id, None)
-                    if future is not None and not future.done():
-                        future.set_result(event)
+                    self._take_answer(event)
                 case events.ApplicationReplaced():
                     log.critical(
                         "ari_application_replaced",
@@ -236,6 +291,15 @@ class Client:
                 case _:
                     self._dispatch(event)
 
+    def _take_answer(self, response: events.RestResponse) -> None:
+        request = self._pending.get(response.request_id)
+        if request is None or request.answer.done():
+            return  # its caller gave up
+        if response.status_code >= 300:
+            _fail(request.answer, AriRefused(response.status_code, request.name, response.reason_phrase))
+        else:
+            request.answer.set_result(response.message_body)
+
     def _dispatch(self, event: events.CallEvent) -> None:
         handler = self._handlers.get(type(event))
         if handler is None:
@@ -244,7 +308,10 @@ class Client:
         ids = events.channel_ids(event)
         channel = Channel(self, ids[0])
         opens = isinstance(event, events.StasisStart)
-        self.queues.put(ids, lambda: handler(channel, event, moment), opens=opens)
+        taken = self.queues.put(ids, lambda: handler(channel, event, moment), opens=opens)
+        if opens and not taken:
+            # Nobody will look after it: its dialplan goes on, without an answer, and holds the failure rule.
+            channel.send_continue()
 
     # --- requests --------------------------------------------------------------------------------
 
@@ -257,55 +324,81 @@ class Client:
     def send(
         self, method: str, path: str, query: Mapping[str, str] | None = None, body: object = None
     ) -> Awaitable[str]:
-        """Like `request`, but on its way as soon as this returns: several sent in a row are one round trip."""
-        request = f"{method} {path}"
+        """Like `request`, but under way as soon as this returns: several sent in a row are one round trip.
+
+        They reach Asterisk in the order of the calls. The time limit runs from now, awaited or not; an
+        answer that nobody wants need not be awaited. A request that is given up before it left is not sent.
+        """
+        name = f"{method} {path}"
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[str] = loop.create_future()
+        waiting = max(len(self._pending), len(self._outbox))
         if self._socket is None or self.fenced.is_set():
-            return _failing(AriUnavailable(f"{request}: not connected to Asterisk"))
-        if len(self._pending) >= self.settings.requests_max:
-            return _failing(
-                AriUnavailable(f"{request}: {len(self._pending)} requests are unanswered already")
-            )
+            _fail(answer, AriUnavailable(f"{name}: not connected to Asterisk"))
+            return answer
+        if waiting >= self.settings.requests_max:
+            _fail(answer, AriUnavailable(f"{name}: {waiting} requests are unanswered already"))
+            return answer
         self._last_request += 1
         request_id = str(self._last_request)
-        frame: dict[str, object] = {
-            "type": "RESTRequest",
-            "request_id": request_id,
-            "method": method,
-            "uri": path,
-            "query_strings": [{"name": name, "value": value} for name, value in (query or {}).items()],
-        }
-        if body is not None:
-            frame |= {"content_type": "application/json", "message_body": msgspec.json.encode(body).decode()}
-        future = asyncio.get_running_loop().create_future()
-        self._pending[request_id] = future
-        sending = asyncio.ensure_future(self._socket.send_str(msgspec.json.encode(frame).decode()))
-        return self._answer(request, request_id, future, sending)
+        self._pending[request_id] = _Request(name, answer)
+        limit = loop.call_later(self.settings.request_timeout_s, self._time_out, request_id)
 
-    async def _answer(
-        self,
-        request: str,
-        request_id: str,
-        future: "asyncio.Future[events.RestResponse]",
-        sending: "asyncio.Future[None]",
-    ) -> str:
-        try:
-            async with asyncio.timeout(self.settings.request_timeout_s):
-                await sending
-                response = await future
-        except TimeoutError:
-            raise AriTimeout(f"{request}: no answer within {self.settings.request_timeout_s} s") from None
-        except (OSError, aiohttp.ClientError) as error:
-            raise AriUnavailable(f"{request}: {_told(error)}") from error
-        finally:
-            sending.cancel()
+        def forget(_answer: "asyncio.Future[str]") -> None:
+            limit.cancel()
             self._pending.pop(request_id, None)
-        if response.status_code >= 300:
-            raise AriRefused(response.status_code, request, response.reason_phrase)
-        return response.message_body
+
+        answer.add_done_callback(forget)
+        self._outbox.append((request_id, _frame(request_id, method, path, query or {}, body)))
+        self._outgoing.set()
+        return answer
+
+    def _time_out(self, request_id: str) -> None:
+        request = self._pending.get(request_id)
+        if request is not None:
+            limit_s = self.settings.request_timeout_s
+            _fail(request.answer, AriTimeout(f"{request.name}: no answer within {limit_s} s"))
+
+    async def _write(self, connection: Socket) -> None:
+        """The only one that writes requests: in order, and no faster than Asterisk takes them."""
+        while True:
+            while self._outbox:
+                request_id, frame = self._outbox.popleft()
+                if request_id not in self._pending:
+                    continue
+                try:
+                    await connection.send_frame(frame, aiohttp.WSMsgType.TEXT)
+                except (OSError, aiohttp.ClientError) as error:
+                    log.warning("ari_link_broken", error=_told(error))
+                    return  # the reader sees the end of the socket too
+            self._outgoing.clear()
+            await self._outgoing.wait()
 
 
-async def _failing(error: AriError) -> str:
-    raise error
+def _frame(request_id: str, method: str, path: str, query: Mapping[str, str], body: object) -> bytes:
+    frame: dict[str, object] = {
+        "type": "RESTRequest",
+        "request_id": request_id,
+        "method": method,
+        "uri": path,
+        "query_strings": [{"name": name, "value": value} for name, value in query.items()],
+    }
+    if body is not None:
+        frame |= {"content_type": "application/json", "message_body": msgspec.json.encode(body).decode()}
+    return msgspec.json.encode(frame)
+
+
+def _fail(answer: "asyncio.Future[str]", error: AriError) -> None:
+    if not answer.done():
+        answer.set_exception(error)
+        answer.exception()  # counts as seen: who sent it need not look
+
+
+def _read_as(decode: Callable[[str], _Read], body: str, request: str) -> _Read:
+    try:
+        return decode(body)
+    except msgspec.DecodeError as error:
+        raise AriUnreadable(f"{request}: {error}") from error
 
 
 def _told(error: BaseException) -> str:
@@ -327,13 +420,14 @@ class Channel:
         """`set_variable` as a request on its way."""
         return self.client.send("POST", f"{self._path}/variable", {"variable": variable, "value": value})
 
-    def send_continue(self) -> Awaitable[str]:
+    def send_continue(self, context: str = "", extension: str = "", priority: int = 1) -> Awaitable[str]:
         """`continue_in_dialplan` as a request on its way."""
-        return self.client.send("POST", f"{self._path}/continue")
+        query = {"context": context, "extension": extension, "priority": str(priority)} if context else None
+        return self.client.send("POST", f"{self._path}/continue", query)
 
-    async def continue_in_dialplan(self) -> None:
-        """Leave Stasis; the dialplan goes on at the next priority."""
-        await self.send_continue()
+    async def continue_in_dialplan(self, context: str = "", extension: str = "", priority: int = 1) -> None:
+        """Leave Stasis; the dialplan goes on there, or at the next priority if no context is given."""
+        await self.send_continue(context, extension, priority)
 
     async def hangup(self, reason_code: int = 16) -> None:
         """Hang up with a Q.850 cause. A channel that is gone already is no error, so it may be repeated."""
@@ -359,8 +453,8 @@ class Channels:
         return Channel(self.client, channel_id)
 
     async def list(self) -> tuple[events.ChannelInfo, ...]:
-        """All channels of the switch."""
-        return events.decode_channels(await self.client.request("GET", "channels"))
+        """All channels of the switch. Also raises AriUnreadable."""
+        return _read_as(events.decode_channels, await self.client.request("GET", "channels"), "GET channels")
 
 
 @dataclass(frozen=True, slots=True)
@@ -398,10 +492,12 @@ class AsteriskInfo:
 
     async def startup_time(self) -> str:
         """When this Asterisk was started; another value means another process."""
-        body = await self.client.request("GET", "asterisk/info", {"only": "status"})
-        return str(events.decode_object(body)["status"]["startup_time"])
+        return await self._info("status", events.decode_startup_time)
 
     async def version(self) -> str:
         """Version of Asterisk, such as "22.10.1"."""
-        body = await self.client.request("GET", "asterisk/info", {"only": "system"})
-        return str(events.decode_object(body)["system"]["version"])
+        return await self._info("system", events.decode_version)
+
+    async def _info(self, only: str, decode: Callable[[str], str]) -> str:
+        body = await self.client.request("GET", "asterisk/info", {"only": only})
+        return _read_as(decode, body, "GET asterisk/info")

@@ -16,7 +16,7 @@ import structlog
 from ari_handlers import events
 from ari_handlers.client import AriError, AriRefused, Channel, Client
 from ari_handlers.queues import CallQueue
-from fairdial.answer import Answer, MalformedRequest, answer_to, asked_from
+from fairdial.answer import CONTEXT, Answer, MalformedRequest, answer_to, asked_from
 from fairdial.clock import Clock, Moment
 from fairdial.desk import Asked, Desk, Failed
 from fairdial.ledger.contract import Grant, GrantState, LedgerError
@@ -58,10 +58,9 @@ class LeaseNotSet(Exception):
 
 @dataclass(frozen=True, slots=True)
 class DialRules:
-    """renew_lead_s: how long before a slice ends more is asked for. switch: prefix of call ids, one per switch."""
+    """renew_lead_s: how long before a slice ends more is asked for."""
 
     renew_lead_s: int = 5
-    switch: str = ""
     retry_settle_s: float = 0.2
 
 
@@ -137,10 +136,8 @@ class Dials:
             answer = _failed(Reason.REQUEST_MALFORMED)
         if call is not None:
             sends.append(self._client.applications.send_follow(info.id))
-        sends.append(channel.send_variable("FAIRDIAL_ANSWER", answer.packed()))
-        # Sent without waiting for the answers before it: a dialplan that finds no FAIRDIAL_ANSWER
-        # applies its failure rule.
-        sends.append(channel.send_continue())
+        # Sent without waiting for the answer to the one before: one round trip for both.
+        sends.append(channel.send_continue(CONTEXT, answer.packed()))
         results = await asyncio.gather(*sends, return_exceptions=True)
         await self._after_sending(call, queue, channel, results)
 
@@ -182,7 +179,6 @@ class Dials:
             line=line,
             caller=info.caller.number,
             sip_call_id=info.protocol_id,
-            switch=self._rules.switch,
         )
 
     async def _decide(

@@ -5,7 +5,7 @@ ones pass. Whatever is not named here never reaches us: the client sets the appl
 to `EVENT_TYPES`.
 """
 
-from typing import Any
+from typing import TypeVar
 
 import msgspec
 
@@ -94,13 +94,22 @@ Event = CallEvent | ApplicationReplaced | RestResponse
 # RESTResponse must be among them: the filter drops answers to our own requests as well.
 EVENT_TYPES = ("StasisStart", "StasisEnd", "Dial", "ChannelDestroyed", "ApplicationReplaced", "RESTResponse")
 
-_decoder = msgspec.json.Decoder(Event)
+_Shape = TypeVar("_Shape")
+
+_decoder: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
+
+
+def _decode(decoder: msgspec.json.Decoder[_Shape], data: str | bytes) -> _Shape:
+    try:
+        return decoder.decode(data)
+    except (UnicodeDecodeError, RecursionError) as error:
+        # Bytes that are not UTF-8, or brackets without end: what any caller might try to put into a header.
+        raise msgspec.DecodeError(str(error)) from error
 
 
 def decode(frame: str | bytes) -> Event:
     """One frame of the event socket. Raises msgspec.DecodeError for anything else."""
-    event: Event = _decoder.decode(frame)
-    return event
+    return _decode(_decoder, frame)
 
 
 def channel_ids(event: CallEvent) -> tuple[str, ...]:
@@ -111,19 +120,49 @@ def channel_ids(event: CallEvent) -> tuple[str, ...]:
 
 
 class _Listed(msgspec.Struct, frozen=True):
-    channel_ids: tuple[str, ...] = ()
+    channel_ids: tuple[str, ...]
+
+
+class _Status(msgspec.Struct, frozen=True):
+    startup_time: str
+
+
+class _StatusInfo(msgspec.Struct, frozen=True):
+    status: _Status
+
+
+class _System(msgspec.Struct, frozen=True):
+    version: str
+
+
+class _SystemInfo(msgspec.Struct, frozen=True):
+    system: _System
+
+
+_channels = msgspec.json.Decoder(tuple[ChannelInfo, ...])
+_listed = msgspec.json.Decoder(_Listed)
+_status = msgspec.json.Decoder(_StatusInfo)
+_system = msgspec.json.Decoder(_SystemInfo)
+
+
+# Bodies of answers. All raise msgspec.DecodeError for anything else.
 
 
 def decode_channels(body: str) -> tuple[ChannelInfo, ...]:
     """Body of `GET /channels`."""
-    return msgspec.json.decode(body, type=tuple[ChannelInfo, ...])
+    return _decode(_channels, body)
 
 
 def decode_followed(body: str) -> frozenset[str]:
     """Ids of followed channels in the body of `GET /applications/{app}`."""
-    return frozenset(msgspec.json.decode(body, type=_Listed).channel_ids)
+    return frozenset(_decode(_listed, body).channel_ids)
 
 
-def decode_object(body: str) -> dict[str, Any]:
-    """Any other JSON object."""
-    return msgspec.json.decode(body, type=dict[str, Any])
+def decode_startup_time(body: str) -> str:
+    """Body of `GET /asterisk/info?only=status`."""
+    return _decode(_status, body).status.startup_time
+
+
+def decode_version(body: str | bytes) -> str:
+    """Body of `GET /asterisk/info?only=system`."""
+    return _decode(_system, body).system.version

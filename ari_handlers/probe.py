@@ -3,8 +3,9 @@
 import re
 
 import aiohttp
+import msgspec
 
-from ari_handlers.events import decode_object
+from ari_handlers.events import decode_version
 from fairdial.doctor import Ailment
 
 TIMEOUT_S = 5.0
@@ -21,7 +22,7 @@ async def probe_ari(url: str, user: str, password: str, app: str) -> str:
             aiohttp.ClientSession(timeout=timeout, headers=headers) as session,
             session.get(f"{url}/asterisk/info", params={"only": "system"}) as response,
         ):
-            status, body = response.status, await response.text()
+            status, body = response.status, await response.read()
     except (TimeoutError, aiohttp.ClientError, OSError) as error:
         raise Ailment(
             f"{url}: {str(error) or type(error).__name__}",
@@ -33,7 +34,13 @@ async def probe_ari(url: str, user: str, password: str, app: str) -> str:
         raise Ailment(
             f"{url}: answers {status}", "see that res_ari is loaded: asterisk -rx 'module show like res_ari'"
         )
-    version = str(decode_object(body)["system"]["version"])
+    try:
+        version = decode_version(body)
+    except msgspec.DecodeError as error:
+        raise Ailment(
+            f"{url}: what answers there is not Asterisk's ARI ({error})",
+            "set ari.url to http.conf's bindaddr and bindport, with /ari at the end",
+        ) from error
     if not is_recent(version):
         raise Ailment(
             f"Asterisk {version} takes no requests on the event socket",
@@ -44,10 +51,12 @@ async def probe_ari(url: str, user: str, password: str, app: str) -> str:
 
 def is_recent(version: str) -> bool:
     """Whether this version takes requests on the event socket; one that cannot be read counts as recent."""
-    match = re.match(r"(?:GIT-)?(\d+)(?:\.(\d+))?", version)
+    match = re.match(r"(?:GIT-|certified[-/])?(\d+)(?:\.(\d+))?", version)
     if match is None:
         return True
-    major, minor = int(match[1]), int(match[2] or 0)
+    major = int(match[1])
     if major < min(REQUESTS_ON_SOCKET_SINCE):
         return False
-    return (major, minor) >= REQUESTS_ON_SOCKET_SINCE.get(major, (0, 0))
+    if match[2] is None:
+        return True  # built from a branch, such as GIT-22-1a2b3c4
+    return (major, int(match[2])) >= REQUESTS_ON_SOCKET_SINCE.get(major, (0, 0))

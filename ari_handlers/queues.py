@@ -6,11 +6,16 @@ call is over. Nothing here waits, so that the reader of the event socket can put
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
 
 import structlog
 
 log = structlog.get_logger(__name__)
+
+CANCEL_TIMEOUT_S: Final = 0.2
+"""For a consumer that was told to end; past it, it is left behind."""
 
 Work = Callable[[], Awaitable[None]]
 
@@ -27,12 +32,17 @@ class CallQueue:
         self.lost = 0
         self.closed = False
         self.task: asyncio.Task[None] | None = None
-        self._work: list[Work] = []
+        self._work: deque[Work] = deque()
         self._wake: asyncio.Future[None] | None = None
 
+    @property
+    def ended(self) -> bool:
+        """Whether the consumer is gone, so that nothing put here would ever run."""
+        return self.task is not None and self.task.done()
+
     def put(self, work: Work) -> bool:
-        """Queue work; False where the bound is reached and it was dropped."""
-        if len(self._work) >= self.depth_max:
+        """Queue work; False where it was dropped: the bound is reached, or the consumer has ended."""
+        if self.ended or len(self._work) >= self.depth_max:
             self.lost += 1
             return False
         self._work.append(work)
@@ -40,12 +50,12 @@ class CallQueue:
         return True
 
     def close(self) -> None:
-        """Nothing more is taken; the consumer ends after what is queued."""
+        """Let the consumer end as soon as nothing is queued."""
         self.closed = True
         self._stir()
 
     def reopen(self) -> None:
-        """Take work again; for a call that begins while the consumer has not ended yet."""
+        """Keep the consumer; for a call that begins before it has ended."""
         self.closed = False
 
     def _stir(self) -> None:
@@ -56,16 +66,26 @@ class CallQueue:
         """Run queued work in order until closed."""
         while True:
             while self._work:
-                work = self._work.pop(0)
-                try:
-                    await work()
-                except Exception:
-                    # One event's fault must not end the call's consumer: later events settle the call.
-                    log.exception("call_event_failed", call=self.key)
+                if not await self._run(self._work.popleft()):
+                    return
             if self.closed:
                 return
             self._wake = asyncio.get_running_loop().create_future()
             await self._wake
+
+    async def _run(self, work: Work) -> bool:
+        """False where the consumer itself was told to end. One event's fault must not end it: later ones settle."""
+        consumer = asyncio.current_task()
+        assert consumer is not None
+        try:
+            await work()
+        except asyncio.CancelledError:
+            if consumer.cancelling():
+                raise
+            log.error("call_event_failed", call=self.key, error="what it waited for was cancelled")
+        except Exception:
+            log.exception("call_event_failed", call=self.key)
+        return not consumer.cancelling()
 
 
 class CallQueues:
@@ -83,9 +103,14 @@ class CallQueues:
         return len(self._open)
 
     def open(self, channel_id: str) -> CallQueue | None:
-        """The queue of that channel's call, made if need be; None past the bound or while stopping."""
+        """The queue of that channel's call, made if need be; None past the bound or while stopping.
+
+        One that was closed but has not ended yet is opened again.
+        """
         queue = self._by_channel.get(channel_id)
         if queue is not None:
+            if not self._stopping:
+                queue.reopen()
             return queue
         if self._stopping or len(self._open) >= self._calls_max:
             log.error("call_not_taken", channel=channel_id, calls=len(self._open), stopping=self._stopping)
@@ -101,21 +126,30 @@ class CallQueues:
         return self._by_channel.get(channel_id)
 
     def join(self, queue: CallQueue, channel_id: str) -> None:
-        """Events of that channel belong to this call from now on."""
+        """Events of that channel belong to this call from now on; nothing happens where the call is over."""
+        if queue.ended:
+            return
         self._by_channel[channel_id] = queue
         queue.channels.add(channel_id)
 
-    def put(self, channel_ids: Sequence[str], work: Work, *, opens: bool) -> None:
-        """Queue work at the call of the first channel that has one; `opens`: make one for the first."""
+    def put(self, channel_ids: Sequence[str], work: Work, *, opens: bool) -> bool:
+        """Queue work at the call of the first channel that has one; `opens`: make one for the first.
+
+        False where it was dropped.
+        """
         for channel_id in channel_ids:
             queue = self._by_channel.get(channel_id)
             if queue is not None:
                 break
         else:
             queue = self.open(channel_ids[0]) if opens else None
-        if queue is not None and not queue.put(work):
+        if queue is None:
+            return False
+        if not queue.put(work):
             self.dropped += 1
             log.error("call_event_dropped", call=queue.key, waiting=queue.depth_max)
+            return False
+        return True
 
     async def _consume(self, queue: CallQueue) -> None:
         try:
@@ -139,4 +173,6 @@ class CallQueues:
             task.cancel()
         if late:
             log.error("calls_not_finished", calls=len(late))
-            await asyncio.gather(*late, return_exceptions=True)
+            _ended, stuck = await asyncio.wait(late, timeout=CANCEL_TIMEOUT_S)
+            if stuck:
+                log.critical("calls_do_not_end", calls=[task.get_name() for task in stuck])

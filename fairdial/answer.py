@@ -1,7 +1,8 @@
 """What the dialplan asks and what it is told, in one form for Stasis and for AGI.
 
-`dialplan/fairdial.conf` reads the answer from one variable, `FAIRDIAL_ANSWER`, and unpacks it into the
-variables that engineers see (dialplan/README.md). One variable, because each costs a request.
+The answer is one extension of the context `fairdial-told`, to which the channel is sent and which unpacks it
+into the variables that engineers see (dialplan/README.md). A variable set over ARI would do the same, but
+Asterisk 22 then refuses functions such as DB() to the rest of that call's dialplan.
 """
 
 from dataclasses import dataclass
@@ -14,6 +15,10 @@ from fairdial.policy.outcomes import OUTCOMES
 RING_S = 120
 RING_MAX_S = 600
 _DIALLED_MAX = 80
+_LINE_MAX = 80
+EXTENSION_CHARS_MAX = 79
+"""AST_MAX_EXTENSION of Asterisk, less the closing zero."""
+CONTEXT = "fairdial-told"
 
 
 class MalformedRequest(ValueError):
@@ -22,8 +27,8 @@ class MalformedRequest(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """result: ALLOW, REFUSE or FAILED. limit_s None: no end is held; lease_s is for the caller's leg
-    before answer: ring time + limit.
+    """result: ALLOW, REFUSE or FAILED. number: what to dial, "" where that is what was asked for.
+    limit_s None: no end is held; lease_s is for the caller's leg before answer: ring time + limit.
     """
 
     result: str
@@ -33,10 +38,12 @@ class Answer:
     limit_s: int | None = None
     lease_s: int | None = None
     prompt: str = ""
-    decision: str = ""
 
     def packed(self) -> str:
-        """The value of FAIRDIAL_ANSWER: fields in the order in which `fairdial.conf` unpacks them."""
+        """The extension in `fairdial-told`: fields in the order in which it is unpacked.
+
+        At most EXTENSION_CHARS_MAX long; Asterisk would cut the rest off.
+        """
         fields = (
             self.result,
             self.reason,
@@ -45,9 +52,8 @@ class Answer:
             self.limit_s,
             self.lease_s,
             self.prompt,
-            self.decision,
         )
-        return ",".join("" if field is None else str(field) for field in fields)
+        return "*".join("" if field is None else str(field) for field in fields)
 
 
 def asked_from(
@@ -61,7 +67,6 @@ def asked_from(
     line: str = "",
     caller: str = "",
     sip_call_id: str = "",
-    switch: str = "",
 ) -> Asked:
     """A request out of the words that the dialplan passed. Raises MalformedRequest.
 
@@ -75,17 +80,18 @@ def asked_from(
         raise MalformedRequest(f"kind {kind[:40]!r} is unknown; write one of {known}") from None
     if not attempt.isascii() or not attempt.isdigit() or len(attempt) > 6:
         raise MalformedRequest(f"attempt {attempt[:40]!r} is not a count")
-    if ring_s and not (ring_s.isascii() and ring_s.isdigit() and 1 <= int(ring_s[:9]) <= RING_MAX_S):
+    if ring_s and not _is_ring_time(ring_s):
         raise MalformedRequest(f"FAIRDIAL_RING {ring_s[:40]!r} is not 1 to {RING_MAX_S} seconds")
     if not channel_id or len(channel_id) > 150:
         raise MalformedRequest("the channel has no usable id")
-    prefix = f"{switch}:" if switch else ""
+    if len(line or endpoint) > _LINE_MAX:
+        raise MalformedRequest(f"line {(line or endpoint)[:40]!r}... is longer than {_LINE_MAX} characters")
     return Asked(
-        call_id=f"{prefix}{channel_id}-{attempt}",
+        call_id=f"{channel_id}-{attempt}",
         kind=known_kind,
         # Cut, not refused: the classification says what is wrong with it, and it must be recorded.
         dialled=number[:_DIALLED_MAX],
-        line_id=(line or endpoint)[:80],
+        line_id=line or endpoint,
         channel=channel_id,
         ring_s=int(ring_s) if ring_s else RING_S,
         caller=caller[:80],
@@ -93,19 +99,19 @@ def asked_from(
     )
 
 
+def _is_ring_time(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= 9 and 1 <= int(text) <= RING_MAX_S
+
+
 def answer_to(asked: Asked, outcome: Verdict | Failed) -> Answer:
     """The answer that tells the dialplan of a verdict."""
     if isinstance(outcome, Failed):
         told = OUTCOMES[outcome.reason]
-        return Answer("FAILED", outcome.reason, told.cause, decision=asked.call_id)
+        return Answer("FAILED", outcome.reason, told.cause)
     decision = outcome.decision
     told = OUTCOMES[decision.reason]
-    number = outcome.number.e164 or asked.dialled
+    number = outcome.number.e164 or ""
     if isinstance(decision, Allow):
         lease_s = None if decision.granted_s is None else asked.ring_s + decision.granted_s
-        return Answer(
-            "ALLOW", decision.reason, 0, number, decision.granted_s, lease_s, decision=asked.call_id
-        )
-    # What was dialled may hold anything; a refused dial is not told a number that it could dial.
-    safe = outcome.number.e164 or ""
-    return Answer("REFUSE", decision.reason, told.cause, safe, None, None, told.prompt, asked.call_id)
+        return Answer("ALLOW", decision.reason, told.cause, number, decision.granted_s, lease_s)
+    return Answer("REFUSE", decision.reason, told.cause, number, prompt=told.prompt)

@@ -83,7 +83,7 @@ class Logs(_Section):
 class Config(_Section):
     """The whole configuration.
 
-    switch: a name for this Asterisk, needed where several share a ledger; it prefixes call ids.
+    switch: the systemname of this Asterisk (asterisk.conf), needed where several share a ledger.
     policies: folder of policy files. prefixes: the operator's own number table, None for the shipped one.
     control: the Unix socket on which the command line talks to a running server.
     reconcile_every_s: how often the switch is compared with the ledger.

@@ -121,10 +121,10 @@ class Service:
             desk,
             self._set_lease,
             self._clock,
-            DialRules(config.desk.renew_lead_s, config.switch),
+            DialRules(config.desk.renew_lead_s),
         )
         self.agi = FastAgiServer(
-            {"authorise": authorise_route(self.dials.begin, config.switch)},
+            {"authorise": authorise_route(self.dials.begin)},
             host=config.agi.host,
             port=config.agi.port,
             allowed_peers=config.agi.allowed_peers,
@@ -207,7 +207,8 @@ class Service:
                 log.error("reconcile_failed", error=str(error))
 
     def _is_ours(self, grant: Grant) -> bool:
-        prefix = f"{self._config.switch}:" if self._config.switch else ""
+        # With systemname set, Asterisk begins each channel id with it.
+        prefix = f"{self._config.switch}-" if self._config.switch else ""
         return grant.call_id.startswith(prefix)
 
 

@@ -4,7 +4,8 @@ Runs at start, after each reconnect and periodically. Rests only on a listing of
 succeeded, and on grants that were live before that listing was asked for: unknown is not absent.
 """
 
-from collections.abc import Callable, Mapping
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, TypeVar
 
 import structlog
@@ -16,6 +17,9 @@ from fairdial.policy.periods import MS_PER_S, whole_seconds
 
 log = structlog.get_logger(__name__)
 
+AT_ONCE = 64
+"""Grants that are looked after at the same time: a restart with a thousand calls must not take them in
+turn, nor flood the switch with requests."""
 
 Channel = TypeVar("Channel")
 
@@ -46,26 +50,49 @@ async def reconcile(
     """One pass; returns how many grants it settled. `belongs`: whether a grant is of this switch.
 
     A grant whose channels are gone ended unseen. It is settled, marked as estimated, with the time that
-    it can have talked at most: until its lease ended or until now, whichever came first.
+    it can have talked at most: until its lease ended or until now, whichever came first. A grant that
+    fails spoils no other; the first failure is raised when all were looked after.
     """
     before = clock.now()
     live = [grant for grant in await desk.ledger.live_grants() if belongs(grant)]
     up = await follower.channels()
     await follower.refresh(up, before)
+    loose = [
+        grant
+        for grant in live
+        if not follower.follows(grant.call_id) and grant.authorised_ms <= before.wall_ms
+    ]
     settled = 0
-    for grant in live:
-        if follower.follows(grant.call_id) or grant.authorised_ms > before.wall_ms:
-            continue
-        channels = [
-            channel for channel in (grant.channel, grant.leg) if channel is not None and channel in up
-        ]
-        if channels:
-            log.info("call_adopted", call=grant.call_id)
-            await follower.adopt(grant, {channel: up[channel] for channel in channels})
-        else:
-            await _settle_unseen(desk, grant, clock.now())
-            settled += 1
+    failures: list[BaseException] = []
+    for first in range(0, len(loose), AT_ONCE):
+        results = await asyncio.gather(
+            *(_look_after(desk, follower, clock, grant, up) for grant in loose[first : first + AT_ONCE]),
+            return_exceptions=True,
+        )
+        settled += sum(result is True for result in results)
+        failures += [result for result in results if isinstance(result, BaseException)]
+    _tell(failures)
     return settled
+
+
+async def _look_after(
+    desk: Desk, follower: Follower[Channel], clock: Clock, grant: Grant, up: Mapping[str, Channel]
+) -> bool:
+    """Whether the grant was settled."""
+    channels = [channel for channel in (grant.channel, grant.leg) if channel is not None and channel in up]
+    if not channels:
+        await _settle_unseen(desk, grant, clock.now())
+        return True
+    log.info("call_adopted", call=grant.call_id)
+    await follower.adopt(grant, {channel: up[channel] for channel in channels})
+    return False
+
+
+def _tell(failures: Sequence[BaseException]) -> None:
+    for failure in failures[1:]:
+        log.error("reconcile_failed_further", error=str(failure))
+    if failures:
+        raise failures[0]
 
 
 async def _settle_unseen(desk: Desk, grant: Grant, now: Moment) -> None:

@@ -104,6 +104,23 @@ class Server:
         """Whether the process lives."""
         return self._process is not None and self._process.returncode is None
 
+    @property
+    def pid(self) -> int:
+        """Process id of the running server."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def status(self) -> int | None:
+        """Exit status of the last run; None while it lives."""
+        return None if self._process is None else self._process.returncode
+
+    async def ended(self) -> int:
+        """Wait until the process ends by itself; its exit status."""
+        assert self._process is not None
+        async with asyncio.timeout(STOP_WITHIN_S):
+            return await self._process.wait()
+
     async def launch(self) -> None:
         """Start the process and wait until it serves calls. Raises TestbedError with its last words."""
         with self.log_path.open("ab") as output:

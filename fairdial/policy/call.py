@@ -115,7 +115,8 @@ def _leg_gone(state: Talking, event: LegEnded) -> State:
     legs = state.legs - {event.leg}
     if legs:
         return replace(state, legs=legs)
-    talked_ms = state.talked_ms + event.at_ms - state.since_ms
+    # An end that is told with an earlier time than the answer (a listing from before it) adds nothing.
+    talked_ms = state.talked_ms + max(0, event.at_ms - state.since_ms)
     return Paused(state.granted_s, talked_ms) if state.caller_up else _ended(talked_ms, state.granted_s)
 
 

@@ -5,6 +5,7 @@ left of each allowance; the longest call. The first rule that refuses is the rea
 reads a clock or a store, so equal inputs give equal decisions.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,7 +13,14 @@ from fairdial.policy.account import Account, Dial, Kind, Line, MeterWindow, Snap
 from fairdial.policy.document import Policy
 from fairdial.policy.numbers import Number, NumberClass
 from fairdial.policy.outcomes import Reason
-from fairdial.policy.periods import Window, largest_grant_s, most_in_window_s, windows_over, zone_named
+from fairdial.policy.periods import (
+    MS_PER_S,
+    Window,
+    largest_grant_s,
+    most_in_window_s,
+    windows_over,
+    zone_named,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +78,9 @@ class Verdict:
 class GrantRules:
     """How the last minutes of an allowance are shared among calls.
 
-    useful_s: no grant is shorter while more than that is left; a rest below it goes out whole.
-    slice_s: the largest grant where calls share what is left; it is renewed during the call.
+    useful_s: no grant is shorter while that much is left; a rest below it goes out whole.
+    slice_s: the largest grant while calls share the last minutes, which are LAST_SLICES of these; it is
+        renewed during the call.
     """
 
     useful_s: int = 10
@@ -84,6 +93,10 @@ class GrantRules:
             )
 
 
+LAST_SLICES = 16
+"""Where more slices than this are left, a grant is that part of what is left instead of a slice: hours that
+remain are not handed out by the minute, as each lease that ends early is a call that a crash would cut."""
+
 ALWAYS = Clause("fairdial", "1", "always")
 """Rules that hold under every policy: emergency, known line, valid number (CLAUSES.md, reading rules)."""
 
@@ -91,7 +104,12 @@ ALWAYS = Clause("fairdial", "1", "always")
 _PUBLIC = frozenset({Kind.OUTBOUND, Kind.CALLBACK, Kind.COLLECT})
 # Kinds whose destination is an extension of the switch, whatever number it looks like.
 _ON_SWITCH = frozenset({Kind.INTERNAL, Kind.VOICEMAIL, Kind.CONFERENCE})
-_LONGEST_HORIZON_S = 86_400
+LONGEST_HORIZON_S = 86_400
+"""The longest single grant, for kinds whose calls the policy does not limit; it is renewed."""
+
+# What may stand in an extension or a number that is handed back to the dialplan: whatever could end a
+# dial string or a field of the answer is not among it.
+_DIALLABLE = re.compile(r"[0-9A-Za-z+*#._-]+")
 
 
 def is_emergency(kind: Kind, number: Number) -> bool:
@@ -113,8 +131,8 @@ def number_for(kind: Kind, classified: Number) -> Number:
 def meters_at(account: Account, policy: Policy, dial: Dial) -> tuple[MeterWindow, ...]:
     """The meters, still empty, in whose windows this dial can fall; the ledger fills in what they hold."""
     zone = zone_named(account.zone)
-    longest_s = policy.longest_call_s(dial.kind) or _LONGEST_HORIZON_S
-    until_ms = dial.at_ms + (dial.ring_s + longest_s) * 1000
+    longest_s = policy.longest_call_s(dial.kind) or LONGEST_HORIZON_S
+    until_ms = dial.at_ms + (dial.ring_s + longest_s) * MS_PER_S
     return tuple(
         MeterWindow(allowance.name, window, allowance.limit_s)
         for allowance in policy.meters_for(dial.kind)
@@ -137,7 +155,8 @@ def decide(
         return Refuse(standing or Reason.LINE_UNKNOWN, ALWAYS, account.id if account else None)
     if policy is None:
         return Refuse(Reason.POLICY_MISSING, ALWAYS, account.id)
-    if dial.kind in _PUBLIC and number.number_class is NumberClass.INVALID:
+    unreadable = dial.kind in _PUBLIC and number.number_class is NumberClass.INVALID
+    if unreadable or not _DIALLABLE.fullmatch(dial.dialled):
         return Refuse(Reason.NUMBER_INVALID, ALWAYS, account.id)
     uncovered = _coverage(dial.kind, number, policy)
     if uncovered is not None:
@@ -175,13 +194,14 @@ def _grant(
     sized = size_grant(dial.at_ms, dial.ring_s, longest_s, meters, rules)
     clause_of = {allowance.name: _clause(policy, allowance.clause) for allowance in policy.allowances}
     if isinstance(sized, Short):
-        reason = Reason.ALLOWANCE_RESERVED if sized.meter.reserved_s else Reason.ALLOWANCE_USED_UP
+        held = sized.meter.used_s < (sized.meter.limit_s or 0)
+        reason = Reason.ALLOWANCE_RESERVED if held else Reason.ALLOWANCE_USED_UP
         return Refuse(reason, clause_of[sized.meter.allowance], account.id)
     limited = [meter for meter in meters if meter.limit_s is not None]
     if limited:
         reason, clause = Reason.WITHIN_ALLOWANCE, clause_of[limited[0].allowance]
     elif meters:
-        reason, clause = Reason.COVERED, _clause(policy, policy.classes.clause)
+        reason, clause = Reason.COVERED, clause_of[meters[0].allowance]
     else:
         reason, clause = Reason.NOT_COUNTED, _clause(policy, policy.kinds.clause)
     return Allow(reason, clause, account.id, sized.granted_s, longest_s, sized.holds)
@@ -207,13 +227,13 @@ def size_grant(
 ) -> Sized | Short:
     """The largest grant up to `longest_s` that the meters allow, for a call answered within `ring_s` of now.
 
-    All of it while at least a slice stays free for other calls; a slice where calls share what is
-    left; never a rest that would be too short to be useful to the next call.
+    All of it while at least a slice stays free for other calls; a share where calls share what is left
+    (`GrantRules`); never a rest that would be too short to be useful to the next call.
     """
     limited = [meter for meter in meters if meter.room_s is not None]
     if longest_s is None and not limited:
         return Sized(None, tuple(Hold(meter.allowance, meter.window, None, 0) for meter in meters))
-    wanted_s = longest_s or _LONGEST_HORIZON_S
+    wanted_s = longest_s or LONGEST_HORIZON_S
     granted_s = wanted_s
     for meter in limited:
         room_s = meter.room_s or 0
@@ -221,7 +241,8 @@ def size_grant(
         if fits_s == 0:
             return Short(meter)
         granted_s = min(granted_s, fits_s)
-    return Sized(granted_s, tuple(_hold(meter, now_ms, ring_s, granted_s) for meter in meters))
+    holds = (_hold(meter, now_ms, ring_s, granted_s) for meter in meters)
+    return Sized(granted_s, tuple(hold for hold in holds if hold.hold_s))
 
 
 def _hold(meter: MeterWindow, now_ms: int, ring_s: int, granted_s: int) -> Hold:
@@ -232,7 +253,7 @@ def _hold(meter: MeterWindow, now_ms: int, ring_s: int, granted_s: int) -> Hold:
 def _share_s(room_s: int, wanted_s: int, rules: GrantRules) -> int:
     if room_s - wanted_s >= rules.slice_s:
         return wanted_s
-    share_s = max(rules.useful_s, min(rules.slice_s, room_s // 4))
+    share_s = max(rules.useful_s, min(room_s // 4, max(rules.slice_s, room_s // LAST_SLICES)))
     return room_s if room_s - share_s < rules.useful_s else share_s
 
 

@@ -5,6 +5,7 @@ file, which key, what is wrong and how to mend it, all of them at once. Reading 
 the caller: this module sees text.
 """
 
+import json
 import tomllib
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -107,18 +108,27 @@ def parse_policy(text: str, where: str) -> Policy:
     except tomllib.TOMLDecodeError as error:
         raise PolicyError(where, [f"not TOML: {error}"]) from error
     try:
-        # Through JSON mode: TOML knows neither sets nor enums, and "strict" would refuse its lists.
-        return Policy.model_validate(document, strict=False)
+        # Through JSON: TOML knows neither sets nor enums, which strict validation takes from JSON's lists
+        # and strings alone; and without strictness `limit_s = true` would be one second.
+        return Policy.model_validate_json(json.dumps(document, default=str))
     except ValidationError as error:
-        raise PolicyError(where, [_fault(fault) for fault in error.errors()]) from error
+        raise PolicyError(where, [_fault(fault) for fault in error.errors() if _tells(fault)]) from error
+
+
+def _tells(fault: Mapping[str, Any]) -> bool:
+    # Where a list or a word may stand, a faulty list fails as a word as well.
+    return not (fault["type"] == "literal_error" and isinstance(fault["input"], list))
 
 
 def _fault(fault: Mapping[str, Any]) -> str:
-    key = ".".join(str(part) for part in fault["loc"]) or "document"
+    # Parts such as "frozenset[...]" and "[key]" are pydantic's, not the operator's.
+    key = ".".join(str(part) for part in fault["loc"] if "[" not in str(part)) or "document"
     match fault["type"]:
         case "missing":
             return f"{key}: missing; write it"
         case "extra_forbidden":
             return f"{key}: no such key; remove it or correct its spelling"
+        case "value_error":
+            return f"{key}: {fault['ctx']['error']}"
         case _:
-            return f"{key}: {fault['msg']} (found {fault['input']!r})"
+            return f"{key}: {fault['msg']} (found {fault['input']!r:.80})"

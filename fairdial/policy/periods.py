@@ -7,7 +7,7 @@ meters exist and what they limit.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -43,24 +43,30 @@ def zone_named(name: str) -> ZoneInfo:
 
 def window_at(period: Period, zone: ZoneInfo, at_ms: int) -> Window:
     """The window of `period` that holds the instant `at_ms`, in local time of `zone`."""
-    local = datetime.fromtimestamp(at_ms / MS_PER_S, tz=UTC).astimezone(zone)
-    day = local.date()
-    match period:
-        case Period.DAY:
-            first, following = day, day + timedelta(days=1)
-        case Period.MONTH:
-            first = day.replace(day=1)
-            following = (first + timedelta(days=32)).replace(day=1)
-    return Window(
-        _midnight_ms(first.year, first.month, first.day, zone),
-        _midnight_ms(following.year, following.month, following.day, zone),
-    )
+    first = _first_day(period, datetime.fromtimestamp(at_ms // MS_PER_S, tz=UTC).astimezone(zone).date())
+    while at_ms < _midnight_ms(first, zone):
+        first = _first_day(period, first - timedelta(days=1))
+    end_ms = _midnight_ms(_following(period, first), zone)
+    # Clocks that go back across midnight (00:01 to 23:01) show a date again that has ended already, and
+    # days that a zone skips have no length: both belong to the period after.
+    while at_ms >= end_ms:
+        first = _following(period, first)
+        end_ms = _midnight_ms(_following(period, first), zone)
+    return Window(_midnight_ms(first, zone), end_ms)
 
 
-def _midnight_ms(year: int, month: int, day: int, zone: ZoneInfo) -> int:
+def _first_day(period: Period, day: date) -> date:
+    return day if period is Period.DAY else day.replace(day=1)
+
+
+def _following(period: Period, first: date) -> date:
+    return first + timedelta(days=1) if period is Period.DAY else (first + timedelta(days=32)).replace(day=1)
+
+
+def _midnight_ms(day: date, zone: ZoneInfo) -> int:
     # A midnight that the clocks skip (DST at 00:00) maps to the instant of the jump; one that happens
     # twice maps to the first: both are where that local date begins.
-    return int(datetime(year, month, day, tzinfo=zone).timestamp()) * MS_PER_S
+    return int(datetime(day.year, day.month, day.day, tzinfo=zone).timestamp()) * MS_PER_S
 
 
 def windows_over(period: Period, zone: ZoneInfo, start_ms: int, end_ms: int) -> tuple[Window, ...]:

@@ -67,10 +67,16 @@ LINES = tuple(Line(name, accountcode=name, context="phones") for name in ("alice
 
 @asynccontextmanager
 async def running_spine(
-    installation: Installation, directory: Path, settings: Mapping[str, object] | None = None
+    installation: Installation,
+    directory: Path,
+    settings: Mapping[str, object] | None = None,
+    plan: tuple[str, dict[str, str]] | None = None,
 ) -> AsyncIterator[Spine]:
-    """The whole call path; nothing may be left over at its end: no channel, no grant, no followed call."""
-    extensions, files = dialplan()
+    """The whole call path; nothing may be left over at its end: no channel, no grant, no followed call.
+
+    `settings` are further lines of the configuration; `plan` replaces the project's own dialplan.
+    """
+    extensions, files = plan or dialplan()
     async with (
         Switch.start(installation, extensions, files=files, lines=LINES) as switch,
         Carrier.start(switch) as carrier,

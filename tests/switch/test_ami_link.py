@@ -88,7 +88,7 @@ async def call(switch: Switch, extension: str) -> list[list[str]]:
 
 async def until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
     async with asyncio.timeout(timeout_s):
-        while not condition():  # noqa: ASYNC110 - the link has no event for losing its connection
+        while not condition():
             await asyncio.sleep(0.01)
 
 

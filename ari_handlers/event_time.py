@@ -1,0 +1,52 @@
+"""When an event happened, told from when it was read.
+
+A call's length must not depend on how long its events waited to be read: a process that was held up
+reads the answer and the end of a call in the same millisecond. Each event carries the switch's wall
+clock; its age is our wall clock less that. The age is taken off the moment of reading, on both clocks.
+A clock that is set on the machine of both cancels out, as the age is not changed by it. Where the switch
+is another machine, the smallest age of the last minutes is how far the two clocks are apart.
+"""
+
+from datetime import datetime
+
+from fairdial.clock import Moment
+
+BUCKET_MS = 60_000
+AGE_MAX_MS = 3_600_000
+"""An age beyond this is a clock that was set between event and reading, not a delay."""
+
+
+class EventTime:
+    """Translates timestamps of one switch. Make a new one for each connection."""
+
+    def __init__(self) -> None:
+        self._bucket_began_ms: int | None = None
+        self._smallest_ms = 0
+        self._smallest_before_ms: int | None = None
+
+    def happened(self, timestamp: str, read: Moment) -> Moment:
+        """The moment of an event with that timestamp (ISO 8601 with offset), read at `read`.
+
+        Never later than `read`. A timestamp that cannot be understood counts as "now".
+        """
+        try:
+            stamped_ms = round(datetime.fromisoformat(timestamp).timestamp() * 1000)
+        except ValueError:
+            return read
+        age_ms = read.wall_ms - stamped_ms
+        delay_ms = age_ms - self._apart_ms(age_ms, read.mono_ms)
+        if delay_ms > AGE_MAX_MS:
+            return read
+        return Moment(read.wall_ms - delay_ms, read.mono_ms - delay_ms)
+
+    def _apart_ms(self, age_ms: int, mono_ms: int) -> int:
+        """How far the clocks are apart: the smallest age in this and the last bucket of time."""
+        if self._bucket_began_ms is None:
+            self._bucket_began_ms, self._smallest_ms = mono_ms, age_ms
+        elif mono_ms - self._bucket_began_ms >= BUCKET_MS:
+            # A smallest age that is for ever would follow clocks that drift apart only in one direction.
+            self._smallest_before_ms = self._smallest_ms
+            self._bucket_began_ms, self._smallest_ms = mono_ms, age_ms
+        self._smallest_ms = min(self._smallest_ms, age_ms)
+        before_ms = self._smallest_ms if self._smallest_before_ms is None else self._smallest_before_ms
+        return min(self._smallest_ms, before_ms)
