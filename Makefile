@@ -32,6 +32,6 @@ demo: venv
 serve: venv
 	$(PYTHON) -m testbed.demo --stay
 
-## make bench   what FairDial adds, beside the bare switch
+## make bench   what FairDial adds, beside the bare switch (BENCH="--rate 50 --seconds 10")
 bench: venv
-	$(PYTHON) -m benchmarks.setup_time
+	$(PYTHON) -m benchmarks.setup_time $(BENCH)

@@ -115,7 +115,7 @@ class Client:
         self._connected = asyncio.Event()
         self._socket: Socket | None = None
         self._pending: dict[str, _Request] = {}
-        self._outbox: deque[tuple[str, bytes]] = deque()
+        self._outbox: deque[tuple[asyncio.Future[str], bytes]] = deque()
         self._outgoing = asyncio.Event()
         self._last_request = 0
         self._startup_time: str | None = None
@@ -183,7 +183,7 @@ class Client:
         try:
             async with asyncio.timeout(self.settings.request_timeout_s * 2):
                 connection = await self._connect(session)
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+        except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
             log.warning("ari_connect_failed", url=self.settings.url, error=_told(error))
             return False
         begun_s = asyncio.get_running_loop().time()
@@ -198,8 +198,9 @@ class Client:
                 await connection.close()
             finally:
                 # A frozen peer takes no more bytes, and asyncio would keep the socket until it did.
-                with contextlib.suppress(OSError):
-                    raw.shutdown(socket.SHUT_RDWR)
+                if raw is not None:
+                    with contextlib.suppress(OSError):
+                        raw.shutdown(socket.SHUT_RDWR)
         return asyncio.get_running_loop().time() - begun_s >= self.settings.heartbeat_s
 
     async def _connect(self, session: aiohttp.ClientSession) -> Socket:
@@ -239,7 +240,9 @@ class Client:
             log.error("ari_greeting_failed", error=str(error))
             await connection.close()
             return
-        restarted = self._startup_time not in (None, startup_time)
+        if self._startup_time is None:
+            self._startup_time = startup_time
+        restarted = self._startup_time != startup_time
         self._connected.set()
         log.info("ari_connected", url=self.settings.url, app=self.settings.app, asterisk_since=startup_time)
         if restarted:
@@ -349,7 +352,7 @@ class Client:
             self._pending.pop(request_id, None)
 
         answer.add_done_callback(forget)
-        self._outbox.append((request_id, _frame(request_id, method, path, query or {}, body)))
+        self._outbox.append((answer, _frame(request_id, method, path, query or {}, body)))
         self._outgoing.set()
         return answer
 
@@ -363,9 +366,9 @@ class Client:
         """The only one that writes requests: in order, and no faster than Asterisk takes them."""
         while True:
             while self._outbox:
-                request_id, frame = self._outbox.popleft()
-                if request_id not in self._pending:
-                    continue
+                answer, frame = self._outbox.popleft()
+                if answer.done():
+                    continue  # given up
                 try:
                     await connection.send_frame(frame, aiohttp.WSMsgType.TEXT)
                 except (OSError, aiohttp.ClientError) as error:

@@ -119,10 +119,6 @@ def channel_ids(event: CallEvent) -> tuple[str, ...]:
     return (event.channel.id,)
 
 
-class _Listed(msgspec.Struct, frozen=True):
-    channel_ids: tuple[str, ...]
-
-
 class _Status(msgspec.Struct, frozen=True):
     startup_time: str
 
@@ -140,7 +136,6 @@ class _SystemInfo(msgspec.Struct, frozen=True):
 
 
 _channels = msgspec.json.Decoder(tuple[ChannelInfo, ...])
-_listed = msgspec.json.Decoder(_Listed)
 _status = msgspec.json.Decoder(_StatusInfo)
 _system = msgspec.json.Decoder(_SystemInfo)
 
@@ -151,11 +146,6 @@ _system = msgspec.json.Decoder(_SystemInfo)
 def decode_channels(body: str) -> tuple[ChannelInfo, ...]:
     """Body of `GET /channels`."""
     return _decode(_channels, body)
-
-
-def decode_followed(body: str) -> frozenset[str]:
-    """Ids of followed channels in the body of `GET /applications/{app}`."""
-    return frozenset(_decode(_listed, body).channel_ids)
 
 
 def decode_startup_time(body: str) -> str:

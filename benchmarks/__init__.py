@@ -1,0 +1,1 @@
+"""What FairDial adds, measured beside the bare switch in the same run."""

@@ -14,10 +14,11 @@ from typing import Any
 import structlog
 
 from fairdial.clock import Clock, Moment
-from fairdial.ledger.contract import Grant, Ledger, LedgerError, LedgerUnavailable
-from fairdial.policy.account import Account, Dial, Kind, MeterWindow, Snapshot
+from fairdial.ledger.contract import Grant, IdempotencyConflict, Ledger, LedgerError, LedgerUnavailable
+from fairdial.policy.account import Account, Dial, Kind, MeterWindow, Snapshot, Standing
 from fairdial.policy.decide import (
     EMERGENCY,
+    LONGEST_HORIZON_S,
     Allow,
     GrantRules,
     Refuse,
@@ -31,13 +32,19 @@ from fairdial.policy.decide import (
     size_grant,
 )
 from fairdial.policy.document import Policy
-from fairdial.policy.numbers import Habit, Numbering
-from fairdial.policy.outcomes import OUTCOMES, Reason
+from fairdial.policy.numbers import Habit, Number, Numbering
+from fairdial.policy.outcomes import OUTCOMES, UNDECIDED, Reason
 
 log = structlog.get_logger(__name__)
 
 UNDOING_MAX = 10_000
 """Takings-back that may be under way at once; past it a grant stays until its call is reconciled."""
+
+CLOSE_WITHIN_S = 5.0
+"""For the takings-back that are under way when the desk closes; what is left stays until reconciled."""
+
+HABITS_MAX = 256
+"""Dialling habits of lines that are remembered, to know their emergency numbers when the store is down."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +97,7 @@ class Desk:
         self._clock = clock
         self._rules = rules
         self._habit = Habit(region=rules.region)
+        self._habits = {self._habit}
         self._undoing: set[asyncio.Task[None]] = set()
 
     async def authorise(self, asked: Asked) -> Verdict | Failed:
@@ -97,47 +105,55 @@ class Desk:
         dial = self._dial(asked, self._clock.now())
         number = self.numbering.classify(asked.dialled, self._habit)
         if is_emergency(asked.kind, number):
-            verdict = Verdict(number, EMERGENCY)
-            self._in_background(self._keep_record(dial, verdict), dial.call_id)
-            return verdict
+            return self._let_through(dial, number)
+        # One set of policies for the whole decision, also if they are replaced meanwhile.
+        policies = self.policies
         try:
             async with asyncio.timeout(self._rules.answer_within_s):
                 verdict = await self.ledger.authorise(
                     dial,
-                    lambda account: self._plan(account, dial),
-                    lambda snapshot: self._judge(dial, snapshot),
+                    lambda account: _plan(policies, account, dial),
+                    lambda snapshot: self._judge(policies, dial, snapshot),
                 )
         except TimeoutError:
-            self._take_back(dial.call_id)
+            self.take_back(dial.call_id)
             return self._failed(Reason.TOO_LATE, dial)
         except asyncio.CancelledError:
-            self._take_back(dial.call_id)
+            self.take_back(dial.call_id)
             raise
         except LedgerUnavailable as error:
             return self._failed(Reason.STORE_UNAVAILABLE, dial, error=str(error))
-        except LedgerError as error:
+        except IdempotencyConflict as error:
             return self._failed(Reason.REQUEST_MALFORMED, dial, error=str(error))
-        if verdict.decision.reason is Reason.POLICY_MISSING:
-            return self._failed(Reason.POLICY_MISSING, dial, account=verdict.decision.account_id)
+        except Exception as error:
+            # A decision that fails on its data must end in the failure rule, not in a call that waits.
+            return self._failed(Reason.DECISION_FAILED, dial, error=repr(error))
+        if verdict.decision.reason in UNDECIDED:
+            return self._failed(verdict.decision.reason, dial, account=verdict.decision.account_id)
         return verdict
 
     async def check(self, asked: Asked, at_ms: int | None = None) -> Verdict:
         """The verdict that a dial would get at `at_ms` (now if None), without one. Raises LedgerError."""
         now = self._clock.now()
         dial = self._dial(asked, now if at_ms is None else Moment(at_ms, now.mono_ms))
-        snapshot = await self.ledger.snapshot(dial.line_id, lambda account: self._plan(account, dial))
-        return self._judge(dial, snapshot)
+        policies = self.policies
+        snapshot = await self.ledger.snapshot(dial.line_id, lambda account: _plan(policies, account, dial))
+        return self._judge(policies, dial, snapshot)
 
     async def answered(self, call_id: str, leg: str, at: Moment) -> Grant:
         """Note that `leg` answered. Raises LedgerError."""
         return await self.ledger.answered(call_id, leg, at.wall_ms)
 
     async def renew(self, call_id: str, lease_left_ms: int) -> Grant:
-        """Ask for more seconds for a call whose lease still holds for `lease_left_ms`. Raises LedgerError."""
+        """Ask for more seconds for a call whose lease still holds for `lease_left_ms`. Raises LedgerError.
+
+        The grant stays as it is where nothing is left, and where the account is no longer active.
+        """
         lease_end_ms = self._clock.now().wall_ms + lease_left_ms
+        policies = self.policies
         return await self.ledger.renew(
             call_id,
-            lambda grant, account: self._plan(account, _rest_of(grant, lease_end_ms)),
+            lambda grant, account: _plan_more(policies, account, _rest_of(grant, lease_end_ms)),
             lambda grant, meters: self._extend(grant, meters, lease_end_ms),
         )
 
@@ -147,12 +163,17 @@ class Desk:
 
     def take_back(self, call_id: str) -> None:
         """Release a grant whose dial will not be placed; done in the background, bounded."""
-        self._take_back(call_id)
+        self._in_background(self.ledger.release(call_id), call_id)
 
     async def close(self) -> None:
-        """Wait for what is being taken back or recorded."""
-        while self._undoing:
-            await asyncio.wait(self._undoing)
+        """Wait for what is being taken back or recorded, at most CLOSE_WITHIN_S."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + CLOSE_WITHIN_S
+        while self._undoing and (left_s := until - loop.time()) > 0:
+            await asyncio.wait(self._undoing, timeout=left_s)
+        for task in self._undoing:
+            task.cancel()
+        await asyncio.gather(*self._undoing, return_exceptions=True)
 
     def _dial(self, asked: Asked, at: Moment) -> Dial:
         return Dial(
@@ -167,32 +188,36 @@ class Desk:
             asked.sip_call_id,
         )
 
-    def _plan(self, account: Account, dial: Dial) -> tuple[MeterWindow, ...]:
-        policy = self.policies.get(account.policy)
-        return () if policy is None else meters_at(account, policy, dial)
-
-    def _judge(self, dial: Dial, snapshot: Snapshot) -> Verdict:
+    def _judge(self, policies: Mapping[str, Policy], dial: Dial, snapshot: Snapshot) -> Verdict:
         habit = snapshot.line.habit if snapshot.line else self._habit
+        if len(self._habits) < HABITS_MAX:
+            self._habits.add(habit)
         number = number_for(dial.kind, self.numbering.classify(dial.dialled, habit))
-        policy = self.policies.get(snapshot.account.policy) if snapshot.account else None
+        policy = policies.get(snapshot.account.policy) if snapshot.account else None
         return Verdict(number, decide(dial, number, snapshot, policy, self._rules.grants))
 
     def _extend(self, grant: Grant, meters: Sequence[MeterWindow], lease_end_ms: int) -> Sized | Short | None:
         granted_s = grant.granted_s or 0
-        rest_s = None if grant.longest_s is None else grant.longest_s - granted_s
-        if rest_s == 0:
+        rest_s = LONGEST_HORIZON_S if grant.longest_s is None else grant.longest_s - granted_s
+        if rest_s <= 0 or not meters:
+            # What no meter counts was granted whole at the start: no meters now means no right to more.
             return None
         return size_grant(lease_end_ms, 0, rest_s, meters, self._rules.grants)
 
-    def _failed(self, reason: Reason, dial: Dial, **facts: object) -> Failed:
+    def _failed(self, reason: Reason, dial: Dial, **facts: object) -> Verdict | Failed:
         log.error("no_decision", reason=reason, call=dial.call_id, line=dial.line_id, kind=dial.kind, **facts)
+        # The line may dial by another region's rules than the desk's, and nobody can look that up now:
+        # what is an emergency number for any line that was seen goes through.
+        for habit in tuple(self._habits):
+            number = self.numbering.classify(dial.dialled, habit)
+            if is_emergency(dial.kind, number):
+                return self._let_through(dial, number)
         return Failed(reason)
 
-    def _take_back(self, call_id: str) -> None:
-        self._in_background(self.ledger.release(call_id), call_id)
-
-    async def _keep_record(self, dial: Dial, verdict: Verdict) -> None:
-        await self.ledger.record(dial, verdict)
+    def _let_through(self, dial: Dial, number: Number) -> Verdict:
+        verdict = Verdict(number, EMERGENCY)
+        self._in_background(self.ledger.record(dial, verdict), dial.call_id)
+        return verdict
 
     def _in_background(self, work: Coroutine[Any, Any, None], call_id: str) -> None:
         if len(self._undoing) >= UNDOING_MAX:
@@ -208,6 +233,15 @@ class Desk:
             await work
         except LedgerError as error:
             log.error("background_work_failed", call=call_id, error=str(error))
+
+
+def _plan(policies: Mapping[str, Policy], account: Account, dial: Dial) -> tuple[MeterWindow, ...]:
+    policy = policies.get(account.policy)
+    return () if policy is None else meters_at(account, policy, dial)
+
+
+def _plan_more(policies: Mapping[str, Policy], account: Account, rest: Dial) -> tuple[MeterWindow, ...]:
+    return _plan(policies, account, rest) if account.standing is Standing.ACTIVE else ()
 
 
 def _rest_of(grant: Grant, from_ms: int) -> Dial:

@@ -80,6 +80,7 @@ class Operations:
             "hangup": self._hangup,
             "status": self._server_status,
             "grants": self._grants,
+            "grant": self._grant,
         }
 
     async def call(self, name: str, arguments: Mapping[str, Any]) -> Any:
@@ -170,6 +171,12 @@ class Operations:
             }
             for grant in await self._ledger.live_grants()
         ]
+
+    async def _grant(self, call: str) -> Json:
+        grant = await self._ledger.grant(call)
+        if grant is None:
+            raise OperationError(f"no grant for call {call!r}; `fairdial decisions` shows the ids")
+        return asdict(grant)
 
     async def _hangup(self, call: str) -> Json:
         if self._hang_up is None:

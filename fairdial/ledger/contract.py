@@ -33,12 +33,16 @@ class LedgerUnavailable(LedgerError):
     """The store cannot be written now (locked, full, closed, overloaded). Nothing was changed."""
 
 
+class LedgerSlow(LedgerUnavailable):
+    """The store did not confirm the step in time. It may have been done: repeat it to know."""
+
+
 class LedgerBusy(LedgerUnavailable):
     """More steps wait than the bound allows. Nothing was changed."""
 
 
 class IdempotencyConflict(LedgerError):
-    """The call id was used before, with another dial."""
+    """The call id was used before, with another dial, or its call is over."""
 
 
 class ConstraintViolated(LedgerError):
@@ -95,7 +99,7 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class DecisionRecord:
-    """A decision as it stands in the ledger."""
+    """A decision as it stands in the ledger. decision: allow, refuse, or undecided (the failure rule applied)."""
 
     call_id: str
     at_ms: int
@@ -138,8 +142,8 @@ class Ledger(Protocol):
     async def authorise(self, dial: Dial, plan: Plan, judge: Judge) -> Verdict:
         """Read the snapshot, decide, write the decision and, if an account's dial is allowed, the grant.
 
-        Repeated with the same dial: the first verdict again. Raises IdempotencyConflict,
-        LedgerUnavailable.
+        Repeated with the same dial while its grant lives: the first verdict again. Raises
+        IdempotencyConflict, LedgerUnavailable. `plan` and `judge` may run in another thread, and twice.
         """
         ...
 
@@ -157,8 +161,8 @@ class Ledger(Protocol):
 
     async def settle(self, call_id: str, used_s: int, ended_ms: int, *, estimated: bool = False) -> Grant:
         """Turn a grant into usage, split over its windows, and release the rest. Once: repeating it,
-        with any amount, returns the grant as first settled. At most the granted seconds are used.
-        Raises NotFound.
+        with any amount, returns the grant as first settled. At most the granted seconds are used, and in
+        no window more than is held there: what falls elsewhere counts where it was held. Raises NotFound.
         """
         ...
 
@@ -183,7 +187,9 @@ class Ledger(Protocol):
         ...
 
     async def add_account(self, account: Account) -> None:
-        """Repeating with the same contents changes nothing. Raises AlreadyExists."""
+        """Repeating with the same contents changes nothing, not even a standing that was set since.
+        Raises AlreadyExists.
+        """
         ...
 
     async def add_line(self, line: Line) -> None:

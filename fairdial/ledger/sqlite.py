@@ -2,8 +2,10 @@
 
 import sqlite3
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -23,14 +25,22 @@ from fairdial.ledger.contract import (
 )
 from fairdial.ledger.writer import Writer
 from fairdial.policy.account import Account, Dial, Kind, Line, MeterWindow, Snapshot, Standing
-from fairdial.policy.decide import Allow, Clause, Hold, Refuse, Sized, Verdict
+from fairdial.policy.decide import Allow, Clause, Decision, Hold, Refuse, Sized, Verdict
 from fairdial.policy.numbers import Habit, Number, NumberClass
-from fairdial.policy.outcomes import Reason
-from fairdial.policy.periods import Window, split_s
+from fairdial.policy.outcomes import UNDECIDED, Reason
+from fairdial.policy.periods import MS_PER_S, Window, fit_s, split_s
 
+# The columns are the fields of Grant, in order.
 _GRANT = """
-    SELECT g.*, d.line_id, d.kind, d.dialled, d.e164, d.limit_s AS longest_s
+    SELECT g.call_id, g.account_id, d.line_id, d.kind, d.dialled, d.e164, g.channel, g.state, g.granted_s,
+           d.limit_s, g.ring_s, g.authorised_ms, g.answered_ms, g.leg, g.ended_ms, g.used_s, g.estimated
       FROM grants g JOIN decisions d USING (call_id)
+"""
+# Those of DecisionRecord.
+_DECISION = """
+    SELECT call_id, at_ms, kind, line_id, account_id, dialled, e164, number_class, country, decision,
+           reason, clause_policy, clause_version, clause_id, granted_s, limit_s
+      FROM decisions
 """
 
 
@@ -68,22 +78,19 @@ class SqliteLedger:
     async def release(self, call_id: str) -> None:
         await self._writer.do(lambda db: _release(db, call_id))
 
+    # Reading goes past the writer: a long listing must not stand in a dial's way.
+
     async def live_grants(self) -> tuple[Grant, ...]:
-        return await self._writer.do(
-            lambda db: tuple(
-                _to_grant(row)
-                for row in db.execute(f"{_GRANT} WHERE state <> 'settled' ORDER BY authorised_ms")
-            )
-        )
+        return await self._writer.read(_live_grants)
 
     async def grant(self, call_id: str) -> Grant | None:
-        return await self._writer.do(lambda db: _find_grant(db, call_id))
+        return await self._writer.read(lambda db: _find_grant(db, call_id))
 
     async def decisions(self, account_id: str | None = None, limit: int = 100) -> tuple[DecisionRecord, ...]:
-        return await self._writer.do(lambda db: _decisions(db, account_id, limit))
+        return await self._writer.read(lambda db: _decisions(db, account_id, limit))
 
     async def snapshot(self, line_id: str, plan: Plan) -> Snapshot:
-        return await self._writer.do(lambda db: _snapshot(db, line_id, plan))
+        return await self._writer.read(lambda db: _snapshot(db, line_id, plan))
 
     async def add_account(self, account: Account) -> None:
         await self._writer.do(lambda db: _add_account(db, account))
@@ -95,15 +102,15 @@ class SqliteLedger:
         return await self._writer.do(lambda db: _set_standing(db, account_id, standing))
 
     async def accounts(self) -> tuple[Account, ...]:
-        return await self._writer.do(
+        return await self._writer.read(
             lambda db: tuple(_to_account(row) for row in db.execute("SELECT * FROM accounts ORDER BY id"))
         )
 
     async def lines(self, account_id: str | None = None) -> tuple[Line, ...]:
-        return await self._writer.do(lambda db: _lines(db, account_id))
+        return await self._writer.read(lambda db: _lines(db, account_id))
 
     async def sheet(self, account_id: str) -> AccountSheet:
-        return await self._writer.do(lambda db: _sheet(db, account_id))
+        return await self._writer.read(lambda db: _sheet(db, account_id))
 
 
 # --- the hot steps -------------------------------------------------------------------------------
@@ -134,8 +141,11 @@ def _repeat(db: sqlite3.Connection, row: sqlite3.Row, dial: Dial) -> Verdict:
         )
     number = Number(row["dialled"], row["e164"], NumberClass(row["number_class"]), row["country"])
     clause = Clause(row["clause_policy"], row["clause_version"], row["clause_id"])
-    if row["decision"] == "refuse":
+    if row["decision"] != "allow":
         return Verdict(number, Refuse(Reason(row["reason"]), clause, row["account_id"]))
+    if row["account_id"] is not None and not _need_grant(db, dial.call_id).live:
+        # Nothing is held for it any more, so it cannot be allowed once again.
+        raise IdempotencyConflict(f"call {dial.call_id} is over; a new dial needs a new call id")
     allow = Allow(
         Reason(row["reason"]),
         clause,
@@ -166,7 +176,7 @@ def _write_decision(db: sqlite3.Connection, dial: Dial, verdict: Verdict) -> Non
             number.country,
             dial.caller,
             dial.sip_call_id,
-            "allow" if isinstance(decision, Allow) else "refuse",
+            _word(decision),
             decision.reason,
             decision.clause.policy,
             decision.clause.version,
@@ -175,6 +185,12 @@ def _write_decision(db: sqlite3.Connection, dial: Dial, verdict: Verdict) -> Non
             decision.limit_s if isinstance(decision, Allow) else None,
         ),
     )
+
+
+def _word(decision: Decision) -> str:
+    if isinstance(decision, Allow):
+        return "allow"
+    return "undecided" if decision.reason in UNDECIDED else "refuse"
 
 
 def _write_grant(db: sqlite3.Connection, dial: Dial, allow: Allow) -> None:
@@ -205,9 +221,9 @@ def _reserve(db: sqlite3.Connection, call_id: str, account_id: str, holds: Seque
             ),
         )
         db.execute(
-            "INSERT INTO holds (call_id, account_id, allowance, start_ms, hold_s) VALUES (?, ?, ?, ?, ?)"
-            " ON CONFLICT DO UPDATE SET hold_s = hold_s + excluded.hold_s",
-            (call_id, account_id, hold.allowance, hold.window.start_ms, hold.hold_s),
+            "INSERT INTO holds (call_id, account_id, allowance, start_ms, end_ms, hold_s)"
+            " VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET hold_s = hold_s + excluded.hold_s",
+            (call_id, account_id, hold.allowance, hold.window.start_ms, hold.window.end_ms, hold.hold_s),
         )
 
 
@@ -239,33 +255,48 @@ def _settle(db: sqlite3.Connection, call_id: str, used_s: int, ended_ms: int, es
         return grant
     if grant.granted_s is not None:
         used_s = min(used_s, grant.granted_s)
-    start_ms = grant.answered_ms if grant.answered_ms is not None else grant.authorised_ms
-    by_allowance: dict[str, list[sqlite3.Row]] = {}
-    for hold in _holds(db, call_id):
-        by_allowance.setdefault(hold["allowance"], []).append(hold)
-    for holds in by_allowance.values():
+    start_ms = _talk_began_ms(grant, used_s, ended_ms, estimated)
+    endless = grant.granted_s is None
+    for _, same in groupby(_holds(db, call_id), key=itemgetter("allowance")):
+        holds = list(same)
         windows = [Window(hold["start_ms"], hold["end_ms"]) for hold in holds]
-        for hold, part_s in zip(holds, split_s(start_ms, used_s, windows), strict=True):
-            _use(db, hold, part_s)
+        bounds = [None if endless or hold["limit_s"] is None else hold["hold_s"] for hold in holds]
+        for hold, part_s in zip(holds, fit_s(split_s(start_ms, used_s, windows), bounds), strict=True):
+            _use(db, hold, part_s, endless)
     db.execute(
         "UPDATE grants SET state = 'settled', used_s = ?, ended_ms = ?, estimated = ? WHERE call_id = ?",
         (used_s, ended_ms, int(estimated), call_id),
     )
-    return _need_grant(db, call_id)
+    return replace(grant, state=GrantState.SETTLED, used_s=used_s, ended_ms=ended_ms, estimated=estimated)
 
 
-def _use(db: sqlite3.Connection, hold: sqlite3.Row, used_s: int) -> None:
-    key = (hold["account_id"], hold["allowance"], hold["start_ms"])
-    # Never more than was reserved, where there is a limit: what is past it was not granted.
-    counted_s = used_s if hold["limit_s"] is None else min(used_s, hold["hold_s"])
+def _talk_began_ms(grant: Grant, used_s: int, ended_ms: int, estimated: bool) -> int:
+    if grant.answered_ms is not None:
+        return grant.answered_ms
+    if estimated:
+        return grant.authorised_ms
+    # The note of the answer was lost; the end was seen.
+    return max(grant.authorised_ms, ended_ms - used_s * MS_PER_S)
+
+
+def _use(db: sqlite3.Connection, hold: sqlite3.Row, used_s: int, endless: bool) -> None:
+    key = (hold["account_id"], hold["allowance"], hold["start_ms"], hold["end_ms"])
+    if endless:
+        # Granted without an end while the meter had no limit. If it has got one since, what was
+        # talked is stored as that limit, as in `_reserve`.
+        db.execute(
+            "UPDATE meters SET limit_s = max(limit_s, used_s + reserved_s + ?)"
+            " WHERE account_id = ? AND allowance = ? AND start_ms = ? AND end_ms = ?",
+            (used_s, *key),
+        )
     db.execute(
         "UPDATE meters SET reserved_s = reserved_s - ?, used_s = used_s + ?, calls = calls + ?"
-        " WHERE account_id = ? AND allowance = ? AND start_ms = ?",
-        (hold["hold_s"], counted_s, 1 if counted_s else 0, *key),
+        " WHERE account_id = ? AND allowance = ? AND start_ms = ? AND end_ms = ?",
+        (hold["hold_s"], used_s, 1 if used_s else 0, *key),
     )
     db.execute(
-        "UPDATE holds SET used_s = ? WHERE call_id = ? AND allowance = ? AND start_ms = ?",
-        (counted_s, hold["call_id"], hold["allowance"], hold["start_ms"]),
+        "UPDATE holds SET used_s = ? WHERE call_id = ? AND allowance = ? AND start_ms = ? AND end_ms = ?",
+        (used_s, hold["call_id"], *key[1:]),
     )
 
 
@@ -297,8 +328,9 @@ def _filled(
     filled = []
     for meter in meters:
         row = db.execute(
-            "SELECT used_s, reserved_s FROM meters WHERE account_id = ? AND allowance = ? AND start_ms = ?",
-            (account_id, meter.allowance, meter.window.start_ms),
+            "SELECT used_s, reserved_s FROM meters"
+            " WHERE account_id = ? AND allowance = ? AND start_ms = ? AND end_ms = ?",
+            (account_id, meter.allowance, meter.window.start_ms, meter.window.end_ms),
         ).fetchone()
         filled.append(
             meter if row is None else MeterWindow(meter.allowance, meter.window, meter.limit_s, *row)
@@ -308,10 +340,15 @@ def _filled(
 
 def _holds(db: sqlite3.Connection, call_id: str) -> list[sqlite3.Row]:
     return db.execute(
-        "SELECT h.*, m.end_ms, m.limit_s FROM holds h JOIN meters m USING (account_id, allowance, start_ms)"
-        " WHERE call_id = ? ORDER BY allowance, start_ms",
+        "SELECT h.*, m.limit_s FROM holds h JOIN meters m USING (account_id, allowance, start_ms, end_ms)"
+        " WHERE call_id = ? ORDER BY allowance, start_ms, end_ms",
         (call_id,),
     ).fetchall()
+
+
+def _live_grants(db: sqlite3.Connection) -> tuple[Grant, ...]:
+    rows = db.execute(f"{_GRANT} WHERE g.state <> 'settled' ORDER BY g.authorised_ms, g.call_id")
+    return tuple(_to_grant(row) for row in rows)
 
 
 def _find_grant(db: sqlite3.Connection, call_id: str) -> Grant | None:
@@ -334,27 +371,23 @@ def _need_account(db: sqlite3.Connection, account_id: str) -> Account:
 
 
 def _decisions(db: sqlite3.Connection, account_id: str | None, limit: int) -> tuple[DecisionRecord, ...]:
-    rows = db.execute(
-        "SELECT * FROM decisions WHERE ?1 IS NULL OR account_id = ?1 ORDER BY at_ms DESC, call_id DESC LIMIT ?2",
-        (account_id, limit),
-    )
+    # Two statements, so that each runs along an index and stops at the limit.
+    newest_first = "ORDER BY at_ms DESC, call_id DESC LIMIT ?"
+    if account_id is None:
+        rows = db.execute(f"{_DECISION} {newest_first}", (limit,))
+    else:
+        rows = db.execute(f"{_DECISION} WHERE account_id = ? {newest_first}", (account_id, limit))
     return tuple(
-        DecisionRecord(
-            **{
-                key: row[key]
-                for key in row.keys()  # noqa: SIM118 - a row iterates over its values
-                if key not in {"caller", "sip_call_id", "kind"}
-            },
-            kind=Kind(row["kind"]),
-        )
-        for row in rows
+        DecisionRecord(call_id, at_ms, Kind(kind), *others) for call_id, at_ms, kind, *others in rows
     )
 
 
 def _lines(db: sqlite3.Connection, account_id: str | None) -> tuple[Line, ...]:
-    if account_id is not None:
+    if account_id is None:
+        rows = db.execute("SELECT * FROM lines ORDER BY id")
+    else:
         _need_account(db, account_id)
-    rows = db.execute("SELECT * FROM lines WHERE ?1 IS NULL OR account_id = ?1 ORDER BY id", (account_id,))
+        rows = db.execute("SELECT * FROM lines WHERE account_id = ? ORDER BY id", (account_id,))
     return tuple(
         Line(row["id"], row["account_id"], _to_habit(row["habit"]), Standing(row["standing"])) for row in rows
     )
@@ -391,7 +424,7 @@ def _add_account(db: sqlite3.Connection, account: Account) -> None:
             "INSERT INTO accounts (id, name, policy, zone, standing) VALUES (?, ?, ?, ?, ?)",
             (account.id, account.name, account.policy, account.zone, account.standing),
         )
-    elif _to_account(row) != account:
+    elif replace(_to_account(row), standing=account.standing) != account:
         raise AlreadyExists(f"account {account.id!r} exists with other contents; choose another id")
 
 
@@ -425,14 +458,6 @@ def _to_habit(text: str) -> Habit:
 
 
 def _to_grant(row: sqlite3.Row) -> Grant:
-    fields: dict[str, Any] = {
-        key: row[key]
-        for key in row.keys()  # noqa: SIM118 - a row iterates over its values
-        if key not in {"kind", "state", "estimated"}
-    }
-    return Grant(
-        **fields,
-        kind=Kind(row["kind"]),
-        state=GrantState(row["state"]),
-        estimated=bool(row["estimated"]),
-    )
+    fields = list(row)
+    fields[3], fields[7], fields[16] = Kind(row["kind"]), GrantState(row["state"]), bool(row["estimated"])
+    return Grant(*fields)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
+from functools import lru_cache
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 MS_PER_S = 1000
@@ -63,6 +64,7 @@ def _following(period: Period, first: date) -> date:
     return first + timedelta(days=1) if period is Period.DAY else (first + timedelta(days=32)).replace(day=1)
 
 
+@lru_cache(maxsize=4096)  # a few days for each zone in use: every dial asks for them
 def _midnight_ms(day: date, zone: ZoneInfo) -> int:
     # A midnight that the clocks skip (DST at 00:00) maps to the instant of the jump; one that happens
     # twice maps to the first: both are where that local date begins.
@@ -103,6 +105,21 @@ def split_s(start_ms: int, used_s: int, windows: Sequence[Window]) -> tuple[int,
         counted_s += part_s
     parts.append(used_s - counted_s)
     return tuple(parts)
+
+
+def fit_s(parts: Sequence[int], bounds: Sequence[int | None]) -> tuple[int, ...]:
+    """`parts` so that none exceeds its bound (None: there is none); the excess goes to the earliest with room.
+
+    For a call that falls otherwise than foreseen, such as one answered later than it may ring: it counts
+    where seconds were reserved for it, and no second is lost while the bounds have room for all.
+    """
+    fitted = [part if bound is None else min(part, bound) for part, bound in zip(parts, bounds, strict=True)]
+    excess_s = sum(parts) - sum(fitted)
+    for index, bound in enumerate(bounds):
+        moved_s = excess_s if bound is None else min(excess_s, bound - fitted[index])
+        fitted[index] += moved_s
+        excess_s -= moved_s
+    return tuple(fitted)
 
 
 def most_in_window_s(window: Window, now_ms: int, ring_s: int, grant_s: int) -> int:

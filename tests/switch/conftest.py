@@ -15,7 +15,7 @@ from testbed.asterisk import Switch
 from testbed.configuration import Line
 from testbed.installation import Installation, obtain
 from testbed.server import Server, dialplan
-from testbed.sipp import Carrier
+from testbed.sipp import CallOutcome, Carrier, place_call
 
 PLAIN_DIALPLAN = """[outbound]
 exten => _X.,1,Dial(PJSIP/${EXTEN}@carrier)
@@ -60,6 +60,25 @@ class Spine:
     switch: Switch
     carrier: Carrier
     server: Server
+
+    async def call(
+        self,
+        line: str,
+        number: str,
+        *,
+        hang_up_after_s: float | None = None,
+        give_up_after_s: float | None = None,
+        timeout_s: float = 30.0,
+    ) -> CallOutcome:
+        """`place_call` on this switch."""
+        return await place_call(
+            self.switch,
+            line=line,
+            number=number,
+            hang_up_after_s=hang_up_after_s,
+            give_up_after_s=give_up_after_s,
+            timeout_s=timeout_s,
+        )
 
 
 LINES = tuple(Line(name, accountcode=name, context="phones") for name in ("alice", "bob", "carol", "dave"))

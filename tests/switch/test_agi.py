@@ -77,7 +77,9 @@ async def peers(port: int, count: int, first_words: bytes) -> AsyncIterator[None
     ],
     ids=["silent", "half-open", "one-megabyte"],
 )
-async def test_calls_are_not_delayed_by_peers_that_misbehave(agi: Spine, count: int, first_words: bytes) -> None:
+async def test_calls_are_not_delayed_by_peers_that_misbehave(
+    agi: Spine, count: int, first_words: bytes
+) -> None:
     await agi.server.account("acme", "minute", "alice")
     async with peers(agi.switch.agi_port, count, first_words):
         load = await place_calls(

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from testbed import sipp
-from testbed.sipp import CallOutcome, place_call, place_calls
+from testbed.sipp import place_calls
 from tests.switch.conftest import Spine
 
 GB = "0207946"
@@ -23,13 +23,9 @@ async def decision_on(spine: Spine, number: str) -> dict[str, Any]:
     return found
 
 
-async def call(spine: Spine, line: str, number: str, **limits: float) -> CallOutcome:
-    return await place_call(spine.switch, line=line, number=number, **limits)
-
-
 async def test_a_covered_number_is_connected_and_metered(spine: Spine) -> None:
     await spine.server.account("acme", "quota", "alice")
-    outcome = await call(spine, "alice", ANSWERED, hang_up_after_s=2)
+    outcome = await spine.call("alice", ANSWERED, hang_up_after_s=2)
     assert (outcome.final_status, outcome.ended_by) == (200, "caller")
     await spine.server.idle()
     assert await spine.server.usage("acme") == {"used_s": 2, "reserved_s": 0}
@@ -51,7 +47,7 @@ async def test_an_uncovered_number_is_refused_with_its_clause(
     spine: Spine, number: str, status: int, reason: str, clause: str
 ) -> None:
     await spine.server.account("acme", "quota", "alice")
-    outcome = await call(spine, "alice", number)
+    outcome = await spine.call("alice", number)
     assert (outcome.final_status, outcome.answered) == (status, False)
     record = await decision_on(spine, number)
     assert (record["decision"], record["reason"], record["clause_id"]) == ("refuse", reason, clause)
@@ -60,15 +56,15 @@ async def test_an_uncovered_number_is_refused_with_its_clause(
 
 async def test_standing_of_the_account_decides(spine: Spine) -> None:
     await spine.server.account("acme", "quota", "alice")
-    assert (await call(spine, "alice", ANSWERED, hang_up_after_s=0.5)).final_status == 200
+    assert (await spine.call("alice", ANSWERED, hang_up_after_s=0.5)).final_status == 200
     for standing in ("suspended", "terminated"):
         await spine.server.ask("account_standing", account="acme", standing=standing)
-        assert (await call(spine, "alice", ANSWERED)).final_status == 403
+        assert (await spine.call("alice", ANSWERED)).final_status == 403
         assert (await decision_on(spine, ANSWERED))["reason"] == f"account_{standing}"
     await spine.server.ask("account_standing", account="acme", standing="active")
-    assert (await call(spine, "alice", ANSWERED, hang_up_after_s=0.5)).final_status == 200
+    assert (await spine.call("alice", ANSWERED, hang_up_after_s=0.5)).final_status == 200
     # A line that no account holds.
-    assert (await call(spine, "bob", ANSWERED)).final_status == 403
+    assert (await spine.call("bob", ANSWERED)).final_status == 403
     assert (await decision_on(spine, ANSWERED))["reason"] == "line_unknown"
 
 
@@ -80,7 +76,7 @@ async def test_standing_of_the_account_decides(spine: Spine) -> None:
 async def test_a_dial_that_is_not_answered_uses_nothing(spine: Spine, behaviour: str, status: int) -> None:
     await spine.server.account("acme", "quota", "alice")
     number = f"{GB}01{behaviour}"
-    outcome = await call(spine, "alice", number)
+    outcome = await spine.call("alice", number)
     assert outcome.final_status == status
     await spine.server.idle()
     assert await spine.server.usage("acme") == {"used_s": 0, "reserved_s": 0}
@@ -88,7 +84,7 @@ async def test_a_dial_that_is_not_answered_uses_nothing(spine: Spine, behaviour:
 
 async def test_a_cancelled_dial_uses_nothing(spine: Spine) -> None:
     await spine.server.account("acme", "quota", "alice")
-    outcome = await call(spine, "alice", f"{GB}01{sipp.NEVER_ANSWERS}", give_up_after_s=1)
+    outcome = await spine.call("alice", f"{GB}01{sipp.NEVER_ANSWERS}", give_up_after_s=1)
     assert outcome.final_status == 487
     await spine.server.idle()
     assert await spine.server.usage("acme") == {"used_s": 0, "reserved_s": 0}
@@ -96,7 +92,7 @@ async def test_a_cancelled_dial_uses_nothing(spine: Spine) -> None:
 
 async def test_ring_time_is_not_metered(spine: Spine) -> None:
     await spine.server.account("acme", "quota", "alice")
-    outcome = await call(spine, "alice", f"{GB}01{sipp.RINGS_2_S}", hang_up_after_s=1)
+    outcome = await spine.call("alice", f"{GB}01{sipp.RINGS_2_S}", hang_up_after_s=1)
     assert outcome.answered
     assert outcome.setup_s > 1.9
     await spine.server.idle()
@@ -105,7 +101,7 @@ async def test_ring_time_is_not_metered(spine: Spine) -> None:
 
 async def test_the_callee_hanging_up_ends_the_metering(spine: Spine) -> None:
     await spine.server.account("acme", "quota", "alice")
-    outcome = await call(spine, "alice", f"{GB}01{sipp.HANGS_UP_AFTER_2_S}", timeout_s=10)
+    outcome = await spine.call("alice", f"{GB}01{sipp.HANGS_UP_AFTER_2_S}", timeout_s=10)
     assert outcome.ended_by == "far_end"
     await spine.server.idle()
     assert (await spine.server.usage("acme"))["used_s"] == 2
@@ -114,8 +110,8 @@ async def test_the_callee_hanging_up_ends_the_metering(spine: Spine) -> None:
 async def test_the_switch_ends_a_call_at_its_limit_counted_from_the_answer(spine: Spine) -> None:
     await spine.server.account("acme", "short", "alice")
     at_once, after_ringing = await asyncio.gather(
-        call(spine, "alice", ANSWERED, timeout_s=10),
-        call(spine, "alice", f"{GB}01{sipp.RINGS_2_S}", timeout_s=10),
+        spine.call("alice", ANSWERED, timeout_s=10),
+        spine.call("alice", f"{GB}01{sipp.RINGS_2_S}", timeout_s=10),
     )
     for outcome in (at_once, after_ringing):
         assert outcome.ended_by == "far_end"
@@ -126,26 +122,26 @@ async def test_the_switch_ends_a_call_at_its_limit_counted_from_the_answer(spine
 
 async def test_the_last_seconds_of_an_allowance_are_reserved_by_the_call_that_has_them(spine: Spine) -> None:
     await spine.server.account("acme", "quota", "alice", "bob")
-    first = asyncio.create_task(call(spine, "alice", ANSWERED, hang_up_after_s=3))
+    first = asyncio.create_task(spine.call("alice", ANSWERED, hang_up_after_s=3))
     await spine.carrier.call_when("+442079460100", answered=True, timeout_s=10)
-    refused = await call(spine, "bob", ANSWERED)
+    refused = await spine.call("bob", ANSWERED)
     assert refused.final_status == 403
     assert (await decision_on(spine, ANSWERED))["reason"] == "allowance_reserved"
     assert (await first).ended_by == "caller"
     await spine.server.idle()
     # What the first gave back is there for the next, and no more than that: it is cut.
-    second = await call(spine, "bob", ANSWERED, timeout_s=20)
+    second = await spine.call("bob", ANSWERED, timeout_s=20)
     assert second.ended_by == "far_end"
     assert 11.5 <= second.talk_s <= 13
     await spine.server.idle()
     assert await spine.server.usage("acme") == {"used_s": 15, "reserved_s": 0}
-    assert (await call(spine, "alice", ANSWERED)).final_status == 403
+    assert (await spine.call("alice", ANSWERED)).final_status == 403
     assert (await decision_on(spine, ANSWERED))["reason"] == "allowance_used_up"
 
 
 async def test_an_operator_hangs_up_a_call_on_both_legs(spine: Spine) -> None:
     await spine.server.account("acme", "quota", "alice")
-    talking = asyncio.create_task(call(spine, "alice", ANSWERED, timeout_s=20))
+    talking = asyncio.create_task(spine.call("alice", ANSWERED, timeout_s=20))
     await spine.carrier.call_when("+442079460100", answered=True, timeout_s=10)
     listed = await spine.server.command("calls", "--json")
     [row] = listed.json
@@ -162,32 +158,38 @@ async def test_internal_inbound_and_voicemail_calls(spine: Spine) -> None:
     await spine.server.account("acme", "quota", "alice", "bob")
     await spine.switch.cli("database put extension 101 bob")
     await spine.switch.cli("database put did 442079460123 bob")
-    internal = await call(spine, "alice", "101", hang_up_after_s=1)
+    internal = await spine.call("alice", "101", hang_up_after_s=1)
     assert internal.final_status == 200
     await spine.server.idle()
     assert await spine.server.usage("acme") == {"used_s": 0, "reserved_s": 0}
-    inbound = await call(spine, "carrier", "442079460123", hang_up_after_s=1)
+    inbound = await spine.call("carrier", "442079460123", hang_up_after_s=1)
     assert inbound.final_status == 200
     await spine.server.idle()
     assert await spine.server.usage("acme") == {"used_s": 1, "reserved_s": 0}
-    assert (await call(spine, "carrier", "442079469999")).final_status == 404
-    assert (await call(spine, "alice", "*97", hang_up_after_s=1)).final_status == 200
+    assert (await spine.call("carrier", "442079469999")).final_status == 404
+    assert (await spine.call("alice", "*97", hang_up_after_s=1)).final_status == 200
     await spine.server.ask("account_standing", account="acme", standing="suspended")
     for line, number in (("alice", "101"), ("carrier", "442079460123"), ("alice", "*97")):
-        assert (await call(spine, line, number)).final_status == 403
+        assert (await spine.call(line, number)).final_status == 403
 
 
-@pytest.mark.parametrize("hostile", ["0207946&0100", "0207946,0100", "0207946)0100", "020794601/00", "0207946%5E0100"])
-async def test_dial_string_characters_are_refused_before_anything_is_dialled(spine: Spine, hostile: str) -> None:
+@pytest.mark.parametrize(
+    "hostile", ["0207946&0100", "0207946,0100", "0207946)0100", "020794601/00", "0207946%5E0100"]
+)
+async def test_dial_string_characters_are_refused_before_anything_is_dialled(
+    spine: Spine, hostile: str
+) -> None:
     await spine.server.account("acme", "quota", "alice")
-    outcome = await call(spine, "alice", hostile)
+    outcome = await spine.call("alice", hostile)
     assert outcome.final_status == 484
     assert spine.carrier.calls() == []
 
 
 async def test_two_hundred_calls_share_the_last_minute(spine: Spine) -> None:
     await spine.server.account("acme", "minute", "alice")
-    load = await place_calls(spine.switch, line="alice", number=ANSWERED, count=200, rate_per_s=400, timeout_s=90)
+    load = await place_calls(
+        spine.switch, line="alice", number=ANSWERED, count=200, rate_per_s=400, timeout_s=90
+    )
     assert load.lost == 0
     assert load.answered >= 1
     assert set(load.failed) == {403}

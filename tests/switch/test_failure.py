@@ -10,15 +10,10 @@ import pytest
 from testbed.asterisk import Switch
 from testbed.installation import Installation
 from testbed.server import Server
-from testbed.sipp import CallOutcome, place_call
 from tests.switch.conftest import Spine, running_spine
 
 ANSWERED = "02079460100"
 E164 = "+442079460100"
-
-
-async def call(spine: Spine, line: str, number: str, **limits: float) -> CallOutcome:
-    return await place_call(spine.switch, line=line, number=number, **limits)
 
 
 async def provision(spine: Spine) -> None:
@@ -29,10 +24,10 @@ async def provision(spine: Spine) -> None:
 async def failure_rules_hold(spine: Spine) -> None:
     """The defaults: emergency and internal calls go through, all else is refused."""
     emergency, internal, outbound, premium = await asyncio.gather(
-        call(spine, "alice", "112", hang_up_after_s=0.5),
-        call(spine, "alice", "101", hang_up_after_s=0.5),
-        call(spine, "alice", ANSWERED),
-        call(spine, "alice", "09098790000"),
+        spine.call("alice", "112", hang_up_after_s=0.5),
+        spine.call("alice", "101", hang_up_after_s=0.5),
+        spine.call("alice", ANSWERED),
+        spine.call("alice", "09098790000"),
     )
     assert emergency.final_status == 200
     assert internal.final_status == 200
@@ -57,7 +52,7 @@ async def test_a_frozen_fairdial_leaves_each_kind_of_call_to_its_failure_rule(sp
         os.kill(spine.server.pid, signal.SIGCONT)
     await spine.server.idle(timeout_s=20)
     await spine.server.ready()
-    assert (await call(spine, "alice", ANSWERED, hang_up_after_s=1)).final_status == 200
+    assert (await spine.call("alice", ANSWERED, hang_up_after_s=1)).final_status == 200
 
 
 async def test_a_failure_rule_of_lease_lets_normal_numbers_through_for_so_long(spine: Spine) -> None:
@@ -67,7 +62,7 @@ async def test_a_failure_rule_of_lease_lets_normal_numbers_through_for_so_long(s
     await spine.switch.set_global("FAIRDIAL_FAILURE_LEASE", "2")
     await spine.switch.cli(f"dialplan add extension {ANSWERED},1,NoOp into fairdial-on-failure")
     normal, other = await asyncio.gather(
-        call(spine, "alice", ANSWERED, timeout_s=10), call(spine, "alice", "02079460101")
+        spine.call("alice", ANSWERED, timeout_s=10), spine.call("alice", "02079460101")
     )
     assert (normal.final_status, normal.ended_by) == (200, "far_end")
     assert 1.9 <= normal.talk_s <= 3
@@ -76,7 +71,7 @@ async def test_a_failure_rule_of_lease_lets_normal_numbers_through_for_so_long(s
 
 async def test_a_call_is_cut_in_time_though_fairdial_was_killed(spine: Spine) -> None:
     await spine.server.account("acme", "short", "alice")
-    talking = asyncio.create_task(call(spine, "alice", ANSWERED, timeout_s=10))
+    talking = asyncio.create_task(spine.call("alice", ANSWERED, timeout_s=10))
     await spine.carrier.call_when(E164, answered=True, timeout_s=10)
     await spine.server.kill()
     outcome = await talking
@@ -90,7 +85,7 @@ async def test_a_call_is_cut_in_time_though_fairdial_was_killed(spine: Spine) ->
 
 async def test_a_restarted_fairdial_follows_the_calls_that_are_up(spine: Spine) -> None:
     await spine.server.account("acme", "quota", "alice")
-    talking = asyncio.create_task(call(spine, "alice", ANSWERED, hang_up_after_s=5))
+    talking = asyncio.create_task(spine.call("alice", ANSWERED, hang_up_after_s=5))
     await spine.carrier.call_when(E164, answered=True, timeout_s=10)
     await spine.server.kill()
     assert len(await spine.switch.channels()) == 2
@@ -104,7 +99,7 @@ async def test_a_restarted_fairdial_follows_the_calls_that_are_up(spine: Spine) 
 
 async def test_stopping_hands_calls_over_within_two_seconds(spine: Spine) -> None:
     await spine.server.account("acme", "quota", "alice")
-    talking = asyncio.create_task(call(spine, "alice", ANSWERED, hang_up_after_s=5))
+    talking = asyncio.create_task(spine.call("alice", ANSWERED, hang_up_after_s=5))
     await spine.carrier.call_when(E164, answered=True, timeout_s=10)
     assert await spine.server.stop() < 2
     assert spine.server.status == 0
@@ -121,7 +116,7 @@ async def test_stopping_hands_calls_over_within_two_seconds(spine: Spine) -> Non
 async def test_a_lost_ari_connection_ends_no_call_and_its_end_is_not_lost(spine: Spine) -> None:
     """The socket is closed by Asterisk (module reload); the call ends while nobody listens."""
     await spine.server.account("acme", "quota", "alice")
-    talking = asyncio.create_task(call(spine, "alice", ANSWERED, hang_up_after_s=3))
+    talking = asyncio.create_task(spine.call("alice", ANSWERED, hang_up_after_s=3))
     await spine.carrier.call_when(E164, answered=True, timeout_s=10)
     os.kill(spine.server.pid, signal.SIGSTOP)
     try:
@@ -137,7 +132,7 @@ async def test_a_lost_ari_connection_ends_no_call_and_its_end_is_not_lost(spine:
 
 async def test_an_asterisk_restart_settles_the_calls_that_died_with_it(spine: Spine) -> None:
     await spine.server.account("acme", "quota", "alice")
-    talking = asyncio.create_task(call(spine, "alice", ANSWERED, timeout_s=5))
+    talking = asyncio.create_task(spine.call("alice", ANSWERED, timeout_s=5))
     await spine.carrier.call_when(E164, answered=True, timeout_s=10)
     spine.switch.kill()
     await spine.switch.restart()
@@ -148,7 +143,7 @@ async def test_an_asterisk_restart_settles_the_calls_that_died_with_it(spine: Sp
     assert 1 <= used["used_s"] <= 15
     with pytest.raises(Exception, match="still up"):
         await talking
-    assert (await call(spine, "alice", ANSWERED, hang_up_after_s=1)).final_status == 200
+    assert (await spine.call("alice", ANSWERED, hang_up_after_s=1)).final_status == 200
 
 
 async def test_a_second_fairdial_on_the_same_ledger_is_kept_out(spine: Spine) -> None:
@@ -156,7 +151,7 @@ async def test_a_second_fairdial_on_the_same_ledger_is_kept_out(spine: Spine) ->
     assert second.status == 2
     assert "another FairDial writes this ledger" in second.error
     await spine.server.account("acme", "quota", "alice")
-    assert (await call(spine, "alice", ANSWERED, hang_up_after_s=0.5)).final_status == 200
+    assert (await spine.call("alice", ANSWERED, hang_up_after_s=0.5)).final_status == 200
 
 
 async def test_a_fairdial_whose_application_was_taken_over_stops_and_says_so(
@@ -179,7 +174,7 @@ async def test_the_caller_inside_the_question_is_not_left_hanging_when_fairdial_
     """Killed between question and answer: the switch's own patience ends the wait."""
     await provision(spine)
     os.kill(spine.server.pid, signal.SIGSTOP)
-    waiting = asyncio.create_task(call(spine, "alice", ANSWERED))
+    waiting = asyncio.create_task(spine.call("alice", ANSWERED))
     await channel_in_stasis(spine.switch)
     await spine.server.kill()
     outcome = await waiting

@@ -140,7 +140,7 @@ async def linked(peer: Peer, *, wait: bool = True, **options: Any) -> AsyncItera
 
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(5):
-        while not condition():  # noqa: ASYNC110 - the link has no event for losing its connection
+        while not condition():
             await asyncio.sleep(0.005)
 
 

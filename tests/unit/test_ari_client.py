@@ -65,8 +65,7 @@ class Peer:
         self.listening.set()
         self.port = 0
         self._changed = asyncio.Condition()
-        self._sockets: set[web.WebSocketResponse] = set()
-        self._requests: set[web.Request] = set()
+        self._sockets: dict[web.WebSocketResponse, web.Request] = {}
         application = web.Application()
         application.router.add_get("/ari/events", self._accept)
         self._runner = web.AppRunner(application, shutdown_timeout=0.1)
@@ -84,7 +83,7 @@ class Peer:
 
     def drop(self) -> None:
         """Close every connection, as a dying Asterisk does."""
-        for request in self._requests:
+        for request in self._sockets.values():
             if request.transport is not None:
                 request.transport.abort()
 
@@ -95,11 +94,11 @@ class Peer:
     async def send(self, frame: object) -> None:
         """A dictionary as JSON; bytes as a text frame, whatever they hold."""
         data = frame if isinstance(frame, bytes) else msgspec.json.encode(frame)
-        for socket in self._sockets:
+        for socket in tuple(self._sockets):
             await socket.send_frame(data, WSMsgType.TEXT)
 
     async def send_binary(self, data: bytes) -> None:
-        for socket in self._sockets:
+        for socket in tuple(self._sockets):
             await socket.send_bytes(data)
 
     async def wait_for(self, count: int, name: str | None = None) -> list[Request]:
@@ -132,12 +131,11 @@ class Peer:
             return web.Response(status=self.refuse_with)
         socket = web.WebSocketResponse(autoping=False, max_msg_size=0, compress=False)
         await socket.prepare(request)
-        self._sockets.add(socket)
-        self._requests.add(request)
+        self._sockets[socket] = request
         try:
             while True:
-                await self.listening.wait()
                 message = await socket.receive()
+                await self.listening.wait()
                 if message.type is WSMsgType.PING and self.answers_pings:
                     await socket.pong(message.data)
                 elif message.type is WSMsgType.TEXT:
@@ -147,8 +145,7 @@ class Peer:
         except ConnectionError:
             return socket
         finally:
-            self._sockets.discard(socket)
-            self._requests.discard(request)
+            del self._sockets[socket]
 
     async def _take(self, socket: web.WebSocketResponse, request: Request) -> None:
         async with self._changed:
@@ -193,7 +190,9 @@ async def peer() -> AsyncIterator[Peer]:
 def client_of(port: int, queues: CallQueues | None = None, **settings: Any) -> Client:
     url = f"http://127.0.0.1:{port}/ari"
     return Client(
-        AriSettings(url, "fairdial", "s3cret", **{**CALM, **settings}), SystemClock(), queues or CallQueues()
+        AriSettings(url, "fairdial", "s3cret", **{**CALM, **settings}),
+        SystemClock(),
+        CallQueues() if queues is None else queues,
     )
 
 
@@ -211,7 +210,7 @@ async def running(client: Client, *, wait: bool = True) -> AsyncIterator[Client]
 
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(5):
-        while not condition():  # noqa: ASYNC110 - for what the client has no event for
+        while not condition():
             await asyncio.sleep(0.005)
 
 
@@ -293,6 +292,19 @@ async def test_refused_log_in_is_tried_again_at_bounded_intervals(peer: Peer) ->
     assert peer.client_sockets_max == 1
     assert "401" in logs[0]["error"]
     assert "s3cret" not in str(logs)
+
+
+async def test_name_that_no_header_can_carry_is_reported(peer: Peer) -> None:
+    client = Client(
+        AriSettings(f"http://127.0.0.1:{peer.port}/ari", "fair:dial", "s3cret", **CALM),
+        SystemClock(),
+        CallQueues(),
+    )
+    with capture_logs() as logs:
+        async with running(client, wait=False):
+            await until(lambda: len(logs) > 1)
+    assert {entry["event"] for entry in logs} == {"ari_connect_failed"}
+    assert peer.handshakes == []
 
 
 async def test_nothing_listens(peer: Peer) -> None:
@@ -536,6 +548,23 @@ async def test_restart_is_told_again_to_a_handler_that_did_not_finish(peer: Peer
     assert [entry["event"] for entry in logs].count("ari_on_connected_failed") == 1
 
 
+async def test_restart_is_told_although_the_first_connect_was_not_finished(peer: Peer) -> None:
+    told: list[bool] = []
+    client = client_of(peer.port)
+
+    async def fail_once(restarted: bool) -> None:
+        told.append(restarted)
+        if told == [False]:
+            raise AriUnavailable("the link broke")
+
+    client.on_connected(fail_once)
+    async with running(client):
+        await until(lambda: told == [False])
+        peer.startup_time = "2026-11-21T09:00:00.000+0000"
+        peer.drop()
+        await until(lambda: told == [False, True])
+
+
 async def test_handler_that_takes_long_delays_neither_requests_nor_events_nor_the_end(peer: Peer) -> None:
     begun, ended = asyncio.Event(), asyncio.Event()
 
@@ -765,10 +794,10 @@ async def test_frozen_peer_with_full_buffers_leaves_no_socket_behind(peer: Peer)
 
 
 class Mute:
-    """Accepts connections and, if told so, completes the upgrade to a websocket; then it never says a word."""
+    """Takes connections and never says a word of ARI. `conduct`: listens, upgrades, or leaves (after upgrading)."""
 
-    def __init__(self, *, upgrades: bool) -> None:
-        self.upgrades = upgrades
+    def __init__(self, conduct: str) -> None:
+        self.conduct = conduct
         self.port = 0
         self.accepted = 0
         self.client_sockets_max = 0
@@ -788,14 +817,14 @@ class Mute:
         try:
             lines = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
             key = next(line[19:] for line in lines if line.startswith("Sec-WebSocket-Key: "))
-            accept = base64.b64encode(
-                hashlib.sha1(f"{key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11".encode()).digest()
-            )
-            if self.upgrades:
+            digest = hashlib.sha1(f"{key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11".encode()).digest()
+            if self.conduct != "listens":
                 writer.write(
                     b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-                    b"Sec-WebSocket-Accept: " + accept + b"\r\n\r\n"
+                    b"Sec-WebSocket-Accept: " + base64.b64encode(digest) + b"\r\n\r\n"
                 )
+            if self.conduct == "leaves":
+                return
             while await reader.read(65536):
                 pass
         except (ConnectionError, asyncio.IncompleteReadError):
@@ -804,14 +833,16 @@ class Mute:
             writer.close()
 
 
-@pytest.mark.parametrize("upgrades", [True, False])
-async def test_mute_peer_is_tried_again_with_one_socket_at_a_time(upgrades: bool) -> None:
-    client_settings = {"request_timeout_s": 0.1, "backoff_s": (0.01, 0.05)}
-    async with Mute(upgrades=upgrades).open() as mute:
-        async with running(client_of(mute.port, **client_settings), wait=False) as client:
-            with pytest.raises(AriUnavailable):
-                await client.wait_connected(1)
-        assert 3 <= mute.accepted <= 12
+@pytest.mark.parametrize("conduct", ["listens", "upgrades", "leaves"])
+async def test_mute_peer_is_tried_again_with_one_socket_at_a_time(conduct: str) -> None:
+    async with Mute(conduct).open() as mute:
+        begun_s = asyncio.get_running_loop().time()
+        async with running(
+            client_of(mute.port, request_timeout_s=0.1, backoff_s=(0.1, 0.1)), wait=False
+        ) as client:
+            await until(lambda: mute.accepted == 3)
+            assert not client.connected
+        assert elapsed_s(begun_s) > 0.1
         assert mute.client_sockets_max == 1
 
 
@@ -868,7 +899,7 @@ async def test_stop_leaves_neither_task_nor_socket_nor_waiting_request(
 
 
 async def test_stop_while_connecting_is_quick() -> None:
-    async with Mute(upgrades=False).open() as mute:
+    async with Mute("listens").open() as mute:
         client = client_of(mute.port, request_timeout_s=60.0)
         await client.start()
         await until(lambda: mute.accepted == 1)

@@ -93,7 +93,7 @@ async def serving(routes: Mapping[str, Route], **options: Any) -> AsyncIterator[
 
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 - counters have no event
+        while not condition():
             await asyncio.sleep(0.005)
 
 

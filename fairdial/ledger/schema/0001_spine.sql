@@ -28,11 +28,12 @@ CREATE TABLE meters (
     used_s     INTEGER NOT NULL DEFAULT 0 CHECK (used_s >= 0),
     reserved_s INTEGER NOT NULL DEFAULT 0 CHECK (reserved_s >= 0),
     calls      INTEGER NOT NULL DEFAULT 0 CHECK (calls >= 0),
-    PRIMARY KEY (account_id, allowance, start_ms),
+    -- Both ends: a day and a month that begin together, after a policy changed its period, are two.
+    PRIMARY KEY (account_id, allowance, start_ms, end_ms),
     CHECK (used_s + reserved_s <= limit_s)
 ) STRICT, WITHOUT ROWID;
 
--- Written once per dial, allowed or refused; the idempotency key is the call id.
+-- Written once per dial; the idempotency key is the call id. Undecided: the failure rule applied.
 CREATE TABLE decisions (
     call_id        TEXT    PRIMARY KEY,
     at_ms          INTEGER NOT NULL,
@@ -45,7 +46,7 @@ CREATE TABLE decisions (
     country        TEXT,
     caller         TEXT    NOT NULL,
     sip_call_id    TEXT    NOT NULL,
-    decision       TEXT    NOT NULL CHECK (decision IN ('allow', 'refuse')),
+    decision       TEXT    NOT NULL CHECK (decision IN ('allow', 'refuse', 'undecided')),
     reason         TEXT    NOT NULL,
     clause_policy  TEXT    NOT NULL,
     clause_version TEXT    NOT NULL,
@@ -82,8 +83,10 @@ CREATE TABLE holds (
     account_id TEXT    NOT NULL,
     allowance  TEXT    NOT NULL,
     start_ms   INTEGER NOT NULL,
+    end_ms     INTEGER NOT NULL,
     hold_s     INTEGER NOT NULL CHECK (hold_s >= 0),
     used_s     INTEGER CHECK (used_s >= 0),
-    PRIMARY KEY (call_id, allowance, start_ms),
-    FOREIGN KEY (account_id, allowance, start_ms) REFERENCES meters (account_id, allowance, start_ms)
+    PRIMARY KEY (call_id, allowance, start_ms, end_ms),
+    FOREIGN KEY (account_id, allowance, start_ms, end_ms)
+        REFERENCES meters (account_id, allowance, start_ms, end_ms)
 ) STRICT, WITHOUT ROWID;
