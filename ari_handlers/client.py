@@ -25,6 +25,7 @@ import msgspec
 import structlog
 
 from ari_handlers import events
+from ari_handlers.event_time import EventTime
 from ari_handlers.queues import CallQueues
 from fairdial.clock import Clock, Moment
 
@@ -37,7 +38,7 @@ Socket = aiohttp.ClientWebSocketResponse[Literal[False]]
 """Frames are left as bytes: text that is not UTF-8 then costs one event, not the connection."""
 
 Handler = Callable[["Channel", events.CallEvent, Moment], Awaitable[None]]
-"""Runs on its call's queue. The moment is when the event was read from the socket."""
+"""Runs on its call's queue. The moment is when the event happened (event_time.py)."""
 
 _Read = TypeVar("_Read")
 
@@ -110,6 +111,7 @@ class Client:
         self.fenced = asyncio.Event()
         self.unreadable = 0
         self._clock = clock
+        self._event_time = EventTime()
         self._handlers: dict[type[events.CallEvent], Handler] = {}
         self._on_connected: Callable[[bool], Awaitable[None]] | None = None
         self._connected = asyncio.Event()
@@ -218,6 +220,7 @@ class Client:
 
     async def _serve(self, connection: Socket) -> None:
         self._socket = connection
+        self._event_time = EventTime()
         async with asyncio.TaskGroup() as tasks:
             others = (
                 tasks.create_task(self._write(connection), name="ari-writer"),
@@ -295,6 +298,8 @@ class Client:
                     self._dispatch(event)
 
     def _take_answer(self, response: events.RestResponse) -> None:
+        # Answers come without delay, so they tell best how far our clock is from the switch's.
+        self._event_time.happened(response.timestamp, self._clock.now())
         request = self._pending.get(response.request_id)
         if request is None or request.answer.done():
             return  # its caller gave up
@@ -307,7 +312,7 @@ class Client:
         handler = self._handlers.get(type(event))
         if handler is None:
             return
-        moment = self._clock.now()
+        moment = self._event_time.happened(event.timestamp, self._clock.now())
         ids = events.channel_ids(event)
         channel = Channel(self, ids[0])
         opens = isinstance(event, events.StasisStart)

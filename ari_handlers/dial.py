@@ -7,8 +7,9 @@ renews it, and settles once when the last answered leg or the caller is gone. Th
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 import structlog
@@ -467,16 +468,30 @@ class Dials:
         caller = up.get(grant.channel)
         return grant.channel if caller is not None and caller.state == "Up" else None
 
-    async def refresh(self, up: Mapping[str, events.ChannelInfo], listed: Moment) -> None:
-        """After a gap in the events: follow on what is up in the listing, end what is not."""
+    async def refresh(
+        self, up: Mapping[str, events.ChannelInfo], listed: Moment, *, follow_anew: bool
+    ) -> None:
+        """Bring the dials into line with a listing: end what is not up, follow the rest anew if asked."""
         for call in tuple(self._calls.values()):
             if call.since.mono_ms > listed.mono_ms:
                 continue  # younger than the listing, which says nothing about it
-            for channel in (call.channel, *call.legs):
-                if channel in up:
-                    await self._client.applications.follow(channel)
-                else:
-                    call.queue.put(_gone(self.channel_gone, channel, listed))
+            for channel in {call.channel, *call.legs} & up.keys() if follow_anew else ():
+                await self._client.applications.follow(channel)
+            # In order with the events of before the gap, which may still wait in the queue.
+            call.queue.put(partial(self._after_gap, call, up, listed))
+
+    async def _after_gap(self, call: DialCall, up: Mapping[str, events.ChannelInfo], listed: Moment) -> None:
+        if call.call_id not in self._calls:
+            return
+        caller = up.get(call.channel)
+        gone = {call.channel, *call.legs} - up.keys()
+        if isinstance(call.state, Ringing) and (caller is None or caller.state == "Up"):
+            # It may have been answered unseen, and nothing answered goes unmetered.
+            self._advance(call, Answered(call.channel, call.since.mono_ms))
+        call.estimated = call.estimated or bool(gone) or call.channel in call.legs
+        for channel in sorted(gone):
+            await self.channel_gone(channel, listed)
+        self._arm(call)
 
     def _of_channel(self, channel_id: str) -> list[DialCall]:
         return [call for call in self._touching(channel_id) if call.channel == channel_id]
@@ -519,12 +534,6 @@ class Dials:
 
 def _failed(reason: Reason) -> Answer:
     return Answer("FAILED", reason, OUTCOMES[reason].cause)
-
-
-def _gone(
-    handler: Callable[[str, Moment], Awaitable[None]], channel: str, moment: Moment
-) -> Callable[[], Awaitable[None]]:
-    return lambda: handler(channel, moment)
 
 
 async def _quietly(request: Awaitable[None]) -> None:

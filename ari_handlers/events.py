@@ -45,20 +45,26 @@ class ChannelInfo(msgspec.Struct, frozen=True):
         return endpoint if technology and slash and dash else ""
 
 
-class StasisStart(msgspec.Struct, frozen=True, tag=True):
+class _Event(msgspec.Struct, frozen=True, kw_only=True):
+    """What every event has. `timestamp` is the switch's wall clock, ISO 8601 with offset."""
+
+    timestamp: str = ""
+
+
+class StasisStart(_Event, frozen=True, tag=True):
     """A channel came into the application."""
 
     channel: ChannelInfo
     args: tuple[str, ...] = ()
 
 
-class StasisEnd(msgspec.Struct, frozen=True, tag=True):
+class StasisEnd(_Event, frozen=True, tag=True):
     """A channel left the application."""
 
     channel: ChannelInfo
 
 
-class Dial(msgspec.Struct, frozen=True, tag=True):
+class Dial(_Event, frozen=True, tag=True):
     """A `Dial()` went on: `dialstatus` is "", PROGRESS, RINGING, ANSWER, BUSY, NOANSWER, CANCEL, …"""
 
     peer: ChannelInfo
@@ -66,20 +72,20 @@ class Dial(msgspec.Struct, frozen=True, tag=True):
     dialstatus: str = ""
 
 
-class ChannelDestroyed(msgspec.Struct, frozen=True, tag=True):
+class ChannelDestroyed(_Event, frozen=True, tag=True):
     """A channel is gone; `cause` is Q.850."""
 
     channel: ChannelInfo
     cause: int = 0
 
 
-class ApplicationReplaced(msgspec.Struct, frozen=True, tag=True):
+class ApplicationReplaced(_Event, frozen=True, tag=True):
     """Another socket took the application over: this one is fenced off."""
 
     application: str = ""
 
 
-class RestResponse(msgspec.Struct, frozen=True, tag="RESTResponse"):
+class RestResponse(_Event, frozen=True, tag="RESTResponse"):
     """Answer to a request that was sent on the event socket."""
 
     request_id: str = ""

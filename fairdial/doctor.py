@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
-PROBE_WITHIN_S = 10.0
+PROBE_WITHIN_S = 3.0
 
 
 class Ailment(Exception):

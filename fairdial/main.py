@@ -83,7 +83,6 @@ def desk_rules(config: Config) -> DeskRules:
 async def open_desk(config: Config) -> AsyncIterator[Desk]:
     """A desk on the configured ledger, for as long as the block runs. Raises LedgerUnavailable."""
     policies, numbering = load_policies(config.policies), load_numbering(config.prefixes)
-    numbering.warm((config.desk.region,))
     ledger = await SqliteLedger.open(config.store.path)
     desk = Desk(ledger, policies, numbering, SystemClock(), desk_rules(config))
     try:
@@ -191,18 +190,24 @@ class Service:
 
     async def _on_connected(self, restarted: bool) -> None:
         del restarted  # the listing shows it: no channel of before is up
-        await self._reconcile()
+        await self._reconcile(new_connection=True)
 
     async def _reconcile_periodically(self) -> None:
         while True:
             await asyncio.sleep(self._config.reconcile_every_s)
             if self.client.connected:
-                await self._reconcile()
+                await self._reconcile(new_connection=False)
 
-    async def _reconcile(self) -> None:
+    async def _reconcile(self, *, new_connection: bool) -> None:
         async with self._reconciling:
             try:
-                await reconcile(self._desk, self.dials, self._clock, belongs=self._is_ours)
+                await reconcile(
+                    self._desk,
+                    self.dials,
+                    self._clock,
+                    belongs=self._is_ours,
+                    new_connection=new_connection,
+                )
             except (AriError, LedgerError) as error:
                 log.error("reconcile_failed", error=str(error))
 
@@ -221,6 +226,8 @@ async def serve(config: Config) -> int:
         loop.add_signal_handler(number, stopping.set)
     try:
         async with open_desk(config) as desk:
+            # Before the first call, not in it: libphonenumber reads a region's data when it is first asked.
+            desk.numbering.warm((config.desk.region,))
             service = Service(config, desk)
             await service.start()
             log.info("started", version=version("fairdial"), store=str(config.store.path))
@@ -236,7 +243,7 @@ async def serve(config: Config) -> int:
         return 2
 
 
-class _Parts:
+class Parts:
     """What the command line is given."""
 
     def open_desk(self, config: Config) -> contextlib.AbstractAsyncContextManager[Desk]:
@@ -335,7 +342,7 @@ async def _probe_ami(config: Config, question: Callable[[AmiLink], Awaitable[obj
 
 def command_line() -> None:
     """Entry point of the `fairdial` command."""
-    cli.app(obj=_Parts())
+    cli.app(obj=Parts())
 
 
 if __name__ == "__main__":

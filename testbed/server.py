@@ -209,6 +209,15 @@ class Server:
         except TimeoutError:
             raise TestbedError(f"left over after {timeout_s} s: {left}") from None
 
+    async def talking(self, line: str, timeout_s: float = 10.0) -> dict[str, Any]:
+        """The live call of that line, once FairDial knows that it was answered."""
+        async with asyncio.timeout(timeout_s):
+            while True:
+                for row in await self.ask("calls"):
+                    if (row["line"], row["state"]) == (line, "talking"):
+                        return dict(row)
+                await asyncio.sleep(POLL_S)
+
     async def grants(self) -> list[dict[str, Any]]:
         """Live grants."""
         found: list[dict[str, Any]] = await self.ask("grants")

@@ -123,7 +123,7 @@ async def test_the_switch_ends_a_call_at_its_limit_counted_from_the_answer(spine
 async def test_the_last_seconds_of_an_allowance_are_reserved_by_the_call_that_has_them(spine: Spine) -> None:
     await spine.server.account("acme", "quota", "alice", "bob")
     first = asyncio.create_task(spine.call("alice", ANSWERED, hang_up_after_s=3))
-    await spine.carrier.call_when("+442079460100", answered=True, timeout_s=10)
+    await spine.server.talking("alice")
     refused = await spine.call("bob", ANSWERED)
     assert refused.final_status == 403
     assert (await decision_on(spine, ANSWERED))["reason"] == "allowance_reserved"
@@ -142,7 +142,7 @@ async def test_the_last_seconds_of_an_allowance_are_reserved_by_the_call_that_ha
 async def test_an_operator_hangs_up_a_call_on_both_legs(spine: Spine) -> None:
     await spine.server.account("acme", "quota", "alice")
     talking = asyncio.create_task(spine.call("alice", ANSWERED, timeout_s=20))
-    await spine.carrier.call_when("+442079460100", answered=True, timeout_s=10)
+    await spine.server.talking("alice")
     listed = await spine.server.command("calls", "--json")
     [row] = listed.json
     assert (row["line"], row["dialled"], row["state"]) == ("alice", ANSWERED, "talking")

@@ -13,7 +13,6 @@ from testbed.server import Server
 from tests.switch.conftest import Spine, running_spine
 
 ANSWERED = "02079460100"
-E164 = "+442079460100"
 
 
 async def provision(spine: Spine) -> None:
@@ -72,7 +71,7 @@ async def test_a_failure_rule_of_lease_lets_normal_numbers_through_for_so_long(s
 async def test_a_call_is_cut_in_time_though_fairdial_was_killed(spine: Spine) -> None:
     await spine.server.account("acme", "short", "alice")
     talking = asyncio.create_task(spine.call("alice", ANSWERED, timeout_s=10))
-    await spine.carrier.call_when(E164, answered=True, timeout_s=10)
+    await spine.server.talking("alice")
     await spine.server.kill()
     outcome = await talking
     assert outcome.ended_by == "far_end"
@@ -86,7 +85,7 @@ async def test_a_call_is_cut_in_time_though_fairdial_was_killed(spine: Spine) ->
 async def test_a_restarted_fairdial_follows_the_calls_that_are_up(spine: Spine) -> None:
     await spine.server.account("acme", "quota", "alice")
     talking = asyncio.create_task(spine.call("alice", ANSWERED, hang_up_after_s=5))
-    await spine.carrier.call_when(E164, answered=True, timeout_s=10)
+    await spine.server.talking("alice")
     await spine.server.kill()
     assert len(await spine.switch.channels()) == 2
     await spine.server.launch()
@@ -100,7 +99,7 @@ async def test_a_restarted_fairdial_follows_the_calls_that_are_up(spine: Spine) 
 async def test_stopping_hands_calls_over_within_two_seconds(spine: Spine) -> None:
     await spine.server.account("acme", "quota", "alice")
     talking = asyncio.create_task(spine.call("alice", ANSWERED, hang_up_after_s=5))
-    await spine.carrier.call_when(E164, answered=True, timeout_s=10)
+    await spine.server.talking("alice")
     assert await spine.server.stop() < 2
     assert spine.server.status == 0
     assert len(await spine.switch.channels()) == 2
@@ -117,7 +116,7 @@ async def test_a_lost_ari_connection_ends_no_call_and_its_end_is_not_lost(spine:
     """The socket is closed by Asterisk (module reload); the call ends while nobody listens."""
     await spine.server.account("acme", "quota", "alice")
     talking = asyncio.create_task(spine.call("alice", ANSWERED, hang_up_after_s=3))
-    await spine.carrier.call_when(E164, answered=True, timeout_s=10)
+    await spine.server.talking("alice")
     os.kill(spine.server.pid, signal.SIGSTOP)
     try:
         assert (await talking).ended_by == "caller"
@@ -133,7 +132,7 @@ async def test_a_lost_ari_connection_ends_no_call_and_its_end_is_not_lost(spine:
 async def test_an_asterisk_restart_settles_the_calls_that_died_with_it(spine: Spine) -> None:
     await spine.server.account("acme", "quota", "alice")
     talking = asyncio.create_task(spine.call("alice", ANSWERED, timeout_s=5))
-    await spine.carrier.call_when(E164, answered=True, timeout_s=10)
+    await spine.server.talking("alice")
     spine.switch.kill()
     await spine.switch.restart()
     await spine.server.ready()

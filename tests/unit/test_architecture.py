@@ -22,7 +22,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "fairdial.desk": ("fairdial.policy", "fairdial.ledger.contract", "fairdial.clock"),
     "fairdial.answer": ("fairdial.policy", "fairdial.desk"),
     "fairdial.reconcile": ("fairdial.policy", "fairdial.desk", "fairdial.ledger.contract", "fairdial.clock"),
-    "fairdial.console": (*_SHELL, "fairdial.config", "fairdial.doctor"),
+    "fairdial.console": (*_SHELL, "fairdial.config", "fairdial.doctor", "fairdial.logs"),
     "agi_app": (*_SHELL, "fairdial.config", "fairdial.doctor"),
     "ari_handlers": (*_SHELL, "fairdial.config", "fairdial.doctor"),
     "fairdial.main": ("fairdial", "agi_app", "ari_handlers"),
@@ -187,7 +187,9 @@ def test_the_policy_is_pure(module: str) -> None:
 
 
 def test_every_module_is_looked_at() -> None:
-    assert {"fairdial.policy.decide", "fairdial.ledger.sqlite", "agi_app.fastagi", "fairdial.main"} <= set(SOURCES)
+    assert {"fairdial.policy.decide", "fairdial.ledger.sqlite", "agi_app.fastagi", "fairdial.main"} <= set(
+        SOURCES
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,194 @@
+"""The command line without a running server: on a ledger of its own, with its exit status and its words."""
+
+import json
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from fairdial.console.cli import app
+from fairdial.main import Parts
+
+PROJECT = Path(__file__).resolve().parents[2]
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """Runs a command with a configuration of the test's own."""
+    (tmp_path / "policies").symlink_to(PROJECT / "policies")
+    config = tmp_path / "fairdial.toml"
+    config.write_text('policies = "policies"\ncontrol = "control.sock"\nstore.path = "ledger.sqlite"\n')
+
+    def invoke(*arguments: str) -> Result:
+        return CliRunner().invoke(app, ["--config", str(config), *arguments], obj=Parts())
+
+    return invoke
+
+
+def read(result: Result) -> Any:
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def test_accounts_and_lines_are_added_listed_and_shown(run: Run) -> None:
+    added = read(run("account", "add", "acme", "--policy", "kryptotel", "--zone", "Europe/London", "--json"))
+    assert added == {
+        "account": "acme",
+        "name": "",
+        "policy": "kryptotel",
+        "zone": "Europe/London",
+        "standing": "active",
+    }
+    read(run("line", "add", "alice", "--account", "acme", "--region", "GB", "--internal", "_1XX", "--json"))
+    assert [row["account"] for row in read(run("account", "list", "--json"))] == ["acme"]
+    assert [row["line"] for row in read(run("line", "list", "acme", "--json"))] == ["alice"]
+    shown = read(run("account", "show", "acme", "--json"))
+    assert shown["lines"][0]["habit"]["internal"] == "_1XX"
+    assert "alice" in run("account", "show", "acme").stdout
+
+
+def test_adding_twice_is_harmless_and_adding_otherwise_is_refused(run: Run) -> None:
+    add = ("account", "add", "acme", "--policy", "kryptotel")
+    assert run(*add).exit_code == 0
+    assert run(*add).exit_code == 0
+    other = run(*add, "--zone", "Europe/Paris")
+    assert other.exit_code == 2
+    assert "exists with other contents" in other.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (
+            ("account", "add", "acme", "--policy", "nosuch"),
+            "policy 'nosuch' is not loaded; known are kryptotel",
+        ),
+        (("account", "add", "a b", "--policy", "kryptotel"), "1 to 80 printable ASCII characters"),
+        (("account", "add", "acme", "--policy", "kryptotel", "--zone", "Mars/Base"), "IANA name such as"),
+        (("line", "add", "alice", "--account", "nosuch"), "no account 'nosuch'"),
+        (("usage", "nosuch"), "no account 'nosuch'"),
+        (("account", "suspend", "nosuch"), "no account 'nosuch'"),
+        (("check", "02079460100"), "name a line with --line"),
+        (("check", "02079460100", "--line", "x", "--at", "noon"), "is not an ISO 8601 time"),
+        (("check", "02079460100", "--line", "x", "--at", "2026-11-21T12:00:00"), "has no time zone"),
+        (("classify", "02079460100", "--region", "ZZ"), "region 'ZZ'"),
+        (("hangup", "1.1-1"), "no FairDial is running here"),
+    ],
+)
+def test_bad_input_says_what_and_how_to_mend_it(run: Run, arguments: tuple[str, ...], words: str) -> None:
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert words in result.stderr
+    assert result.stdout == ""
+
+
+def test_check_gives_the_decision_of_the_contract(run: Run) -> None:
+    run("account", "add", "acme", "--policy", "kryptotel")
+    run("line", "add", "alice", "--account", "acme")
+    allowed = run("check", "02079460100", "--line", "alice", "--json")
+    assert allowed.exit_code == 0
+    assert json.loads(allowed.stdout) == {
+        "decision": "allow",
+        "reason": "covered",
+        "clause": {"policy": "kryptotel", "version": "2026-11", "id": "K1"},
+        "number": {"dialled": "02079460100", "e164": "+442079460100", "class": "geographic", "country": "GB"},
+        "limit_s": 14400,
+        "charge": {"mode": "included", "currency": None, "connect_fee": 0, "rate_per_min": 0},
+        "cause": 0,
+        "id": "check",
+    }
+    refused = run("check", "09098790000", "--account", "acme", "--json")
+    assert refused.exit_code == 1
+    decision = json.loads(refused.stdout)
+    assert (decision["decision"], decision["reason"], decision["clause"]["id"]) == (
+        "refuse",
+        "class_not_covered",
+        "K2",
+    )
+    # It asked; it did not dial.
+    assert read(run("decisions", "--json")) == []
+    assert read(run("calls", "--json")) == []
+
+
+def test_an_emergency_number_needs_no_account(run: Run) -> None:
+    run("account", "add", "acme", "--policy", "kryptotel")
+    run("line", "add", "alice", "--account", "acme")
+    run("account", "terminate", "acme")
+    assert run("check", "999", "--line", "alice").exit_code == 0
+    assert run("check", "02079460100", "--line", "alice").exit_code == 1
+
+
+def test_standing_is_changed_and_restored(run: Run) -> None:
+    run("account", "add", "acme", "--policy", "kryptotel")
+    assert read(run("account", "suspend", "acme", "--json"))["standing"] == "suspended"
+    assert read(run("account", "restore", "acme", "--json"))["standing"] == "active"
+    assert read(run("account", "terminate", "acme", "--json"))["standing"] == "terminated"
+
+
+def test_classify_says_what_a_number_is(run: Run) -> None:
+    found = read(run("classify", "+442079460100", "--json"))
+    assert (found["e164"], found["class"], found["country"]) == ("+442079460100", "geographic", "GB")
+    invalid = run("classify", "0207")
+    assert invalid.exit_code == 1
+    assert "invalid" in invalid.stdout
+
+
+def test_doctor_names_each_fault_and_its_cure(run: Run, tmp_path: Path) -> None:
+    config = tmp_path / "fairdial.toml"
+    # Nothing listens on port 1.
+    config.write_text(config.read_text() + 'ari.url = "http://127.0.0.1:1/ari"\nami.port = 1\n')
+    result = run("doctor", "--json")
+    assert result.exit_code == 1
+    findings = {finding["part"]: finding for finding in json.loads(result.stdout)}
+    assert [part for part, finding in findings.items() if finding["well"]] == ["policies", "numbers", "store"]
+    assert all(findings[part]["cure"] for part in ("ari", "ami", "dialplan"))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("polices = 1\n", "polices: no such setting"),
+        ("desk.useful_s = 0\n", "desk.useful_s"),
+        ("desk = 1\ndesk = 2\n", "not TOML"),
+        ('desk.region = "england"\n', "desk.region"),
+    ],
+)
+def test_a_faulty_configuration_is_named_by_file_and_key(
+    run: Run, tmp_path: Path, text: str, words: str
+) -> None:
+    config = tmp_path / "fairdial.toml"
+    config.write_text(text)
+    result = run("account", "list")
+    assert result.exit_code == 2
+    assert str(config) in result.stderr
+    assert words in result.stderr
+
+
+def test_a_missing_configuration_file_is_named() -> None:
+    result = CliRunner().invoke(app, ["--config", "/nowhere/fairdial.toml", "calls"], obj=Parts())
+    assert result.exit_code == 2
+    assert "/nowhere/fairdial.toml: cannot be read" in result.stderr
+
+
+def test_a_file_that_is_no_ledger_is_refused_unharmed(run: Run, tmp_path: Path) -> None:
+    ledger = tmp_path / "ledger.sqlite"
+    ledger.write_text("not a database, but somebody's letters " * 100)
+    before = ledger.read_bytes()
+    result = run("account", "list")
+    assert result.exit_code == 2
+    assert str(ledger) in result.stderr
+    assert ledger.read_bytes() == before
+
+
+def test_a_ledger_of_a_newer_fairdial_is_refused(run: Run, tmp_path: Path) -> None:
+    assert run("account", "list").exit_code == 0
+    with sqlite3.connect(tmp_path / "ledger.sqlite") as connection:
+        connection.execute("INSERT INTO schema_version VALUES (9999, '9999_future.sql', datetime('now'))")
+    connection.close()
+    result = run("account", "list")
+    assert result.exit_code == 2
+    assert "newer FairDial" in result.stderr

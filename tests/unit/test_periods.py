@@ -1,0 +1,248 @@
+"""Windows in local time, the split of a call over them, and what must be reserved for it."""
+
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from zoneinfo import ZoneInfo
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fairdial.policy.periods import (
+    Period,
+    Window,
+    fit_s,
+    largest_grant_s,
+    most_in_window_s,
+    split_s,
+    whole_seconds,
+    window_at,
+    windows_over,
+    zone_named,
+)
+
+LONDON, HAVANA, BEIRUT = ZoneInfo("Europe/London"), ZoneInfo("America/Havana"), ZoneInfo("Asia/Beirut")
+ZONES = st.sampled_from(
+    [LONDON, HAVANA, BEIRUT]
+    + [ZoneInfo(name) for name in ("UTC", "Asia/Kolkata", "Pacific/Apia", "America/St_Johns", "Asia/Gaza")]
+    + [ZoneInfo(name) for name in ("Australia/Lord_Howe", "Antarctica/Casey", "America/Asuncion")]
+)
+INSTANTS = st.integers(0, 4_102_444_800_000)  # 1970 to 2100
+
+
+def ms(text: str) -> int:
+    """Milliseconds of a time in UTC."""
+    return int(datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp() * 1000)
+
+
+def utc(at_ms: int) -> str:
+    return datetime.fromtimestamp(at_ms / 1000, tz=UTC).strftime("%Y-%m-%d %H:%M")
+
+
+def hours(window: Window) -> float:
+    return (window.end_ms - window.start_ms) / 3_600_000
+
+
+@pytest.mark.parametrize(
+    ("period", "zone", "at", "start", "end"),
+    [
+        (Period.DAY, LONDON, "2026-11-21 12:00", "2026-11-21 00:00", "2026-11-22 00:00"),
+        (Period.DAY, LONDON, "2026-07-01 23:30", "2026-07-01 23:00", "2026-07-02 23:00"),
+        # Clocks forward at 01:00 on 29 March 2026, back at 02:00 on 25 October.
+        (Period.DAY, LONDON, "2026-03-29 12:00", "2026-03-29 00:00", "2026-03-29 23:00"),
+        (Period.DAY, LONDON, "2026-10-25 00:30", "2026-10-24 23:00", "2026-10-26 00:00"),
+        # Havana goes forward at midnight: the day begins at 01:00; back at 01:00: midnight comes twice.
+        (Period.DAY, HAVANA, "2026-03-08 12:00", "2026-03-08 05:00", "2026-03-09 04:00"),
+        (Period.DAY, HAVANA, "2026-11-01 05:30", "2026-11-01 04:00", "2026-11-02 05:00"),
+        # Beirut goes back at midnight to 23:00: the last hour of Saturday comes twice.
+        (Period.DAY, BEIRUT, "2026-10-24 21:30", "2026-10-23 21:00", "2026-10-24 22:00"),
+        (Period.DAY, BEIRUT, "2026-03-28 22:00", "2026-03-28 22:00", "2026-03-29 21:00"),
+        (Period.MONTH, LONDON, "2026-11-21 12:00", "2026-11-01 00:00", "2026-12-01 00:00"),
+        (Period.MONTH, LONDON, "2026-03-31 22:59", "2026-03-01 00:00", "2026-03-31 23:00"),
+        (Period.MONTH, LONDON, "2026-03-31 23:00", "2026-03-31 23:00", "2026-04-30 23:00"),
+        (Period.MONTH, ZoneInfo("UTC"), "2028-02-29 23:59", "2028-02-01 00:00", "2028-03-01 00:00"),
+        (Period.MONTH, ZoneInfo("UTC"), "2026-02-28 23:59", "2026-02-01 00:00", "2026-03-01 00:00"),
+        (Period.MONTH, ZoneInfo("UTC"), "2026-12-31 23:59", "2026-12-01 00:00", "2027-01-01 00:00"),
+        # Apia had no 30 December 2011.
+        (Period.DAY, ZoneInfo("Pacific/Apia"), "2011-12-30 10:00", "2011-12-30 10:00", "2011-12-31 10:00"),
+        # Newfoundland went back at 00:01: the last minutes of a Saturday came again after it had ended.
+        (
+            Period.DAY,
+            ZoneInfo("America/St_Johns"),
+            "1990-10-28 03:00",
+            "1990-10-28 02:30",
+            "1990-10-29 03:30",
+        ),
+    ],
+)
+def test_a_window_begins_and_ends_at_local_midnight(
+    period: Period, zone: ZoneInfo, at: str, start: str, end: str
+) -> None:
+    window = window_at(period, zone, ms(at))
+    assert (utc(window.start_ms), utc(window.end_ms)) == (start, end)
+
+
+@pytest.mark.parametrize(
+    ("zone", "at", "length"),
+    [
+        (LONDON, "2026-03-29 12:00", 23),
+        (LONDON, "2026-10-25 12:00", 25),
+        (HAVANA, "2026-03-08 12:00", 23),
+        (HAVANA, "2026-11-01 12:00", 25),
+        (BEIRUT, "2026-03-29 12:00", 23),
+        (BEIRUT, "2026-10-24 12:00", 25),
+        (ZoneInfo("Australia/Lord_Howe"), "2026-10-03 20:00", 23.5),
+    ],
+)
+def test_a_day_of_a_clock_change_has_its_true_length(zone: ZoneInfo, at: str, length: float) -> None:
+    assert hours(window_at(Period.DAY, zone, ms(at))) == length
+
+
+@given(st.sampled_from(list(Period)), ZONES, INSTANTS)
+def test_windows_tile_time(period: Period, zone: ZoneInfo, at_ms: int) -> None:
+    window = window_at(period, zone, at_ms)
+    assert window.start_ms <= at_ms < window.end_ms
+    for inside_ms in (window.start_ms, window.end_ms - 1):
+        assert window_at(period, zone, inside_ms) == window
+    assert window_at(period, zone, window.end_ms).start_ms == window.end_ms
+    assert window_at(period, zone, window.start_ms - 1).end_ms == window.start_ms
+
+
+@pytest.mark.parametrize("zone", ["America/St_Johns", "Antarctica/Casey", "America/Havana", "Asia/Beirut"])
+def test_windows_tile_the_hours_around_each_clock_change(zone: str) -> None:
+    at = datetime(1989, 1, 1, tzinfo=UTC)
+    local = ZoneInfo(zone)
+    while at.year < 2030:
+        at += timedelta(hours=6)
+        if at.astimezone(local).utcoffset() == (at - timedelta(hours=6)).astimezone(local).utcoffset():
+            continue
+        for minutes in range(-36 * 60, 36 * 60, 30):
+            at_ms = int((at + timedelta(minutes=minutes, seconds=17)).timestamp() * 1000)
+            window = window_at(Period.DAY, local, at_ms)
+            assert window.start_ms <= at_ms < window.end_ms, at
+
+
+@given(ZONES, INSTANTS, st.integers(0, 3 * 86_400_000))
+def test_windows_over_a_stretch_touch_all_of_it(zone: ZoneInfo, start_ms: int, length_ms: int) -> None:
+    windows = windows_over(Period.DAY, zone, start_ms, start_ms + length_ms)
+    assert windows[0].start_ms <= start_ms < windows[0].end_ms
+    assert windows[-1].start_ms <= start_ms + length_ms < windows[-1].end_ms
+    assert all(one.end_ms == other.start_ms for one, other in pairwise(windows))
+
+
+def test_a_window_has_a_length() -> None:
+    assert Window(1, 2).end_ms == 2
+    with pytest.raises(ValueError, match="not after its start"):
+        Window(2, 2)
+
+
+def test_a_zone_that_is_unknown_is_named_with_the_cure() -> None:
+    assert zone_named("Europe/London").key == "Europe/London"
+    for name in ("London", "", "../etc/passwd", "Europe", "Europe/London\0"):
+        with pytest.raises(ValueError, match="use an IANA name such as Europe/London"):
+            zone_named(name)
+
+
+@pytest.mark.parametrize(
+    ("talked_ms", "metered_s"), [(0, 1), (1, 1), (499, 1), (1499, 1), (1500, 2), (3_049, 3), (60_000, 60)]
+)
+def test_seconds_are_metered_to_the_nearest_and_at_least_one(talked_ms: int, metered_s: int) -> None:
+    assert whole_seconds(talked_ms) == metered_s
+
+
+MIDNIGHT = ms("2026-12-01 00:00")
+NOVEMBER, DECEMBER = Window(ms("2026-11-01 00:00"), MIDNIGHT), Window(MIDNIGHT, ms("2027-01-01 00:00"))
+
+
+@pytest.mark.parametrize(
+    ("start_ms", "used_s", "parts"),
+    [
+        (MIDNIGHT - 10_000, 30, (10, 20)),
+        (MIDNIGHT - 10_000, 10, (10, 0)),
+        (MIDNIGHT - 10_000, 11, (10, 1)),
+        (MIDNIGHT - 400, 5, (0, 5)),
+        (MIDNIGHT - 500, 5, (1, 4)),
+        (MIDNIGHT, 5, (0, 5)),
+        (MIDNIGHT + 5_000, 5, (0, 5)),
+        (MIDNIGHT - 10_000, 0, (0, 0)),
+    ],
+)
+def test_a_call_over_a_boundary_is_split_there(start_ms: int, used_s: int, parts: tuple[int, int]) -> None:
+    assert split_s(start_ms, used_s, (NOVEMBER, DECEMBER)) == parts
+
+
+def test_what_lies_past_the_last_window_counts_there() -> None:
+    assert split_s(MIDNIGHT - 10_000, 30, (NOVEMBER,)) == (30,)
+    with pytest.raises(ValueError, match="no windows"):
+        split_s(0, 1, ())
+
+
+@given(ZONES, INSTANTS, st.integers(0, 3 * 86_400))
+def test_a_split_adds_up_to_the_call(zone: ZoneInfo, start_ms: int, used_s: int) -> None:
+    windows = windows_over(Period.DAY, zone, start_ms, start_ms + used_s * 1000)
+    parts = split_s(start_ms, used_s, windows)
+    assert sum(parts) == used_s
+    assert all(part >= 0 for part in parts)
+
+
+@given(
+    zone=ZONES,
+    now_ms=INSTANTS,
+    ring_s=st.integers(0, 600),
+    grant_s=st.integers(1, 2 * 86_400),
+    answered_after_ms=st.integers(0, 600_000),
+    used=st.floats(0, 1),
+)
+def test_no_call_uses_more_of_a_window_than_was_reserved_there(
+    zone: ZoneInfo, now_ms: int, ring_s: int, grant_s: int, answered_after_ms: int, used: float
+) -> None:
+    windows = windows_over(Period.DAY, zone, now_ms, now_ms + (ring_s + grant_s) * 1000)
+    reserved = [most_in_window_s(window, now_ms, ring_s, grant_s) for window in windows]
+    answered_ms = now_ms + min(answered_after_ms, ring_s * 1000)
+    parts = split_s(answered_ms, round(used * grant_s), windows)
+    assert all(part <= most for part, most in zip(parts, reserved, strict=True))
+    assert sum(reserved) >= grant_s
+    assert max(reserved) <= grant_s
+
+
+WINDOWS = st.builds(
+    lambda start_ms, length_ms: Window(start_ms, start_ms + length_ms),
+    st.integers(-100_000, 100_000),
+    st.integers(1, 200_000),
+)
+
+
+@given(WINDOWS, st.integers(0, 60), st.integers(0, 200), st.integers(0, 50))
+def test_the_need_grows_with_the_grant(window: Window, ring_s: int, grant_s: int, more_s: int) -> None:
+    need_s = most_in_window_s(window, 0, ring_s, grant_s)
+    assert 0 <= need_s <= grant_s
+    assert need_s <= most_in_window_s(window, 0, ring_s, grant_s + more_s)
+
+
+@given(WINDOWS, st.integers(0, 60), st.integers(0, 200), st.integers(0, 200))
+def test_the_largest_grant_is_the_largest(window: Window, ring_s: int, room_s: int, wanted_s: int) -> None:
+    found_s = largest_grant_s(window, 0, ring_s, room_s, wanted_s)
+    fitting = [s for s in range(wanted_s + 1) if most_in_window_s(window, 0, ring_s, s) <= room_s]
+    assert found_s == max(fitting)
+
+
+BOUNDS = st.lists(
+    st.tuples(st.integers(0, 100), st.one_of(st.none(), st.integers(0, 100))), min_size=1, max_size=4
+)
+
+
+@given(BOUNDS)
+def test_what_does_not_fit_is_moved_and_kept_while_there_is_room(
+    entries: list[tuple[int, int | None]],
+) -> None:
+    parts, bounds = [part for part, _ in entries], [bound for _, bound in entries]
+    fitted = fit_s(parts, bounds)
+    assert all(bound is None or part <= bound for part, bound in zip(fitted, bounds, strict=True))
+    room_s = None if None in bounds else sum(bound for bound in bounds if bound is not None)
+    assert sum(fitted) == (sum(parts) if room_s is None else min(sum(parts), room_s))
+
+
+def test_what_fits_stays_where_it_fell() -> None:
+    assert fit_s((10, 20), (10, 20)) == (10, 20)
+    assert fit_s((0, 30), (30, 10)) == (20, 10)
+    assert fit_s((0, 30), (None, None)) == (0, 30)
