@@ -9,9 +9,9 @@ from collections.abc import Awaitable, Callable
 import structlog
 
 from agi_app.fastagi import AgiSession, Route
-from fairdial.answer import Answer, MalformedRequest, asked_from
+from fairdial.answer import Answer, MalformedRequest, asked_from, failed
 from fairdial.desk import Asked
-from fairdial.policy.outcomes import OUTCOMES, Reason
+from fairdial.policy.outcomes import Reason
 
 log = structlog.get_logger(__name__)
 
@@ -37,8 +37,7 @@ def authorise_route(begin: Begin) -> Route:
             )
         except MalformedRequest as error:
             log.error("request_malformed", channel=request.channel[:80], error=str(error))
-            reason = Reason.REQUEST_MALFORMED
-            answer = Answer("FAILED", reason, OUTCOMES[reason].cause)
+            answer = failed(Reason.REQUEST_MALFORMED)
         else:
             answer = await begin(asked, request.channel)
         await session.set_variable("FAIRDIAL_ANSWER", answer.packed())

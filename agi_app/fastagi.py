@@ -22,6 +22,9 @@ from urllib.parse import unquote
 
 import structlog
 
+from fairdial.answer import failed
+from fairdial.policy.outcomes import Reason
+
 log = structlog.get_logger(__name__)
 
 HEADER_LINES_MAX: Final = 256
@@ -265,13 +268,13 @@ def _quoted(value: str, name: str) -> str:
 
 
 class Failure(StrEnum):
-    """Why no route answered; the value is the slug for `FAIRDIAL_REASON`, from `fairdial.policy.outcomes`."""
+    """Why no route answered."""
 
-    REQUEST_MALFORMED = "request_malformed"
+    REQUEST_MALFORMED = Reason.REQUEST_MALFORMED.value
     """Forged or broken header, or a route that does not exist."""
-    TOO_LATE = "too_late"
-    STOPPING = "stopping"
-    INTERNAL_ERROR = "internal_error"
+    TOO_LATE = Reason.TOO_LATE.value
+    STOPPING = Reason.STOPPING.value
+    INTERNAL_ERROR = Reason.INTERNAL_ERROR.value
     """The route raised."""
 
 
@@ -281,8 +284,7 @@ OnFailure = Callable[[AgiSession, Failure], Awaitable[None]]
 
 async def answer_failed(session: AgiSession, reason: Failure) -> None:
     """The answer where no route gave one: the dialplan's failure rule for this kind of call decides."""
-    await session.set_variable("FAIRDIAL_RESULT", "FAILED")
-    await session.set_variable("FAIRDIAL_REASON", reason.value)
+    await session.set_variable("FAIRDIAL_ANSWER", failed(Reason(reason.value)).packed())
 
 
 @dataclass(slots=True)
@@ -468,7 +470,7 @@ class FastAgiServer:
         except AgiClosed:
             log.debug("fastagi_closed_in_session", route=route)
         except Exception as error:
-            # Nothing can be told to the switch any more: its dialplan sees no FAIRDIAL_RESULT.
+            # Nothing can be told to the switch any more: its dialplan sees no FAIRDIAL_ANSWER.
             log.error("fastagi_failure_unanswered", reason=str(reason), error=repr(error))
 
 

@@ -17,7 +17,7 @@ import structlog
 from ari_handlers import events
 from ari_handlers.client import AriError, AriRefused, Channel, Client
 from ari_handlers.queues import CallQueue
-from fairdial.answer import CONTEXT, Answer, MalformedRequest, answer_to, asked_from
+from fairdial.answer import CONTEXT, Answer, MalformedRequest, answer_to, asked_from, failed
 from fairdial.clock import Clock, Moment
 from fairdial.desk import Asked, Desk, Failed
 from fairdial.ledger.contract import Grant, GrantState, LedgerError
@@ -134,7 +134,7 @@ class Dials:
             answer, call = await self._decide(asked, queue, info.name, moment)
         except MalformedRequest as error:
             log.error("request_malformed", channel=info.name, error=str(error))
-            answer = _failed(Reason.REQUEST_MALFORMED)
+            answer = failed(Reason.REQUEST_MALFORMED)
         if call is not None:
             sends.append(self._client.applications.send_follow(info.id))
         # Sent without waiting for the answer to the one before: one round trip for both.
@@ -146,7 +146,7 @@ class Dials:
         """Decide about a dial that did not come through Stasis, and follow it. Used by AGI."""
         queue = self._client.queues.open(asked.channel)
         if queue is None:
-            return _failed(Reason.STOPPING)
+            return failed(Reason.STOPPING)
         call: DialCall | None = None
         try:
             answer, call = await self._decide(asked, queue, channel_name, self._clock.now())
@@ -159,7 +159,7 @@ class Dials:
             if isinstance(error, asyncio.CancelledError):
                 raise
             log.error("call_not_followed", call=asked.call_id, error=str(error))
-            return _failed(Reason.CALL_NOT_FOLLOWED)
+            return failed(Reason.CALL_NOT_FOLLOWED)
         finally:
             self._close_if_idle(queue)
         return answer
@@ -530,10 +530,6 @@ class Dials:
             limit_s=answer.limit_s,
             sip_call_id=asked.sip_call_id,
         )
-
-
-def _failed(reason: Reason) -> Answer:
-    return Answer("FAILED", reason, OUTCOMES[reason].cause)
 
 
 async def _quietly(request: Awaitable[None]) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from fairdial.desk import Asked, Failed
 from fairdial.policy.account import Kind
 from fairdial.policy.decide import Allow, Verdict
-from fairdial.policy.outcomes import OUTCOMES
+from fairdial.policy.outcomes import OUTCOMES, Reason
 
 RING_S = 120
 RING_MAX_S = 600
@@ -103,11 +103,15 @@ def _is_ring_time(text: str) -> bool:
     return text.isascii() and text.isdigit() and len(text) <= 9 and 1 <= int(text) <= RING_MAX_S
 
 
+def failed(reason: Reason) -> Answer:
+    """The answer that leaves a dial to the dialplan's failure rule."""
+    return Answer("FAILED", reason, OUTCOMES[reason].cause)
+
+
 def answer_to(asked: Asked, outcome: Verdict | Failed) -> Answer:
     """The answer that tells the dialplan of a verdict."""
     if isinstance(outcome, Failed):
-        told = OUTCOMES[outcome.reason]
-        return Answer("FAILED", outcome.reason, told.cause)
+        return failed(outcome.reason)
     decision = outcome.decision
     told = OUTCOMES[decision.reason]
     number = outcome.number.e164 or ""

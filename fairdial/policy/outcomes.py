@@ -35,6 +35,7 @@ class Reason(StrEnum):
     REQUEST_MALFORMED = "request_malformed"
     CALL_NOT_FOLLOWED = "call_not_followed"
     STOPPING = "stopping"
+    INTERNAL_ERROR = "internal_error"
 
 
 UNDECIDED = frozenset(
@@ -104,5 +105,6 @@ OUTCOMES: dict[Reason, Outcome] = {
         *_NO_CIRCUIT, "", "The dialplan asked in a form that is not understood."
     ),
     Reason.CALL_NOT_FOLLOWED: Outcome(*_NO_CIRCUIT, "", "The switch would not let the call be followed."),
+    Reason.INTERNAL_ERROR: Outcome(*_NO_CIRCUIT, "", "FairDial made a mistake; its log has the details."),
     Reason.STOPPING: Outcome(*_NO_CIRCUIT, "", "FairDial is stopping and grants no further calls."),
 }

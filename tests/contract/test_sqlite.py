@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any, Protocol
 
 import pytest
 
@@ -32,13 +33,32 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "ledger.sqlite"
 
 
+class Opener(Protocol):
+    """Opens a writer of the test's file, or of another; it is closed when the test ends, however it ends."""
+
+    async def __call__(self, path: Path | None = None, **bounds: Any) -> Writer: ...
+
+
 @pytest.fixture
-async def writer(path: Path) -> AsyncIterator[Writer]:
-    writer = Writer(path, waiting_max=50, group_max=20)
-    await writer.open()
+async def open_writer(path: Path) -> AsyncIterator[Opener]:
+    opened: list[Writer] = []
+
+    async def open_writer(other: Path | None = None, **bounds: Any) -> Writer:
+        writer = Writer(other or path, **bounds)
+        await writer.open()
+        opened.append(writer)
+        return writer
+
+    yield open_writer
+    for writer in opened:
+        await writer.close()
+
+
+@pytest.fixture
+async def writer(open_writer: Opener) -> Writer:
+    writer = await open_writer(waiting_max=50, group_max=20)
     await writer.do(lambda db: db.execute("CREATE TABLE notes (text TEXT NOT NULL UNIQUE)") and None)
-    yield writer
-    await writer.close()
+    return writer
 
 
 def note(text: str) -> Callable[[DB], str]:
@@ -284,15 +304,13 @@ async def test_more_steps_than_may_wait_are_refused(writer: Writer) -> None:
     assert await writer.do(note("after")) == "after"
 
 
-async def test_a_step_that_is_not_done_in_time_is_told(path: Path) -> None:
-    writer = Writer(path, within_s=0.05)
-    await writer.open()
+async def test_a_step_that_is_not_done_in_time_is_told(open_writer: Opener) -> None:
+    writer = await open_writer(within_s=0.05)
     blocker = Blocker()
     with pytest.raises(LedgerSlow, match="not written within"):
         await writer.do(blocker)
     blocker.let_go()
     assert await writer.do(lambda _db: "on again") == "on again"
-    await writer.close()
 
 
 async def test_reading_does_not_wait_for_the_writer(writer: Writer) -> None:
@@ -323,9 +341,8 @@ async def test_a_reader_cannot_write_and_reads_on(writer: Writer) -> None:
     assert await notes(writer) == []
 
 
-async def test_more_readings_than_may_wait_are_refused(path: Path) -> None:
-    writer = Writer(path, reading_max=1)
-    await writer.open()
+async def test_more_readings_than_may_wait_are_refused(open_writer: Opener) -> None:
+    writer = await open_writer(reading_max=1)
     blocker = Blocker()
     reading = asyncio.create_task(writer.read(blocker))
     await blocker.wait_begun()
@@ -334,13 +351,11 @@ async def test_more_readings_than_may_wait_are_refused(path: Path) -> None:
     blocker.let_go()
     await reading
     assert await writer.read(lambda _db: 5) == 5
-    await writer.close()
 
 
-async def test_closing_commits_what_waits_and_leaves_no_thread(path: Path) -> None:
+async def test_closing_commits_what_waits_and_leaves_no_thread(path: Path, open_writer: Opener) -> None:
     threads = set(threading.enumerate())
-    writer = Writer(path)
-    await writer.open()
+    writer = await open_writer()
     await writer.do(lambda db: db.execute("CREATE TABLE notes (text TEXT)") and None)
     waiting = [asyncio.create_task(writer.do(note(str(number)))) for number in range(500)]
     await asyncio.sleep(0)
@@ -360,9 +375,8 @@ async def test_closing_commits_what_waits_and_leaves_no_thread(path: Path) -> No
     assert not path.with_name(path.name + "-wal").exists()
 
 
-async def test_closing_that_is_cancelled_is_carried_through(path: Path) -> None:
-    writer = Writer(path)
-    await writer.open()
+async def test_closing_that_is_cancelled_is_carried_through(open_writer: Opener) -> None:
+    writer = await open_writer()
     blocker = Blocker()
     held = asyncio.create_task(writer.do(blocker))
     await blocker.wait_begun()
@@ -373,24 +387,22 @@ async def test_closing_that_is_cancelled_is_carried_through(path: Path) -> None:
     blocker.let_go()
     await held
     await writer.close()
-    again = Writer(path)
-    await again.open()
-    await again.close()
+    await open_writer()
 
 
 # --- the file in trouble -------------------------------------------------------------------------
 
 
-async def test_a_second_writer_is_kept_out_and_let_in_after_the_first(writer: Writer, path: Path) -> None:
+async def test_a_second_writer_is_kept_out_and_let_in_after_the_first(
+    writer: Writer, open_writer: Opener
+) -> None:
     with pytest.raises(
         LedgerUnavailable, match=r"ledger\.sqlite: another FairDial writes this ledger; stop it"
     ):
-        await Writer(path).open()
+        await open_writer()
     assert await writer.do(note("the first goes on")) == "the first goes on"
     await writer.close()
-    second = Writer(path)
-    await second.open()
-    await second.close()
+    await open_writer()
 
 
 OTHER_PROCESS = """
@@ -429,36 +441,38 @@ async def test_another_process_is_kept_out(writer: Writer, path: Path) -> None:
     assert await other() == "opened"
 
 
-async def test_a_file_of_a_newer_version_is_left_alone(writer: Writer, path: Path) -> None:
+async def test_a_file_of_a_newer_version_is_left_alone(
+    writer: Writer, path: Path, open_writer: Opener
+) -> None:
     await writer.do(lambda db: db.execute("INSERT INTO schema_version VALUES (9999, 'future', '')") and None)
     await writer.close()
     with pytest.raises(
         LedgerUnavailable, match=r"ledger\.sqlite: .*schema version 9999 was written by a newer FairDial"
     ):
-        await Writer(path).open()
+        await open_writer()
     raw = sqlite3.connect(path)
     raw.execute("DELETE FROM schema_version WHERE version = 9999")
     raw.commit()
     raw.close()
-    again = Writer(path)
-    await again.open()
-    await again.close()
+    await open_writer()
 
 
 @pytest.mark.parametrize(
     "content", [b"not a database, and long enough to be looked at" * 99, b"SQLite format 3\0" * 512]
 )
-async def test_what_is_no_ledger_is_told_and_left_alone(path: Path, content: bytes) -> None:
+async def test_what_is_no_ledger_is_told_and_left_alone(
+    path: Path, open_writer: Opener, content: bytes
+) -> None:
     path.write_bytes(content)
     with pytest.raises(LedgerUnavailable, match=r"ledger\.sqlite: cannot be opened as a ledger: "):
-        await Writer(path).open()
+        await open_writer()
     assert path.read_bytes() == content
 
 
-async def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+async def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path, open_writer: Opener) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(LedgerUnavailable, match="put the ledger into a folder that FairDial can write"):
-        await Writer(tmp_path / "file" / "ledger.sqlite").open()
+        await open_writer(tmp_path / "file" / "ledger.sqlite")
 
 
 async def test_a_damaged_page_makes_the_ledger_unavailable(path: Path) -> None:

@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import os
+import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -49,6 +51,19 @@ async def test_without_fairdial_the_failure_rule_holds(agi: Spine) -> None:
         place_call(agi.switch, line="alice", number="999", hang_up_after_s=0.5),
     )
     assert (outbound.final_status, emergency.final_status) == (503, 200)
+
+
+async def test_a_frozen_fairdial_leaves_calls_to_the_failure_rule(agi: Spine) -> None:
+    await agi.server.account("acme", "quota", "alice")
+    os.kill(agi.server.pid, signal.SIGSTOP)
+    try:
+        outbound, emergency = await asyncio.gather(
+            agi.call("alice", ANSWERED), agi.call("alice", "999", hang_up_after_s=0.5)
+        )
+    finally:
+        os.kill(agi.server.pid, signal.SIGCONT)
+    assert (outbound.final_status, emergency.final_status) == (503, 200)
+    assert outbound.setup_s < 2
 
 
 @contextlib.asynccontextmanager

@@ -202,12 +202,12 @@ async def test_a_missing_policy_is_neither_a_refusal_nor_recorded_as_one(desk: D
 async def test_policies_that_are_replaced_in_mid_decision_are_not_mixed(desk: Desk, store: Store) -> None:
     class Swapping(dict[str, Policy]):
         def get(self, key: str, default: Any = None) -> Any:
-            desk.policies = {"plan": plan(day_limit_s=7)}
+            desk.policies = {}
             return super().get(key, default)
 
     desk.policies = Swapping(plan=plan(limit_s=100))
-    assert [hold.allowance for hold in allowed(await desk.authorise(asked())).holds] == ["voice"]
-    assert allowed(await desk.authorise(asked("call-2"))).granted_s == 7
+    assert allowed(await desk.authorise(asked())).granted_s == 25
+    assert await desk.authorise(asked("call-2")) == Failed(Reason.POLICY_MISSING)
 
 
 async def test_a_late_decision_is_taken_back(desk: Desk, store: Store) -> None:

@@ -65,6 +65,8 @@ def hours(window: Window) -> float:
         (Period.MONTH, ZoneInfo("UTC"), "2026-12-31 23:59", "2026-12-01 00:00", "2027-01-01 00:00"),
         # Apia had no 30 December 2011.
         (Period.DAY, ZoneInfo("Pacific/Apia"), "2011-12-30 10:00", "2011-12-30 10:00", "2011-12-31 10:00"),
+        # Toronto went forward at 23:30 of the day before: until midnight would have come, that day goes on.
+        (Period.DAY, ZoneInfo("America/Toronto"), "1919-03-31 04:45", "1919-03-30 05:00", "1919-03-31 05:00"),
         # Newfoundland went back at 00:01: the last minutes of a Saturday came again after it had ended.
         (
             Period.DAY,
