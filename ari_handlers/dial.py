@@ -127,20 +127,35 @@ class Dials:
         info = event.channel
         queue = self._client.queues.find(info.id)
         assert queue is not None
-        sends: list[Awaitable[str]] = []
+        try:
+            await self._answer_question(channel, info, event.args, queue, moment)
+        finally:
+            # Nothing more comes for a channel that holds no grant: it is not followed.
+            self._close_if_idle(queue)
+
+    async def _answer_question(
+        self,
+        channel: Channel,
+        info: events.ChannelInfo,
+        args: tuple[str, ...],
+        queue: CallQueue,
+        moment: Moment,
+    ) -> None:
         call: DialCall | None = None
         try:
-            asked = self._asked(info, event.args)
+            asked = self._asked(info, args)
             answer, call = await self._decide(asked, queue, info.name, moment)
         except MalformedRequest as error:
             log.error("request_malformed", channel=info.name, error=str(error))
             answer = failed(Reason.REQUEST_MALFORMED)
+        sends: list[Awaitable[str]] = []
         if call is not None:
             sends.append(self._client.applications.send_follow(info.id))
         # Sent without waiting for the answer to the one before: one round trip for both.
         sends.append(channel.send_continue(CONTEXT, answer.packed()))
         results = await asyncio.gather(*sends, return_exceptions=True)
-        await self._after_sending(call, queue, channel, results)
+        if call is not None:
+            await self._after_sending(call, channel, results)
 
     async def begin(self, asked: Asked, channel_name: str) -> Answer:
         """Decide about a dial that did not come through Stasis, and follow it. Used by AGI."""
@@ -219,22 +234,13 @@ class Dials:
                 await self._end(call, self._clock.now())
 
     async def _after_sending(
-        self,
-        call: DialCall | None,
-        queue: CallQueue,
-        channel: Channel,
-        results: list[str | BaseException],
+        self, call: DialCall, channel: Channel, results: list[str | BaseException]
     ) -> None:
+        """`results`: of following the channel, then of sending it on."""
         failures = [result for result in results if isinstance(result, BaseException)]
-        for failure in failures:
-            if not isinstance(failure, AriError):
-                raise failure
-        if call is None:
-            self._close_if_idle(queue)
+        if not failures:
             return
         followed = not isinstance(results[0], BaseException)
-        if followed and not failures:
-            return
         log.warning("answer_not_delivered", call=call.call_id, errors=[str(failure) for failure in failures])
         if all(isinstance(failure, AriRefused) for failure in failures):
             # The switch itself said no: the channel is gone, or goes on unfollowed and must not.

@@ -127,7 +127,7 @@ class Desk:
             return self._failed(Reason.REQUEST_MALFORMED, dial, error=str(error))
         except Exception as error:
             # A decision that fails on its data must end in the failure rule, not in a call that waits.
-            return self._failed(Reason.DECISION_FAILED, dial, error=repr(error))
+            return self._failed(Reason.INTERNAL_ERROR, dial, error=repr(error))
         if verdict.decision.reason in UNDECIDED:
             return self._failed(verdict.decision.reason, dial, account=verdict.decision.account_id)
         return verdict

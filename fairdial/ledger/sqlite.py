@@ -204,13 +204,13 @@ def _write_grant(db: sqlite3.Connection, dial: Dial, allow: Allow) -> None:
 
 def _reserve(db: sqlite3.Connection, call_id: str, account_id: str, holds: Sequence[Hold]) -> None:
     for hold in holds:
-        # A limit that a newer policy lowered below what is used or held already is stored as that
-        # amount: nothing more is granted, and the check stays true.
+        # Nothing is held where a newer policy lowered the limit below what is used or held already, so
+        # the limit stored is always that of the policy, and the check of the table holds it.
         db.execute(
             "INSERT INTO meters (account_id, allowance, start_ms, end_ms, limit_s, reserved_s)"
             " VALUES (?, ?, ?, ?, ?, ?)"
             " ON CONFLICT DO UPDATE SET reserved_s = reserved_s + excluded.reserved_s,"
-            " limit_s = max(excluded.limit_s, used_s + reserved_s)",
+            " limit_s = excluded.limit_s",
             (
                 account_id,
                 hold.allowance,
@@ -283,7 +283,7 @@ def _use(db: sqlite3.Connection, hold: sqlite3.Row, used_s: int, endless: bool) 
     key = (hold["account_id"], hold["allowance"], hold["start_ms"], hold["end_ms"])
     if endless:
         # Granted without an end while the meter had no limit. If it has got one since, what was
-        # talked is stored as that limit, as in `_reserve`.
+        # talked is stored as that limit: nothing more is granted, and the check stays true.
         db.execute(
             "UPDATE meters SET limit_s = max(limit_s, used_s + reserved_s + ?)"
             " WHERE account_id = ? AND allowance = ? AND start_ms = ? AND end_ms = ?",

@@ -30,7 +30,6 @@ class Reason(StrEnum):
     # No decision could be made: the dialplan's failure rule for that kind of call applies.
     POLICY_MISSING = "policy_missing"
     STORE_UNAVAILABLE = "store_unavailable"
-    DECISION_FAILED = "decision_failed"
     TOO_LATE = "too_late"
     REQUEST_MALFORMED = "request_malformed"
     CALL_NOT_FOLLOWED = "call_not_followed"
@@ -42,7 +41,7 @@ UNDECIDED = frozenset(
     {
         Reason.POLICY_MISSING,
         Reason.STORE_UNAVAILABLE,
-        Reason.DECISION_FAILED,
+        Reason.INTERNAL_ERROR,
         Reason.TOO_LATE,
         Reason.REQUEST_MALFORMED,
         Reason.CALL_NOT_FOLLOWED,
@@ -97,9 +96,6 @@ OUTCOMES: dict[Reason, Outcome] = {
     ),
     Reason.POLICY_MISSING: Outcome(*_NO_CIRCUIT, "", "The account's policy is not loaded."),
     Reason.STORE_UNAVAILABLE: Outcome(*_NO_CIRCUIT, "", "The ledger cannot be written."),
-    Reason.DECISION_FAILED: Outcome(
-        *_NO_CIRCUIT, "", "The decision failed on what is stored of the line or account; the log says how."
-    ),
     Reason.TOO_LATE: Outcome(*_NO_CIRCUIT, "", "No decision was made in time."),
     Reason.REQUEST_MALFORMED: Outcome(
         *_NO_CIRCUIT, "", "The dialplan asked in a form that is not understood."

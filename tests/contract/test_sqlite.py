@@ -36,20 +36,20 @@ def path(tmp_path: Path) -> Path:
 class Opener(Protocol):
     """Opens a writer of the test's file, or of another; it is closed when the test ends, however it ends."""
 
-    async def __call__(self, path: Path | None = None, **bounds: Any) -> Writer: ...
+    async def __call__(self, other: Path | None = None, **bounds: Any) -> Writer: ...
 
 
 @pytest.fixture
 async def open_writer(path: Path) -> AsyncIterator[Opener]:
     opened: list[Writer] = []
 
-    async def open_writer(other: Path | None = None, **bounds: Any) -> Writer:
+    async def open_one(other: Path | None = None, **bounds: Any) -> Writer:
         writer = Writer(other or path, **bounds)
         await writer.open()
         opened.append(writer)
         return writer
 
-    yield open_writer
+    yield open_one
     for writer in opened:
         await writer.close()
 

@@ -186,7 +186,7 @@ async def test_without_the_store_the_failure_rule_applies(desk: Desk, store: Sto
 
 async def test_a_decision_that_breaks_ends_in_the_failure_rule(desk: Desk, store: Store) -> None:
     store.error = ZeroDivisionError("a fault")
-    assert await desk.authorise(asked()) == Failed(Reason.DECISION_FAILED)
+    assert await desk.authorise(asked()) == Failed(Reason.INTERNAL_ERROR)
 
 
 async def test_a_missing_policy_is_neither_a_refusal_nor_recorded_as_one(desk: Desk, store: Store) -> None:
