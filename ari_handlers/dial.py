@@ -47,14 +47,14 @@ ANSWER_SUBROUTINE = "fairdial-answered"
 SETTLE_ATTEMPTS = 5
 
 
-class SetLease(Protocol):
-    """Sets TIMEOUT(absolute) of a channel by name, in Stasis or not. Raises OSError or LeaseRefused."""
-
-    async def __call__(self, channel_name: str, lease_ms: int) -> None: ...
-
-
 class LeaseNotSet(Exception):
     """The lease of a channel could not be set; the one of before holds."""
+
+
+class SetLease(Protocol):
+    """Sets TIMEOUT(absolute) of a channel by name, in Stasis or not. Raises LeaseNotSet."""
+
+    async def __call__(self, channel_name: str, lease_ms: int) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,6 @@ class DialCall:
     dialled: str
     since: Moment
     names: dict[str, str] = field(default_factory=dict)
-    answered: Moment | None = None
     estimated: bool = False
     timer: asyncio.TimerHandle | None = None
 
@@ -205,10 +204,9 @@ class Dials:
             return answer_to(asked, Failed(Reason.STOPPING)), None
         outcome = await self._desk.authorise(asked)
         answer = answer_to(asked, outcome)
-        if isinstance(outcome, Failed) or not isinstance(outcome.decision, Allow):
-            self._log_decision(asked, answer, outcome)
-            return answer, None
         self._log_decision(asked, answer, outcome)
+        if isinstance(outcome, Failed) or not isinstance(outcome.decision, Allow):
+            return answer, None
         if outcome.decision.account_id is None:
             return answer, None  # an emergency call: nothing to follow, nothing to end
         call = self._calls.get(asked.call_id)
@@ -267,7 +265,6 @@ class Dials:
         call.names[leg.id] = leg.name
         if event.caller is not None:
             call.names[call.channel] = event.caller.name
-        call.answered = call.answered or moment
         following = self._client.applications.send_follow(leg.id)
         if again or ANSWER_SUBROUTINE not in (event.caller.dialplan.app_data if event.caller else ""):
             await self._lease(call)
@@ -456,8 +453,7 @@ class Dials:
         if leg is not None:
             start_ms = grant.answered_ms if grant.answered_ms is not None else grant.authorised_ms
             call.estimated = leg != grant.leg
-            call.answered = Moment(start_ms, now.mono_ms - (now.wall_ms - start_ms))
-            self._advance(call, Answered(leg, call.answered.mono_ms))
+            self._advance(call, Answered(leg, now.mono_ms - (now.wall_ms - start_ms)))
             self._client.queues.join(queue, leg)
         if grant.channel not in up and leg is not None:
             self._advance(call, CallerEnded(now.mono_ms))

@@ -28,6 +28,9 @@ Step = Callable[[sqlite3.Connection], T]
 
 log = structlog.get_logger(__name__)
 
+STOP_WITHIN_S = 5.0
+"""For the thread of a connection that could not be opened."""
+
 
 # Primary result codes (sqlite.org/rescode.html) that are the statement's own fault. All others are the
 # file's: locked, full, unreadable, damaged.
@@ -51,6 +54,10 @@ class _Connection(aiosqlite.Connection):
 
     async def run(self, job: Callable[[sqlite3.Connection], T]) -> T:
         return cast(T, await self._execute(job, self._conn))  # type: ignore[no-untyped-call]
+
+    def wait_stopped(self, within_s: float) -> None:
+        """Wait for its thread, which was told to stop."""
+        self._thread.join(within_s)
 
 
 @dataclass(slots=True)
@@ -215,7 +222,12 @@ class Writer:
 
 async def _opened(connect: Callable[[], sqlite3.Connection]) -> _Connection:
     connection = _Connection(connect, iter_chunk_size=64)
-    await connection
+    try:
+        await connection
+    except BaseException:
+        # aiosqlite tells its thread to stop but does not wait: it would speak to a loop that has gone.
+        await asyncio.to_thread(connection.wait_stopped, STOP_WITHIN_S)
+        raise
     return connection
 
 

@@ -463,10 +463,14 @@ async def test_a_file_of_a_newer_version_is_left_alone(
 async def test_what_is_no_ledger_is_told_and_left_alone(
     path: Path, open_writer: Opener, content: bytes
 ) -> None:
+    threads = set(threading.enumerate())
     path.write_bytes(content)
     with pytest.raises(LedgerUnavailable, match=r"ledger\.sqlite: cannot be opened as a ledger: "):
         await open_writer()
     assert path.read_bytes() == content
+    assert not [
+        one for one in threading.enumerate() if one not in threads and not one.name.startswith("asyncio")
+    ]
 
 
 async def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path, open_writer: Opener) -> None:
