@@ -7,7 +7,7 @@ renews it, and settles once when the last answered leg or the caller is gone. Th
 """
 
 import asyncio
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Mapping, Set
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
@@ -480,13 +480,15 @@ class Dials:
             for channel in {call.channel, *call.legs} & up.keys() if follow_anew else ():
                 await self._client.applications.follow(channel)
             # In order with the events of before the gap, which may still wait in the queue.
-            call.queue.put(partial(self._after_gap, call, up, listed))
+            gone = {call.channel, *call.legs} - up.keys()
+            call.queue.put(partial(self._after_gap, call, gone, up.get(call.channel), listed))
 
-    async def _after_gap(self, call: DialCall, up: Mapping[str, events.ChannelInfo], listed: Moment) -> None:
+    async def _after_gap(
+        self, call: DialCall, gone: Set[str], caller: events.ChannelInfo | None, listed: Moment
+    ) -> None:
+        """`gone`: channels of the call that the listing did not have; a leg that answered since is not judged."""
         if call.call_id not in self._calls:
             return
-        caller = up.get(call.channel)
-        gone = {call.channel, *call.legs} - up.keys()
         if isinstance(call.state, Ringing) and (caller is None or caller.state == "Up"):
             # It may have been answered unseen, and nothing answered goes unmetered.
             self._advance(call, Answered(call.channel, call.since.mono_ms))

@@ -35,7 +35,8 @@ from fairdial.ledger.contract import Grant, LedgerError
 from fairdial.ledger.sqlite import SqliteLedger
 from fairdial.policy.decide import GrantRules
 from fairdial.policy.document import Policy, parse_policy
-from fairdial.policy.numbers import Numbering, PrefixTable
+from fairdial.policy.numbers import Numbering
+from fairdial.policy.prefixes import PrefixTable
 from fairdial.reconcile import reconcile
 
 log = structlog.get_logger(__name__)

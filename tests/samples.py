@@ -7,8 +7,9 @@ from fairdial.ledger.contract import Ledger
 from fairdial.policy.account import Account, Dial, Kind, Line
 from fairdial.policy.decide import GrantRules, Verdict, decide, meters_at
 from fairdial.policy.document import Allowance, Policy, parse_policy
-from fairdial.policy.numbers import Number, NumberClass
+from fairdial.policy.numbers import Number
 from fairdial.policy.periods import Period
+from fairdial.policy.prefixes import NumberClass
 
 NOON_MS = 1_795_262_400_000
 """2026-11-21 12:00:00 UTC."""

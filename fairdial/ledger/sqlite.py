@@ -26,9 +26,10 @@ from fairdial.ledger.contract import (
 from fairdial.ledger.writer import Writer
 from fairdial.policy.account import Account, Dial, Kind, Line, MeterWindow, Snapshot, Standing
 from fairdial.policy.decide import Allow, Clause, Decision, Hold, Refuse, Sized, Verdict
-from fairdial.policy.numbers import Habit, Number, NumberClass
+from fairdial.policy.numbers import Habit, Number
 from fairdial.policy.outcomes import UNDECIDED, Reason
 from fairdial.policy.periods import MS_PER_S, Window, fit_s, split_s
+from fairdial.policy.prefixes import NumberClass
 
 # The columns are the fields of Grant, in order.
 _GRANT = """

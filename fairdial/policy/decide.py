@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from fairdial.policy.account import Account, Dial, Kind, Line, MeterWindow, Snapshot, Standing
 from fairdial.policy.document import Policy
-from fairdial.policy.numbers import Number, NumberClass
+from fairdial.policy.numbers import Number
 from fairdial.policy.outcomes import Reason
 from fairdial.policy.periods import (
     MS_PER_S,
@@ -21,6 +21,7 @@ from fairdial.policy.periods import (
     windows_over,
     zone_named,
 )
+from fairdial.policy.prefixes import NumberClass
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,15 +10,23 @@ import tomllib
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from fairdial.policy.account import Kind
-from fairdial.policy.numbers import NumberClass
 from fairdial.policy.periods import Period
+from fairdial.policy.prefixes import COUNTRIES, NumberClass
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,39}$")]
 ClauseId = Annotated[str, Field(min_length=1, max_length=40)]
-Country = Annotated[str, Field(pattern=r"^[A-Z]{2}$")]
+
+
+def _known_country(code: str) -> str:
+    if code not in COUNTRIES:
+        raise ValueError("not an ISO 3166-1 alpha-2 code; write it like GB or DE")
+    return code
+
+
+Country = Annotated[str, AfterValidator(_known_country)]
 
 
 class PolicyError(ValueError):
@@ -131,4 +139,4 @@ def _fault(fault: Mapping[str, Any]) -> str:
         case "value_error":
             return f"{key}: {fault['ctx']['error']}"
         case _:
-            return f"{key}: {fault['msg']} (found {fault['input']!r:.80})"
+            return f"{key}: {fault['msg'].removeprefix('Value error, ')} (found {fault['input']!r:.80})"

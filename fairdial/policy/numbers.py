@@ -19,12 +19,9 @@ Order of the reading, first match wins:
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
-from datetime import date
-from enum import StrEnum
+from dataclasses import dataclass
 from functools import lru_cache
 
 import phonenumbers
@@ -37,6 +34,8 @@ from phonenumbers import (
     ValidationResult,
 )
 
+from fairdial.policy.prefixes import E164_DIGITS_MAX, NO_COUNTRY, NumberClass, PrefixRow, PrefixTable
+
 MAX_DIALLED = 40
 """Longest string that is looked at: E.164 has 15 digits; the rest is for prefixes and separators."""
 
@@ -45,28 +44,6 @@ DEFAULT_CACHE_SIZE = 8192
 
 MAX_PREFIXES = 16
 """International or carrier prefixes that one habit may have."""
-
-
-class NumberClass(StrEnum):
-    """What kind of destination a number is; the values are part of the decision's JSON contract."""
-
-    GEOGRAPHIC = "geographic"
-    MOBILE = "mobile"
-    GEOGRAPHIC_OR_MOBILE = "geographic_or_mobile"
-    TOLL_FREE = "toll_free"
-    SHARED_COST = "shared_cost"
-    PREMIUM_RATE = "premium_rate"
-    UAN = "uan"
-    PERSONAL = "personal"
-    PAGER = "pager"
-    VOIP = "voip"
-    VOICEMAIL = "voicemail"
-    SATELLITE = "satellite"
-    GLOBAL_SERVICE = "global_service"
-    SHORT_CODE = "short_code"
-    EMERGENCY = "emergency"
-    INTERNAL = "internal"
-    INVALID = "invalid"
 
 
 _CLASS_OF_TYPE = {
@@ -84,8 +61,6 @@ _CLASS_OF_TYPE = {
 }
 
 LIBRARY = "libphonenumber"
-NO_COUNTRY = "-"
-"""In the table's country column: this range belongs to no country (satellite, global services)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,244 +172,6 @@ def _internal_alternative(part: str) -> str:
     except re.error:
         raise ValueError(f"internal: {part!r} has a range that runs backwards: write it as [2-4]") from None
     return regex
-
-
-# --- The operator's table
-
-COLUMNS = ("prefix", "class", "country", "risk", "note", "source", "date")
-_MAX_SHOWN = 50
-_E164_PREFIX = re.compile(r"(\+[1-9][0-9]{0,14})(X{0,14})")
-_MAX_E164 = 15
-_SHORT_CODE = re.compile(r"([A-Z]{2}):([0-9]{1,10})(X{0,8})")
-_ISO_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
-# ISO 3166-1 codes of places that have no telephone region of their own in libphonenumber.
-_COUNTRIES = phonenumbers.SUPPORTED_REGIONS | {"AQ", "BV", "GS", "HM", "PN", "TF", "UM"}
-_NOT_FOR_E164 = {NumberClass.INTERNAL, NumberClass.EMERGENCY, NumberClass.SHORT_CODE}
-
-
-class TableError(ValueError):
-    """The prefix table has faults. ``problems``: each as "file, line N, column C: what is wrong: cure"."""
-
-    def __init__(self, problems: Iterable[str]) -> None:
-        self.problems = tuple(problems)
-        more = len(self.problems) - _MAX_SHOWN
-        tail = [f"... and {more} more"] if more > 0 else []
-        super().__init__("\n".join([*self.problems[:_MAX_SHOWN], *tail]))
-
-
-@dataclass(frozen=True, slots=True)
-class PrefixRow:
-    """A row of the table, with what it leaves empty filled in from the shorter prefixes above it.
-
-    prefix: "+8816", or "GB:118XXX" for a short code. number_class None: libphonenumber decides.
-    country None: libphonenumber decides; NO_COUNTRY: there is none. date: when the row was last checked.
-    digits: the length of the whole number where the row states it, without the ``+``; None where it does not.
-    """
-
-    prefix: str
-    number_class: NumberClass | None
-    country: str | None
-    high_risk: bool
-    note: str
-    source: str
-    date: date
-    digits: int | None = None
-
-    @property
-    def label(self) -> str:
-        """The row as explanations name it."""
-        return f"{self.prefix} ({self.source}, {self.date.isoformat()})"
-
-
-@dataclass(frozen=True, slots=True)
-class _Draft:
-    """A row as written: an empty field says nothing."""
-
-    line: int
-    row: PrefixRow
-    risk: str
-
-
-class PrefixTable:
-    """The operator's prefixes, by longest match.
-
-    CSV with the header ``prefix,class,country,risk,note,source,date``; ``#`` begins a comment line.
-    ``prefix`` is unique and has one of two forms:
-
-    - ``+`` and digits: every E.164 number that begins so. The row speaks for class, country and risk; what it
-      leaves empty is taken from the next shorter prefix in the table, and at last from libphonenumber. The
-      number must be valid there, or, under a code of no country (satellite, global services), of a possible
-      length. Class ``invalid`` closes a range. With an X for each further digit (``+1942XXXXXXX``) the row
-      states the whole length, and admits a range that libphonenumber does not know yet.
-    - ``GB:101`` or ``GB:118XXX``: a short code dialled from a region, exact in length, each X any digit. The
-      class is obligatory; ``emergency`` adds to libphonenumber's emergency numbers; no row takes one away.
-
-    ``country`` is ISO 3166-1 alpha-2, or ``-`` for none. ``risk`` is ``irsf`` (revenue-share fraud) or
-    ``none``, which takes an inherited ``irsf`` back. ``source`` and ``date`` (YYYY-MM-DD) are obligatory.
-    """
-
-    def __init__(self) -> None:
-        self._rows: dict[str, PrefixRow] = {}
-        self._lengths: tuple[int, ...] = ()
-        self._short: dict[tuple[str, int], dict[str, PrefixRow]] = {}
-
-    def __len__(self) -> int:
-        return len(self._rows) + sum(len(rows) for rows in self._short.values())
-
-    @classmethod
-    def parse(cls, text: str, where: str = "prefixes.csv") -> PrefixTable:
-        """Read a table from CSV text, called ``where`` in errors. Raises TableError with every fault."""
-        problems: list[str] = []
-        drafts: dict[str, _Draft] = {}
-        for draft in _read_rows(text, where, problems):
-            first = drafts.setdefault(draft.row.prefix, draft)
-            if first is not draft:
-                problems.append(
-                    f"{where}, line {draft.line}, column prefix: {draft.row.prefix} stands on line "
-                    f"{first.line} already: keep one of the two"
-                )
-        if problems:
-            raise TableError(problems)
-        table = cls()
-        # Shorter first: a row is completed from its parent, which is complete by then.
-        for draft in sorted(drafts.values(), key=lambda draft: len(draft.row.prefix)):
-            table._add(draft)
-        return table
-
-    def _add(self, draft: _Draft) -> None:
-        row = draft.row
-        short = _SHORT_CODE.fullmatch(row.prefix)
-        if short:
-            region, digits, wild = short.groups()
-            self._short.setdefault((region, len(digits) + len(wild)), {})[digits] = row
-            return
-        parent = self.lookup(row.prefix)
-        if parent is not None:
-            row = replace(
-                row,
-                number_class=row.number_class or parent.number_class,
-                digits=row.digits if row.number_class else parent.digits,
-                country=row.country or parent.country,
-                high_risk=row.high_risk or (not draft.risk and parent.high_risk),
-            )
-        self._rows[row.prefix] = row
-        if len(row.prefix) not in self._lengths:
-            self._lengths = (len(row.prefix), *self._lengths)
-
-    def lookup(self, e164: str) -> PrefixRow | None:
-        """The row with the longest prefix of this E.164 number (with its ``+``), or None."""
-        for length in self._lengths:
-            row = self._rows.get(e164[:length])
-            if row is not None:
-                return row
-        return None
-
-    def short_code(self, region: str, digits: str) -> PrefixRow | None:
-        """The row for a short code dialled from a region, or None; the most digits written out win."""
-        rows = self._short.get((region, len(digits)))
-        if rows is None:
-            return None
-        candidates = (rows.get(digits[:length]) for length in range(len(digits), 0, -1))
-        return next((row for row in candidates if row is not None), None)
-
-
-def _read_rows(text: str, where: str, problems: list[str]) -> Iterator[_Draft]:
-    header_seen = False
-    for number, line in enumerate(text.removeprefix("\ufeff").split("\n"), start=1):
-        line = line.rstrip("\r")
-        if not line.strip() or line.startswith("#"):
-            continue
-        try:
-            fields = [field.strip() for field in next(csv.reader([line], strict=True))]
-        except csv.Error as error:
-            problems.append(f"{where}, line {number}: {error}: close every quote on the line it begins")
-            continue
-        if not header_seen:
-            header_seen = True
-            if tuple(fields) == COLUMNS:
-                continue
-            problems.append(f"{where}, line {number}: the header must be {','.join(COLUMNS)}")
-            return
-        if len(fields) != len(COLUMNS):
-            problems.append(
-                f"{where}, line {number}: {len(fields)} fields where {len(COLUMNS)} are wanted: "
-                f"write {','.join(COLUMNS)}, and put a field that holds a comma in quotes"
-            )
-            continue
-        faults = list(_faults(fields))
-        problems += [f"{where}, line {number}, column {fault}" for fault in faults]
-        if not faults:
-            yield _draft(number, fields)
-    if not header_seen:
-        problems.append(f"{where}, line 1: the table is empty: begin with the header {','.join(COLUMNS)}")
-
-
-def _faults(fields: list[str]) -> Iterator[str]:
-    prefix, class_, country, risk, _, source, day = fields
-    short = _SHORT_CODE.fullmatch(prefix)
-    if not short and (not _E164_PREFIX.fullmatch(prefix) or len(prefix) > 1 + _MAX_E164):
-        yield (
-            f"prefix: {prefix!r} is not a prefix: write + and 1 to 15 digits (+8816, +1942XXXXXXX), "
-            "or a region and a short code (GB:101, GB:118XXX)"
-        )
-    elif not short and prefix.endswith("X") and not class_:
-        yield "class: a row that states the length needs a class: give one, or leave the X out"
-    elif short and short[1] not in phonenumbers.SUPPORTED_REGIONS:
-        yield f"prefix: libphonenumber knows no region {short[1]!r}: write an alpha-2 code such as GB"
-    yield from _class_faults(class_, short is not None)
-    if country and country != NO_COUNTRY and country not in _COUNTRIES:
-        yield f"country: {country!r} is not an ISO 3166-1 alpha-2 code: write GB, - for none, or nothing"
-    if risk not in ("", "irsf", "none"):
-        yield f"risk: {risk!r} is unknown: write irsf, none, or nothing"
-    if not short and not (class_ or country or risk):
-        yield "class: the row says nothing: give a class, a country or a risk, or take it out"
-    if not source:
-        yield "source: empty: name where the row comes from"
-    if not _is_date(day):
-        yield f"date: {day!r} is not a date: write the day the row was checked as YYYY-MM-DD"
-
-
-def _class_faults(class_: str, short: bool) -> Iterator[str]:
-    if not class_:
-        if short:
-            yield "class: a short code needs a class: give one, such as short_code or premium_rate"
-        return
-    known = {member.value for member in NumberClass}
-    if class_ not in known:
-        yield f"class: {class_!r} is unknown: write one of {', '.join(sorted(known))}"
-    elif short and class_ == NumberClass.INTERNAL:
-        yield "class: internal is a habit of a line, not of a region: put the pattern into the line's habit"
-    elif not short and class_ in _NOT_FOR_E164:
-        yield f"class: {class_} is for numbers dialled from a region: write the prefix as GB:101, not with +"
-
-
-def _is_date(text: str) -> bool:
-    if not _ISO_DATE.fullmatch(text):
-        return False
-    try:
-        date.fromisoformat(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _draft(line: int, fields: list[str]) -> _Draft:
-    prefix, class_, country, risk, note, source, day = fields
-    whole_length = prefix.startswith("+") and prefix.endswith("X")
-    return _Draft(
-        line=line,
-        risk=risk,
-        row=PrefixRow(
-            prefix=prefix.rstrip("X") if whole_length else prefix,
-            number_class=NumberClass(class_) if class_ else None,
-            country=country or None,
-            high_risk=risk == "irsf",
-            note=note,
-            source=source,
-            date=date.fromisoformat(day),
-            digits=len(prefix) - 1 if whole_length else None,
-        ),
-    )
 
 
 # --- Emergency numbers
@@ -718,8 +455,8 @@ class Numbering:
         if row is None or row.number_class is None or error.error_type != error.INVALID_COUNTRY_CODE:
             return _invalid(dialled, _PARSE_PROBLEMS[error.error_type], row, LIBRARY)
         problem = _stated_length_problem(e164, row)
-        if problem is None and not 7 <= len(e164) - 1 <= _MAX_E164:
-            problem = f"an international number has 7 to {_MAX_E164} digits"
+        if problem is None and not 7 <= len(e164) - 1 <= E164_DIGITS_MAX:
+            problem = f"an international number has 7 to {E164_DIGITS_MAX} digits"
         if problem is not None:
             return _invalid(dialled, problem, row)
         return _by_row(dialled, e164, row, None)
@@ -746,10 +483,8 @@ class Numbering:
 def _by_row(dialled: str, e164: str, row: PrefixRow, parsed: PhoneNumber | None) -> Number:
     if row.number_class is None or row.number_class is NumberClass.INVALID:
         return _invalid(dialled, _closed(row), row)
-    if row.country:
-        country = _stated_country(row)
-    else:
-        country = _library_country(parsed) if parsed is not None else None
+    library_country = _library_country(parsed) if parsed is not None else None
+    country = _stated_country(row) if row.country else library_country
     return Number(_printable(dialled), e164, row.number_class, country, row.high_risk, row.label)
 
 

@@ -19,8 +19,9 @@ from fairdial.ledger.contract import (
 )
 from fairdial.policy.account import Account, Dial, Kind, Line, Snapshot, Standing
 from fairdial.policy.decide import EMERGENCY, Allow, Hold, Refuse, Sized, Verdict, meters_at, size_grant
-from fairdial.policy.numbers import Habit, Number, NumberClass
+from fairdial.policy.numbers import Habit, Number
 from fairdial.policy.outcomes import Reason
+from fairdial.policy.prefixes import NumberClass
 from tests.contract.conftest import Store
 from tests.samples import LONDON, MONTH_END_MS, NOON_MS, RULES, authorise, outbound, plan, provision
 

@@ -8,8 +8,9 @@ from fairdial.answer import EXTENSION_CHARS_MAX, MalformedRequest, answer_to, as
 from fairdial.desk import Asked, Failed
 from fairdial.policy.account import Kind
 from fairdial.policy.decide import EMERGENCY, Allow, Clause, Refuse, Verdict
-from fairdial.policy.numbers import Number, NumberClass
+from fairdial.policy.numbers import Number
 from fairdial.policy.outcomes import OUTCOMES, UNDECIDED, Reason
+from fairdial.policy.prefixes import NumberClass
 from tests.samples import LONDON
 
 CLAUSE = Clause("plan", "1", "P4")

@@ -22,9 +22,10 @@ from fairdial.policy.decide import (
     size_grant,
 )
 from fairdial.policy.document import Policy
-from fairdial.policy.numbers import Number, NumberClass
+from fairdial.policy.numbers import Number
 from fairdial.policy.outcomes import Reason
 from fairdial.policy.periods import Window
+from fairdial.policy.prefixes import NumberClass
 from tests.samples import LONDON, MONTH_END_MS, NOON_MS, RULES, outbound, plan
 
 ACCOUNT, LINE = Account("acme", "plan"), Line("alice", "acme")

@@ -24,8 +24,9 @@ from fairdial.ledger.sqlite import SqliteLedger
 from fairdial.policy.account import Dial, Kind, Line, Standing
 from fairdial.policy.decide import Allow, Refuse, Verdict
 from fairdial.policy.document import Policy
-from fairdial.policy.numbers import Habit, Numbering, PrefixTable
+from fairdial.policy.numbers import Habit, Numbering
 from fairdial.policy.outcomes import Reason
+from fairdial.policy.prefixes import PrefixTable
 from tests.samples import NOON_MS, SetClock, plan, provision
 
 NUMBERING = Numbering(PrefixTable.parse("prefix,class,country,risk,note,source,date\n"))

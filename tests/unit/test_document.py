@@ -4,8 +4,8 @@ import pytest
 
 from fairdial.policy.account import Kind
 from fairdial.policy.document import PolicyError, parse_policy
-from fairdial.policy.numbers import NumberClass
 from fairdial.policy.periods import Period
+from fairdial.policy.prefixes import NumberClass
 from tests.samples import PLAN
 
 
@@ -41,7 +41,8 @@ def test_a_date_may_stand_as_version() -> None:
         ('clause = "P1"', 'clause = "P1"\nclauze = 1', "classes.clauze: no such key; remove it"),
         ('clause = "P1"', 'clause = ""', "classes.clause: String should have at least 1 character"),
         ('"geographic"', '"landline"', "classes.allow.0: Input should be 'geographic', 'mobile'"),
-        ('["GB", "DE"]', '["gb"]', "countries.allow.0: String should match pattern"),
+        ('["GB", "DE"]', '["gb"]', "countries.allow.0: not an ISO 3166-1 alpha-2 code"),
+        ('["GB", "DE"]', '["UK"]', "countries.allow.0: not an ISO 3166-1 alpha-2 code"),
         ('["GB", "DE"]', '"all"', "countries.allow: Input should be 'any' (found 'all')"),
         (
             "outbound = 14400",

@@ -16,14 +16,12 @@ from fairdial.policy import numbers
 from fairdial.policy.numbers import (
     MAX_DIALLED,
     Habit,
-    NumberClass,
     Numbering,
-    PrefixTable,
-    TableError,
     emergency_numbers,
     is_emergency,
     strip_separators,
 )
+from fairdial.policy.prefixes import NumberClass, PrefixTable, TableError
 
 SHIPPED = Path(numbers.__file__).parent / "data" / "prefixes.csv"
 HEADER = "prefix,class,country,risk,note,source,date\n"

@@ -12,7 +12,8 @@ from fairdial.clock import Moment
 from fairdial.desk import Desk, DeskRules
 from fairdial.ledger.contract import Grant
 from fairdial.ledger.sqlite import SqliteLedger
-from fairdial.policy.numbers import Numbering, PrefixTable
+from fairdial.policy.numbers import Numbering
+from fairdial.policy.prefixes import PrefixTable
 from fairdial.reconcile import reconcile
 from tests.samples import NOON_MS, SetClock, authorise, outbound, plan, provision
 
