@@ -34,4 +34,5 @@ serve: venv
 
 ## make bench   what FairDial adds, beside the bare switch (BENCH="--rate 50 --seconds 10")
 bench: venv
+	$(PYTHON) -m benchmarks.cut_off
 	$(PYTHON) -m benchmarks.setup_time $(BENCH)
