@@ -15,7 +15,8 @@ import structlog
 
 from fairdial.clock import Clock, Moment
 from fairdial.ledger.contract import Grant, IdempotencyConflict, Ledger, LedgerError, LedgerUnavailable
-from fairdial.policy.account import Account, Dial, Kind, MeterWindow, Snapshot, Standing
+from fairdial.policy.account import Account, Credit, Dial, Kind, MeterWindow, Snapshot, Standing
+from fairdial.policy.cards import RateCard
 from fairdial.policy.decide import (
     EMERGENCY,
     LONGEST_HORIZON_S,
@@ -30,10 +31,13 @@ from fairdial.policy.decide import (
     meters_at,
     number_for,
     size_grant,
+    size_on_credit,
 )
 from fairdial.policy.document import Policy
 from fairdial.policy.numbers import Habit, Number, Numbering
 from fairdial.policy.outcomes import OUTCOMES, UNDECIDED, Reason
+from fairdial.policy.rating import decimal_text
+from fairdial.policy.terms import Mode
 
 log = structlog.get_logger(__name__)
 
@@ -94,11 +98,16 @@ class Desk:
         self.ledger = ledger
         self.policies = policies
         self.numbering = numbering
+        self.cards: Mapping[str, RateCard] = {}
         self._clock = clock
         self._rules = rules
         self._habit = Habit(region=rules.region)
         self._habits = {self._habit}
         self._undoing: set[asyncio.Task[None]] = set()
+
+    def now_ms(self) -> int:
+        """The present, in milliseconds since the epoch (UTC)."""
+        return self._clock.now().wall_ms
 
     async def authorise(self, asked: Asked) -> Verdict | Failed:
         """The verdict on a dial, or Failed, within the time limit. Repeating a call id repeats the verdict."""
@@ -153,8 +162,8 @@ class Desk:
         policies = self.policies
         return await self.ledger.renew(
             call_id,
-            lambda grant, account: _plan_more(policies, account, _rest_of(grant, lease_end_ms)),
-            lambda grant, meters: self._extend(grant, meters, lease_end_ms),
+            lambda grant, account: _plan(policies, account, _rest_of(grant, lease_end_ms)),
+            lambda grant, account, meters, credit: self._extend(grant, account, meters, credit, lease_end_ms),
         )
 
     async def settle(self, call_id: str, used_s: int, ended: Moment, *, estimated: bool = False) -> Grant:
@@ -194,11 +203,25 @@ class Desk:
             self._habits.add(habit)
         number = number_for(dial.kind, self.numbering.classify(dial.dialled, habit))
         policy = policies.get(snapshot.account.policy) if snapshot.account else None
-        return Verdict(number, decide(dial, number, snapshot, policy, self._rules.grants))
+        return Verdict(number, decide(dial, number, snapshot, policy, self._rules.grants, self.cards))
 
-    def _extend(self, grant: Grant, meters: Sequence[MeterWindow], lease_end_ms: int) -> Sized | Short | None:
+    def _extend(
+        self,
+        grant: Grant,
+        account: Account,
+        meters: Sequence[MeterWindow],
+        credit: Credit | None,
+        lease_end_ms: int,
+    ) -> Sized | Short | None:
+        if account.standing is not Standing.ACTIVE:
+            return None
         granted_s = grant.granted_s or 0
         rest_s = LONGEST_HORIZON_S if grant.longest_s is None else grant.longest_s - granted_s
+        if grant.terms is not None and grant.terms.mode is Mode.CREDIT:
+            free_micros = 0 if credit is None else credit.free_micros
+            return size_on_credit(
+                grant.terms, free_micros, granted_s, grant.credit_hold_micros, rest_s, self._rules.grants
+            )
         if rest_s <= 0 or not meters:
             # What no meter counts was granted whole at the start: no meters now means no right to more.
             return None
@@ -240,13 +263,24 @@ def _plan(policies: Mapping[str, Policy], account: Account, dial: Dial) -> tuple
     return () if policy is None else meters_at(account, policy, dial)
 
 
-def _plan_more(policies: Mapping[str, Policy], account: Account, rest: Dial) -> tuple[MeterWindow, ...]:
-    return _plan(policies, account, rest) if account.standing is Standing.ACTIVE else ()
-
-
 def _rest_of(grant: Grant, from_ms: int) -> Dial:
     """What is left of a call, seen as a dial that is answered at once."""
     return Dial(grant.call_id, grant.kind, grant.dialled, grant.line_id, grant.channel, from_ms, ring_s=0)
+
+
+def _charge_json(decision: Allow | Refuse) -> dict[str, Any]:
+    """What the call costs from its first second; amounts are decimal texts."""
+    terms = decision.terms if isinstance(decision, Allow) else None
+    if terms is None or decision.reason not in (Reason.PAST_ALLOWANCE, Reason.BY_CREDIT):
+        counted = isinstance(decision, Allow) and decision.holds
+        mode = "included" if counted else "free"
+        return {"mode": mode, "currency": None, "connect_fee": "0", "rate_per_min": "0"}
+    return {
+        "mode": str(terms.mode),
+        "currency": terms.currency,
+        "connect_fee": decimal_text(terms.tariff.connect_fee_micros),
+        "rate_per_min": decimal_text(terms.tariff.rate_per_min_micros),
+    }
 
 
 def decision_json(call_id: str, verdict: Verdict) -> dict[str, Any]:
@@ -264,12 +298,7 @@ def decision_json(call_id: str, verdict: Verdict) -> dict[str, Any]:
             "country": number.country,
         },
         "limit_s": decision.granted_s if isinstance(decision, Allow) else None,
-        "charge": {
-            "mode": "free" if isinstance(decision, Refuse) or not decision.holds else "included",
-            "currency": None,
-            "connect_fee": 0,
-            "rate_per_min": 0,
-        },
+        "charge": _charge_json(decision),
         "cause": OUTCOMES[decision.reason].cause,
         "id": call_id,
     }

@@ -33,6 +33,7 @@ from fairdial.desk import Desk, DeskRules
 from fairdial.doctor import PROBE_WITHIN_S, Ailment, Finding, Probe, examine
 from fairdial.ledger.contract import Grant, LedgerError
 from fairdial.ledger.sqlite import SqliteLedger
+from fairdial.policy.cards import RateCard
 from fairdial.policy.decide import GrantRules
 from fairdial.policy.document import Policy, parse_policy
 from fairdial.policy.numbers import Numbering
@@ -87,6 +88,10 @@ async def open_desk(config: Config) -> AsyncIterator[Desk]:
     ledger = await SqliteLedger.open(config.store.path)
     desk = Desk(ledger, policies, numbering, SystemClock(), desk_rules(config))
     try:
+        desk.cards = {
+            card.name: RateCard.parse(card.text, card.name, card.currency, f"card {card.name}")
+            for card in await ledger.cards()
+        }
         yield desk
     finally:
         await desk.close()

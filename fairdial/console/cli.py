@@ -28,6 +28,7 @@ from fairdial.desk import Desk
 from fairdial.doctor import Finding
 from fairdial.ledger.contract import LedgerError
 from fairdial.policy.account import Kind
+from fairdial.policy.cards import COLUMNS as RATE_COLUMNS
 from fairdial.policy.numbers import Habit, Numbering
 from fairdial.policy.periods import zone_named
 
@@ -49,10 +50,14 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+credits_app = typer.Typer(help="Prepaid credit.", no_args_is_help=True)
+rates = typer.Typer(help="Rate cards: what a minute to a number costs.", no_args_is_help=True)
 accounts = typer.Typer(help="Accounts: who pays.", no_args_is_help=True)
 lines = typer.Typer(help="Lines: endpoints of the switch that belong to an account.", no_args_is_help=True)
 app.add_typer(accounts, name="account")
 app.add_typer(lines, name="line")
+app.add_typer(credits_app, name="credit")
+app.add_typer(rates, name="rates")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 ConfigFile = Annotated[
@@ -210,15 +215,15 @@ def check(
         raise typer.Exit(FOUND)
 
 
-def _instant_ms(text: str | None) -> int | None:
+def _instant_ms(text: str | None, option: str = "--at") -> int | None:
     if text is None:
         return None
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
-        fail(f"--at {text!r} is not an ISO 8601 time; write it like 2026-03-29T01:30:00Z")
+        fail(f"{option} {text!r} is not an ISO 8601 time; write it like 2026-03-29T01:30:00Z")
     if moment.tzinfo is None:
-        fail(f"--at {text!r} has no time zone; add Z or an offset such as +01:00")
+        fail(f"{option} {text!r} has no time zone; add Z or an offset such as +01:00")
     return int(moment.timestamp() * 1000)
 
 
@@ -284,6 +289,17 @@ def usage(
     session: Session = context.obj
     sheet = session.run("usage", account=account)
     show(sheet, as_json, lambda: _usage_table(sheet))
+    if not as_json and sheet["credit"] is not None:
+        show(sheet["credit"], False, lambda: _table(("credit", ""), sheet["credit"].items()))
+    if not as_json and sheet["charges"]:
+        show(sheet["charges"], False, lambda: _charge_table(sheet["charges"]))
+
+
+CHARGE_COLUMNS = ("call", "mode", "charged_s", "amount", "currency", "rate")
+
+
+def _charge_table(charges: Iterable[Mapping[str, Any]]) -> Table:
+    return _table(CHARGE_COLUMNS, ([row[key] for key in CHARGE_COLUMNS] for row in charges))
 
 
 def _usage_table(sheet: Mapping[str, Any]) -> Table:
@@ -296,7 +312,7 @@ def _usage_table(sheet: Mapping[str, Any]) -> Table:
         return None if entry["limit_s"] is None else entry["limit_s"] - entry["used_s"] - entry["reserved_s"]
 
     return _table(
-        ("allowance", "from", "to", "limit_s", "used_s", "reserved_s", "left_s", "calls"),
+        ("allowance", "from", "to", "limit_s", "used_s", "reserved_s", "left_s", "over_s", "calls"),
         (
             (
                 entry["allowance"],
@@ -306,6 +322,7 @@ def _usage_table(sheet: Mapping[str, Any]) -> Table:
                 entry["used_s"],
                 entry["reserved_s"],
                 left_s(entry),
+                entry["over_s"],
                 entry["calls"],
             )
             for entry in sheet["usage"]
@@ -372,6 +389,78 @@ def _standing_command(name: str, standing: str, text: str) -> None:
 _standing_command("suspend", "suspended", "Suspend an account: its next dials are refused.")
 _standing_command("restore", "active", "Make a suspended or terminated account active again.")
 _standing_command("terminate", "terminated", "Terminate an account: its next dials are refused.")
+
+
+@app.command()
+def subscribe(
+    context: typer.Context,
+    account: Annotated[str, typer.Argument(help="Account.")],
+    policy: Annotated[str, typer.Option(help="Name of a loaded policy.")],
+    country: Annotated[
+        list[str] | None, typer.Option(help="Country that was bought, such as GB; may be repeated.")
+    ] = None,
+    until: Annotated[str | None, typer.Option(help="End of the period bought, ISO 8601 with zone.")] = None,
+    cycle_day: Annotated[int, typer.Option(min=1, max=31, help="First day of the billing cycle.")] = 1,
+    as_json: AsJson = False,
+) -> None:
+    """Put an account on a policy, with what was bought. Calls in progress keep their terms."""
+    session: Session = context.obj
+    row = session.run(
+        "subscribe",
+        account=account,
+        policy=policy,
+        countries=country or [],
+        until_ms=_instant_ms(until, "--until"),
+        cycle_day=cycle_day,
+    )
+    show(row, as_json, lambda: _table(("what", "is"), row.items()))
+
+
+@credits_app.command("add")
+def credit_add(
+    context: typer.Context,
+    account: Annotated[str, typer.Argument(help="Account.")],
+    amount: Annotated[str, typer.Argument(help="Amount such as 12.50; after -- also below zero.")],
+    currency: Annotated[str, typer.Option(help="ISO 4217 code.")],
+    reference: Annotated[str, typer.Option(help="Your own key for this payment: it is added once for each.")],
+    note: Annotated[str, typer.Option(help="For people.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Add prepaid credit. Repeating a reference changes nothing."""
+    session: Session = context.obj
+    row = session.run(
+        "credit_add", account=account, amount=amount, currency=currency, reference=reference, note=note
+    )
+    show(row, as_json, lambda: _table(("what", "is"), row.items()))
+
+
+CARD_COLUMNS = ("card", "currency", "rates", "version")
+
+
+@rates.command("load")
+def rates_load(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(help="CSV: " + ",".join(RATE_COLUMNS))],
+    card: Annotated[str, typer.Option(help="Name of the card, as policies call it.")],
+    currency: Annotated[str, typer.Option(help="ISO 4217 code of its prices.")],
+    as_json: AsJson = False,
+) -> None:
+    """Load a rate card, all of it or nothing; one of the same name is replaced."""
+    session: Session = context.obj
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        fail(f"{file}: cannot be read as UTF-8 text ({error})")
+    row = session.run("rates_load", card=card, currency=currency, text=text, where=str(file))
+    show(row, as_json, lambda: _table(CARD_COLUMNS, [[row[key] for key in CARD_COLUMNS]]))
+
+
+@rates.command("list")
+def rates_list(context: typer.Context, as_json: AsJson = False) -> None:
+    """List the loaded rate cards."""
+    session: Session = context.obj
+    rows = session.run("rates_list")
+    show(rows, as_json, lambda: _table(CARD_COLUMNS, ([row[key] for key in CARD_COLUMNS] for row in rows)))
 
 
 LINE_COLUMNS = ("line", "account", "standing", "region")

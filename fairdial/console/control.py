@@ -19,7 +19,8 @@ from fairdial.ledger.contract import LedgerError
 
 log = structlog.get_logger(__name__)
 
-LINE_BYTES_MAX = 64 * 1024
+LINE_BYTES_MAX = 8 * 1024 * 1024
+"""A rate card of 40,000 rows is about 2 MB."""
 REPLY_BYTES_MAX = 64 * 1024 * 1024
 READ_WITHIN_S = 5.0
 REPLY_WITHIN_S = 30.0

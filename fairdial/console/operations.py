@@ -3,6 +3,7 @@
 Every operation takes and returns plain JSON values, so that it means the same in both ways.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -11,10 +12,12 @@ import msgspec
 
 from fairdial.clock import Moment
 from fairdial.desk import Asked, Desk, decision_json
-from fairdial.ledger.contract import AccountSheet
-from fairdial.policy.account import Account, Kind, Line, Standing
+from fairdial.ledger.contract import AccountSheet, Charge, LoadedCard
+from fairdial.policy.account import Account, Credit, Kind, Line, Options, Standing
 from fairdial.policy.call import Ringing, State, Talking, lease_end_ms
+from fairdial.policy.cards import RateCard
 from fairdial.policy.numbers import Habit, Number
+from fairdial.policy.rating import currency_digits, decimal_text, parse_micros
 
 Json = dict[str, Any]
 RING_S = 120
@@ -71,6 +74,10 @@ class Operations:
             "account_list": self._account_list,
             "account_show": self._account_show,
             "account_standing": self._account_standing,
+            "subscribe": self._subscribe,
+            "credit_add": self._credit_add,
+            "rates_load": self._rates_load,
+            "rates_list": self._rates_list,
             "line_add": self._line_add,
             "line_list": self._line_list,
             "usage": self._account_show,
@@ -96,9 +103,7 @@ class Operations:
             raise OperationError(f"{name}: {error}") from error
 
     async def _account_add(self, account: str, policy: str, zone: str = "UTC", name: str = "") -> Json:
-        if policy not in self._desk.policies:
-            known = ", ".join(sorted(self._desk.policies))
-            raise OperationError(f"policy {policy!r} is not loaded; known are {known}")
+        self._known_policy(policy)
         entry = Account(account, policy, zone, name)
         await self._ledger.add_account(entry)
         return account_json(entry)
@@ -111,6 +116,43 @@ class Operations:
 
     async def _account_standing(self, account: str, standing: str) -> Json:
         return account_json(await self._ledger.set_standing(account, Standing(standing)))
+
+    async def _subscribe(
+        self,
+        account: str,
+        policy: str,
+        countries: list[str] | None = None,
+        until_ms: int | None = None,
+        cycle_day: int = 1,
+    ) -> Json:
+        self._known_policy(policy)
+        options = Options(frozenset(countries or ()), until_ms, cycle_day)
+        return account_json(await self._ledger.subscribe(account, policy, options))
+
+    async def _credit_add(
+        self, account: str, amount: str, currency: str, reference: str, note: str = ""
+    ) -> Json:
+        currency_digits(currency)
+        sign, digits = (-1, amount[1:]) if amount.startswith("-") else (1, amount)
+        credit = await self._ledger.add_credit(
+            account, currency, sign * parse_micros(digits), reference, self._desk.now_ms(), note
+        )
+        return credit_json(credit)
+
+    async def _rates_load(self, card: str, currency: str, text: str, where: str = "rates.csv") -> Json:
+        # Half a second for a large card: not on the loop that answers calls.
+        parsed = await asyncio.to_thread(RateCard.parse, text, card, currency, where)
+        await self._ledger.load_card(LoadedCard(card, currency, text), self._desk.now_ms())
+        self._desk.cards = {**self._desk.cards, card: parsed}
+        return card_json(parsed)
+
+    async def _rates_list(self) -> list[Json]:
+        return [card_json(card) for _, card in sorted(self._desk.cards.items())]
+
+    def _known_policy(self, policy: str) -> None:
+        if policy not in self._desk.policies:
+            known = ", ".join(sorted(self._desk.policies))
+            raise OperationError(f"policy {policy!r} is not loaded; known are {known}")
 
     async def _line_add(self, line: str, account: str, habit: Json | None = None) -> Json:
         entry = Line(line, account, habit_of(habit or {}))
@@ -221,7 +263,39 @@ def account_json(account: Account) -> Json:
         "policy": account.policy,
         "zone": account.zone,
         "standing": str(account.standing),
+        "countries": sorted(account.options.countries),
+        "until_ms": account.options.until_ms,
+        "cycle_day": account.options.cycle_day,
     }
+
+
+def credit_json(credit: Credit) -> Json:
+    """Prepaid credit; amounts are decimal texts."""
+    return {
+        "currency": credit.currency,
+        "balance": decimal_text(credit.balance_micros),
+        "reserved": decimal_text(credit.reserved_micros),
+        "free": decimal_text(credit.free_micros),
+    }
+
+
+def charge_json(charge: Charge) -> Json:
+    """What a call cost."""
+    return {
+        "call": charge.call_id,
+        "mode": str(charge.mode),
+        "at_ms": charge.at_ms,
+        "charged_s": charge.charged_s,
+        "amount": decimal_text(charge.amount_micros),
+        "currency": charge.currency,
+        "rate": charge.rate,
+        "clause": {"policy": charge.clause.policy, "version": charge.clause.version, "id": charge.clause.id},
+    }
+
+
+def card_json(card: RateCard) -> Json:
+    """A rate card without its rows."""
+    return {"card": card.name, "currency": card.currency, "rates": len(card), "version": card.version}
 
 
 def line_json(line: Line) -> Json:
@@ -244,8 +318,14 @@ def sheet_json(sheet: AccountSheet) -> Json:
             "limit_s": entry.meter.limit_s,
             "used_s": entry.meter.used_s,
             "reserved_s": entry.meter.reserved_s,
+            "over_s": entry.meter.over_s,
             "calls": entry.calls,
         }
         for entry in sheet.usage
     ]
-    return account_json(sheet.account) | {"lines": [line_json(line) for line in sheet.lines], "usage": usage}
+    return account_json(sheet.account) | {
+        "lines": [line_json(line) for line in sheet.lines],
+        "usage": usage,
+        "credit": None if sheet.credit is None else credit_json(sheet.credit),
+        "charges": [charge_json(charge) for charge in sheet.charges],
+    }

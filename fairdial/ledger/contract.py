@@ -9,8 +9,19 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
-from fairdial.policy.account import Account, Dial, Kind, Line, MeterWindow, Snapshot, Standing
+from fairdial.policy.account import (
+    Account,
+    Credit,
+    Dial,
+    Kind,
+    Line,
+    MeterWindow,
+    Options,
+    Snapshot,
+    Standing,
+)
 from fairdial.policy.decide import Short, Sized, Verdict
+from fairdial.policy.terms import Clause, Mode, Terms
 
 Plan = Callable[[Account], tuple[MeterWindow, ...]]
 """The empty meters in whose windows a dial of that account can fall."""
@@ -21,7 +32,7 @@ Judge = Callable[[Snapshot], Verdict]
 PlanMore = Callable[["Grant", Account], tuple[MeterWindow, ...]]
 """The empty meters in whose windows the rest of a live call can fall."""
 
-Extend = Callable[["Grant", Sequence[MeterWindow]], Sized | Short | None]
+Extend = Callable[["Grant", Account, Sequence[MeterWindow], Credit | None], Sized | Short | None]
 """How much more a live grant gets, given the meters as they are; None: it has all that it can ever have."""
 
 
@@ -90,6 +101,8 @@ class Grant:
     ended_ms: int | None = None
     used_s: int | None = None
     estimated: bool = False
+    terms: Terms | None = None
+    credit_hold_micros: int = 0
 
     @property
     def live(self) -> bool:
@@ -120,6 +133,29 @@ class DecisionRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class Charge:
+    """What a settled call cost. mode: overage or credit. rate: where the price comes from."""
+
+    call_id: str
+    mode: Mode
+    at_ms: int
+    charged_s: int
+    amount_micros: int
+    currency: str
+    rate: str
+    clause: Clause
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedCard:
+    """A rate card as it was loaded."""
+
+    name: str
+    currency: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Usage:
     """What one account used in one window of one allowance, and what live calls hold."""
 
@@ -134,6 +170,8 @@ class AccountSheet:
     account: Account
     lines: tuple[Line, ...] = field(default_factory=tuple)
     usage: tuple[Usage, ...] = field(default_factory=tuple)
+    credit: Credit | None = None
+    charges: tuple[Charge, ...] = field(default_factory=tuple)
 
 
 class Ledger(Protocol):
@@ -198,6 +236,28 @@ class Ledger(Protocol):
 
     async def set_standing(self, account_id: str, standing: Standing) -> Account:
         """Suspend, restore or terminate. Raises NotFound."""
+        ...
+
+    async def subscribe(self, account_id: str, policy: str, options: Options) -> Account:
+        """Put an account on a policy, with options. Calls in progress keep their terms. Raises NotFound."""
+        ...
+
+    async def add_credit(
+        self, account_id: str, currency: str, amount_micros: int, reference: str, at_ms: int, note: str = ""
+    ) -> Credit:
+        """Add prepaid credit, once for each reference; below zero takes back what no call reserves.
+
+        Raises NotFound, AlreadyExists (the reference, with another amount), ConstraintViolated (less would be
+        left than calls reserve), ValueError (another currency).
+        """
+        ...
+
+    async def load_card(self, card: LoadedCard, at_ms: int) -> None:
+        """Keep a rate card; one of the same name is replaced."""
+        ...
+
+    async def cards(self) -> tuple[LoadedCard, ...]:
+        """All rate cards by name."""
         ...
 
     async def accounts(self) -> tuple[Account, ...]:

@@ -12,31 +12,48 @@ import msgspec
 from fairdial.ledger.contract import (
     AccountSheet,
     AlreadyExists,
+    Charge,
     DecisionRecord,
     Extend,
     Grant,
     GrantState,
     IdempotencyConflict,
     Judge,
+    LoadedCard,
     NotFound,
     Plan,
     PlanMore,
     Usage,
 )
 from fairdial.ledger.writer import Writer
-from fairdial.policy.account import Account, Dial, Kind, Line, MeterWindow, Snapshot, Standing
-from fairdial.policy.decide import Allow, Clause, Decision, Hold, Refuse, Sized, Verdict
+from fairdial.policy.account import (
+    Account,
+    Credit,
+    Dial,
+    Kind,
+    Line,
+    MeterWindow,
+    Options,
+    Snapshot,
+    Standing,
+)
+from fairdial.policy.decide import Allow, Decision, Hold, Refuse, Sized, Verdict
 from fairdial.policy.numbers import Habit, Number
 from fairdial.policy.outcomes import UNDECIDED, Reason
 from fairdial.policy.periods import MS_PER_S, Window, fit_s, split_s
 from fairdial.policy.prefixes import NumberClass
+from fairdial.policy.terms import Clause, Mode, Terms, credit_micros, overage_micros
 
 # The columns are the fields of Grant, in order.
 _GRANT = """
     SELECT g.call_id, g.account_id, d.line_id, d.kind, d.dialled, d.e164, g.channel, g.state, g.granted_s,
-           d.limit_s, g.ring_s, g.authorised_ms, g.answered_ms, g.leg, g.ended_ms, g.used_s, g.estimated
+           d.limit_s, g.ring_s, g.authorised_ms, g.answered_ms, g.leg, g.ended_ms, g.used_s, g.estimated,
+           g.terms, g.credit_hold_micros
       FROM grants g JOIN decisions d USING (call_id)
 """
+CHARGES_SHOWN = 1000
+"""The latest charges that a sheet has."""
+
 # Those of DecisionRecord.
 _DECISION = """
     SELECT call_id, at_ms, kind, line_id, account_id, dialled, e164, number_class, country, decision,
@@ -102,6 +119,26 @@ class SqliteLedger:
     async def set_standing(self, account_id: str, standing: Standing) -> Account:
         return await self._writer.do(lambda db: _set_standing(db, account_id, standing))
 
+    async def subscribe(self, account_id: str, policy: str, options: Options) -> Account:
+        return await self._writer.do(lambda db: _subscribe(db, account_id, policy, options))
+
+    async def add_credit(
+        self, account_id: str, currency: str, amount_micros: int, reference: str, at_ms: int, note: str = ""
+    ) -> Credit:
+        return await self._writer.do(
+            lambda db: _add_credit(db, account_id, currency, amount_micros, reference, at_ms, note)
+        )
+
+    async def load_card(self, card: LoadedCard, at_ms: int) -> None:
+        await self._writer.do(lambda db: _load_card(db, card, at_ms))
+
+    async def cards(self) -> tuple[LoadedCard, ...]:
+        return await self._writer.read(
+            lambda db: tuple(
+                LoadedCard(*row) for row in db.execute("SELECT name, currency, text FROM cards ORDER BY name")
+            )
+        )
+
     async def accounts(self) -> tuple[Account, ...]:
         return await self._writer.read(
             lambda db: tuple(_to_account(row) for row in db.execute("SELECT * FROM accounts ORDER BY id"))
@@ -144,7 +181,8 @@ def _repeat(db: sqlite3.Connection, row: sqlite3.Row, dial: Dial) -> Verdict:
     clause = Clause(row["clause_policy"], row["clause_version"], row["clause_id"])
     if row["decision"] != "allow":
         return Verdict(number, Refuse(Reason(row["reason"]), clause, row["account_id"]))
-    if row["account_id"] is not None and not _need_grant(db, dial.call_id).live:
+    grant = _need_grant(db, dial.call_id) if row["account_id"] is not None else None
+    if grant is not None and not grant.live:
         # Nothing is held for it any more, so it cannot be allowed once again.
         raise IdempotencyConflict(f"call {dial.call_id} is over; a new dial needs a new call id")
     allow = Allow(
@@ -154,9 +192,17 @@ def _repeat(db: sqlite3.Connection, row: sqlite3.Row, dial: Dial) -> Verdict:
         row["granted_s"],
         row["limit_s"],
         tuple(
-            Hold(hold["allowance"], Window(hold["start_ms"], hold["end_ms"]), hold["limit_s"], hold["hold_s"])
+            Hold(
+                hold["allowance"],
+                Window(hold["start_ms"], hold["end_ms"]),
+                hold["limit_s"],
+                hold["hold_s"],
+                bool(hold["over"]),
+            )
             for hold in _holds(db, dial.call_id)
         ),
+        grant.terms if grant else None,
+        grant.credit_hold_micros if grant else 0,
     )
     return Verdict(number, allow)
 
@@ -196,11 +242,29 @@ def _word(decision: Decision) -> str:
 
 def _write_grant(db: sqlite3.Connection, dial: Dial, allow: Allow) -> None:
     db.execute(
-        "INSERT INTO grants (call_id, account_id, channel, ring_s, state, granted_s, authorised_ms)"
-        " VALUES (?, ?, ?, ?, 'ringing', ?, ?)",
-        (dial.call_id, allow.account_id, dial.channel, dial.ring_s, allow.granted_s, dial.at_ms),
+        "INSERT INTO grants (call_id, account_id, channel, ring_s, state, granted_s, authorised_ms, terms,"
+        " credit_hold_micros) VALUES (?, ?, ?, ?, 'ringing', ?, ?, ?, ?)",
+        (
+            dial.call_id,
+            allow.account_id,
+            dial.channel,
+            dial.ring_s,
+            allow.granted_s,
+            dial.at_ms,
+            None if allow.terms is None else msgspec.json.encode(allow.terms).decode(),
+            allow.credit_hold_micros,
+        ),
     )
+    _reserve_credit(db, str(allow.account_id), allow.credit_hold_micros)
     _reserve(db, dial.call_id, str(allow.account_id), allow.holds)
+
+
+def _reserve_credit(db: sqlite3.Connection, account_id: str, hold_micros: int) -> None:
+    if hold_micros:
+        db.execute(
+            "UPDATE credits SET reserved_micros = reserved_micros + ? WHERE account_id = ?",
+            (hold_micros, account_id),
+        )
 
 
 def _reserve(db: sqlite3.Connection, call_id: str, account_id: str, holds: Sequence[Hold]) -> None:
@@ -222,9 +286,17 @@ def _reserve(db: sqlite3.Connection, call_id: str, account_id: str, holds: Seque
             ),
         )
         db.execute(
-            "INSERT INTO holds (call_id, account_id, allowance, start_ms, end_ms, hold_s)"
-            " VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET hold_s = hold_s + excluded.hold_s",
-            (call_id, account_id, hold.allowance, hold.window.start_ms, hold.window.end_ms, hold.hold_s),
+            "INSERT INTO holds (call_id, account_id, allowance, start_ms, end_ms, hold_s, over)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET hold_s = hold_s + excluded.hold_s",
+            (
+                call_id,
+                account_id,
+                hold.allowance,
+                hold.window.start_ms,
+                hold.window.end_ms,
+                hold.hold_s,
+                int(hold.over),
+            ),
         )
 
 
@@ -242,11 +314,16 @@ def _renew(db: sqlite3.Connection, call_id: str, plan: PlanMore, extend: Extend)
     if not grant.live or grant.granted_s is None:
         return grant
     account = _need_account(db, grant.account_id)
-    sized = extend(grant, _filled(db, account.id, plan(grant, account)))
+    sized = extend(grant, account, _filled(db, account.id, plan(grant, account)), _credit(db, account.id))
     if not isinstance(sized, Sized) or not sized.granted_s:
         return grant
     _reserve(db, call_id, account.id, sized.holds)
-    db.execute("UPDATE grants SET granted_s = granted_s + ? WHERE call_id = ?", (sized.granted_s, call_id))
+    _reserve_credit(db, account.id, sized.credit_hold_micros)
+    db.execute(
+        "UPDATE grants SET granted_s = granted_s + ?, credit_hold_micros = credit_hold_micros + ?"
+        " WHERE call_id = ?",
+        (sized.granted_s, sized.credit_hold_micros, call_id),
+    )
     return _need_grant(db, call_id)
 
 
@@ -258,12 +335,20 @@ def _settle(db: sqlite3.Connection, call_id: str, used_s: int, ended_ms: int, es
         used_s = min(used_s, grant.granted_s)
     start_ms = _talk_began_ms(grant, used_s, ended_ms, estimated)
     endless = grant.granted_s is None
+    over_s, began_included = 0, True
     for _, same in groupby(_holds(db, call_id), key=itemgetter("allowance")):
         holds = list(same)
         windows = [Window(hold["start_ms"], hold["end_ms"]) for hold in holds]
+        parts = split_s(start_ms, used_s, windows)
+        if holds[0]["over"]:
+            passed_s, included = _use_past(db, holds, parts)
+            if passed_s > over_s:
+                over_s, began_included = passed_s, included
+            continue
         bounds = [None if endless or hold["limit_s"] is None else hold["hold_s"] for hold in holds]
-        for hold, part_s in zip(holds, fit_s(split_s(start_ms, used_s, windows), bounds), strict=True):
+        for hold, part_s in zip(holds, fit_s(parts, bounds), strict=True):
             _use(db, hold, part_s, endless)
+    _charge(db, grant, used_s, over_s, began_included, ended_ms)
     db.execute(
         "UPDATE grants SET state = 'settled', used_s = ?, ended_ms = ?, estimated = ? WHERE call_id = ?",
         (used_s, ended_ms, int(estimated), call_id),
@@ -301,6 +386,82 @@ def _use(db: sqlite3.Connection, hold: sqlite3.Row, used_s: int, endless: bool) 
     )
 
 
+def _use_past(db: sqlite3.Connection, holds: Sequence[sqlite3.Row], parts: Sequence[int]) -> tuple[int, bool]:
+    """Use an allowance past which calls go on: the seconds past it, and whether it covered the first one."""
+    over_s, began_included, first = 0, True, True
+    for hold, part_s in zip(holds, parts, strict=True):
+        room_s = hold["limit_s"]
+        if room_s is not None:
+            room_s = max(0, room_s - hold["meter_used_s"] - hold["meter_reserved_s"])
+        included_s = part_s if room_s is None else min(part_s, room_s)
+        if part_s and first:
+            began_included, first = included_s > 0, False
+        over_s += part_s - included_s
+        key = (hold["account_id"], hold["allowance"], hold["start_ms"], hold["end_ms"])
+        db.execute(
+            "UPDATE meters SET used_s = used_s + ?, over_s = over_s + ?, calls = calls + ?"
+            " WHERE account_id = ? AND allowance = ? AND start_ms = ? AND end_ms = ?",
+            (included_s, part_s - included_s, 1 if part_s else 0, *key),
+        )
+        db.execute(
+            "UPDATE holds SET used_s = ?, over_s = ?"
+            " WHERE call_id = ? AND allowance = ? AND start_ms = ? AND end_ms = ?",
+            (included_s, part_s - included_s, hold["call_id"], *key[1:]),
+        )
+    return over_s, began_included
+
+
+def _charge(
+    db: sqlite3.Connection, grant: Grant, used_s: int, over_s: int, began_included: bool, at_ms: int
+) -> None:
+    terms = grant.terms
+    if terms is None:
+        return
+    if terms.mode is Mode.CREDIT:
+        charged_s, amount_micros = used_s, credit_micros(terms, used_s)
+        _pay_from_credit(db, grant, amount_micros, at_ms)
+    else:
+        charged_s = over_s
+        amount_micros = overage_micros(terms, used_s, over_s, began_included=began_included)
+    if charged_s:
+        db.execute(
+            "INSERT INTO charges VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                grant.call_id,
+                terms.mode,
+                grant.account_id,
+                at_ms,
+                charged_s,
+                amount_micros,
+                terms.currency,
+                terms.rate,
+                terms.clause.policy,
+                terms.clause.version,
+                terms.clause.id,
+            ),
+        )
+
+
+def _pay_from_credit(db: sqlite3.Connection, grant: Grant, amount_micros: int, at_ms: int) -> None:
+    db.execute(
+        "UPDATE credits SET reserved_micros = reserved_micros - ?, balance_micros = balance_micros - ?"
+        " WHERE account_id = ?",
+        (grant.credit_hold_micros, amount_micros, grant.account_id),
+    )
+    if amount_micros:
+        _note_credit(db, grant.account_id, grant.call_id, -amount_micros, at_ms, "call")
+
+
+def _note_credit(
+    db: sqlite3.Connection, account_id: str, reference: str, amount_micros: int, at_ms: int, note: str
+) -> None:
+    db.execute(
+        "INSERT INTO credit_entries (account_id, reference, at_ms, amount_micros, balance_micros, note)"
+        " SELECT account_id, ?, ?, ?, balance_micros, ? FROM credits WHERE account_id = ?",
+        (reference, at_ms, amount_micros, note, account_id),
+    )
+
+
 def _release(db: sqlite3.Connection, call_id: str) -> None:
     grant = _find_grant(db, call_id)
     if grant is not None and grant.state is GrantState.RINGING:
@@ -312,15 +473,17 @@ def _release(db: sqlite3.Connection, call_id: str) -> None:
 
 def _snapshot(db: sqlite3.Connection, line_id: str, plan: Plan) -> Snapshot:
     row = db.execute(
-        "SELECT l.id AS line_id, l.standing AS line_standing, l.habit, a.*"
-        " FROM lines l JOIN accounts a ON a.id = l.account_id WHERE l.id = ?",
+        "SELECT l.id AS line_id, l.standing AS line_standing, l.habit, a.*,"
+        " c.currency, c.balance_micros, c.reserved_micros"
+        " FROM lines l JOIN accounts a ON a.id = l.account_id LEFT JOIN credits c ON c.account_id = a.id"
+        " WHERE l.id = ?",
         (line_id,),
     ).fetchone()
     if row is None:
         return Snapshot(None, None)
     account = _to_account(row)
     line = Line(row["line_id"], account.id, _to_habit(row["habit"]), Standing(row["line_standing"]))
-    return Snapshot(line, account, _filled(db, account.id, plan(account)))
+    return Snapshot(line, account, _filled(db, account.id, plan(account)), _to_credit(row))
 
 
 def _filled(
@@ -329,19 +492,22 @@ def _filled(
     filled = []
     for meter in meters:
         row = db.execute(
-            "SELECT used_s, reserved_s FROM meters"
+            "SELECT used_s, reserved_s, over_s FROM meters"
             " WHERE account_id = ? AND allowance = ? AND start_ms = ? AND end_ms = ?",
             (account_id, meter.allowance, meter.window.start_ms, meter.window.end_ms),
         ).fetchone()
         filled.append(
-            meter if row is None else MeterWindow(meter.allowance, meter.window, meter.limit_s, *row)
+            meter
+            if row is None
+            else replace(meter, used_s=row["used_s"], reserved_s=row["reserved_s"], over_s=row["over_s"])
         )
     return tuple(filled)
 
 
 def _holds(db: sqlite3.Connection, call_id: str) -> list[sqlite3.Row]:
     return db.execute(
-        "SELECT h.*, m.limit_s FROM holds h JOIN meters m USING (account_id, allowance, start_ms, end_ms)"
+        "SELECT h.*, m.limit_s, m.used_s AS meter_used_s, m.reserved_s AS meter_reserved_s"
+        " FROM holds h JOIN meters m USING (account_id, allowance, start_ms, end_ms)"
         " WHERE call_id = ? ORDER BY allowance, start_ms, end_ms",
         (call_id,),
     ).fetchall()
@@ -407,12 +573,28 @@ def _sheet(db: sqlite3.Connection, account_id: str) -> AccountSheet:
                 row["limit_s"],
                 row["used_s"],
                 row["reserved_s"],
+                row["over_s"],
             ),
             row["calls"],
         )
         for row in rows
     )
-    return AccountSheet(account, _lines(db, account_id), usage)
+    charges = db.execute(
+        "SELECT * FROM charges WHERE account_id = ? ORDER BY at_ms DESC, call_id LIMIT ?",
+        (account_id, CHARGES_SHOWN),
+    )
+    return AccountSheet(
+        account,
+        _lines(db, account_id),
+        usage,
+        _credit(db, account_id),
+        tuple(_to_charge(row) for row in charges),
+    )
+
+
+def _credit(db: sqlite3.Connection, account_id: str) -> Credit | None:
+    row = db.execute("SELECT * FROM credits WHERE account_id = ?", (account_id,)).fetchone()
+    return None if row is None else _to_credit(row)
 
 
 # --- provisioning --------------------------------------------------------------------------------
@@ -422,8 +604,15 @@ def _add_account(db: sqlite3.Connection, account: Account) -> None:
     row = db.execute("SELECT * FROM accounts WHERE id = ?", (account.id,)).fetchone()
     if row is None:
         db.execute(
-            "INSERT INTO accounts (id, name, policy, zone, standing) VALUES (?, ?, ?, ?, ?)",
-            (account.id, account.name, account.policy, account.zone, account.standing),
+            "INSERT INTO accounts (id, name, policy, zone, standing, options) VALUES (?, ?, ?, ?, ?, ?)",
+            (
+                account.id,
+                account.name,
+                account.policy,
+                account.zone,
+                account.standing,
+                _from_options(account.options),
+            ),
         )
     elif replace(_to_account(row), standing=account.standing) != account:
         raise AlreadyExists(f"account {account.id!r} exists with other contents; choose another id")
@@ -447,11 +636,99 @@ def _set_standing(db: sqlite3.Connection, account_id: str, standing: Standing) -
     return _need_account(db, account_id)
 
 
+def _subscribe(db: sqlite3.Connection, account_id: str, policy: str, options: Options) -> Account:
+    _need_account(db, account_id)
+    db.execute(
+        "UPDATE accounts SET policy = ?, options = ? WHERE id = ?",
+        (policy, _from_options(options), account_id),
+    )
+    return _need_account(db, account_id)
+
+
+def _add_credit(
+    db: sqlite3.Connection,
+    account_id: str,
+    currency: str,
+    amount_micros: int,
+    reference: str,
+    at_ms: int,
+    note: str,
+) -> Credit:
+    _need_account(db, account_id)
+    before = _credit(db, account_id)
+    if before is not None and before.currency != currency:
+        raise ValueError(
+            f"account {account_id!r} holds {before.currency}; give the amount in that, not {currency}"
+        )
+    earlier = db.execute(
+        "SELECT amount_micros FROM credit_entries WHERE account_id = ? AND reference = ?",
+        (account_id, reference),
+    ).fetchone()
+    if earlier is not None:
+        if earlier["amount_micros"] != amount_micros or before is None:
+            raise AlreadyExists(f"reference {reference!r} was used for another amount; choose another one")
+        return before
+    db.execute(
+        "INSERT INTO credits (account_id, currency, balance_micros) VALUES (?, ?, 0) ON CONFLICT DO NOTHING",
+        (account_id, currency),
+    )
+    db.execute(
+        "UPDATE credits SET balance_micros = balance_micros + ? WHERE account_id = ?",
+        (amount_micros, account_id),
+    )
+    _note_credit(db, account_id, reference, amount_micros, at_ms, note)
+    after = _credit(db, account_id)
+    assert after is not None
+    return after
+
+
+def _load_card(db: sqlite3.Connection, card: LoadedCard, at_ms: int) -> None:
+    db.execute(
+        "INSERT INTO cards (name, currency, loaded_ms, text) VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET"
+        " currency = excluded.currency, loaded_ms = excluded.loaded_ms, text = excluded.text",
+        (card.name, card.currency, at_ms, card.text),
+    )
+
+
 # --- rows to values ------------------------------------------------------------------------------
 
 
 def _to_account(row: sqlite3.Row) -> Account:
-    return Account(row["id"], row["policy"], row["zone"], row["name"], Standing(row["standing"]))
+    return Account(
+        row["id"],
+        row["policy"],
+        row["zone"],
+        row["name"],
+        Standing(row["standing"]),
+        msgspec.json.decode(row["options"], type=Options),
+    )
+
+
+def _from_options(options: Options) -> str:
+    return msgspec.json.encode(options, order="sorted").decode()
+
+
+def _to_credit(row: sqlite3.Row) -> Credit | None:
+    if row["currency"] is None:
+        return None
+    return Credit(row["currency"], row["balance_micros"], row["reserved_micros"])
+
+
+def _to_terms(text: str | None) -> Terms | None:
+    return None if text is None else msgspec.json.decode(text, type=Terms)
+
+
+def _to_charge(row: sqlite3.Row) -> Charge:
+    return Charge(
+        row["call_id"],
+        Mode(row["mode"]),
+        row["at_ms"],
+        row["charged_s"],
+        row["amount_micros"],
+        row["currency"],
+        row["rate"],
+        Clause(row["clause_policy"], row["clause_version"], row["clause_id"]),
+    )
 
 
 def _to_habit(text: str) -> Habit:
@@ -461,4 +738,5 @@ def _to_habit(text: str) -> Habit:
 def _to_grant(row: sqlite3.Row) -> Grant:
     fields = list(row)
     fields[3], fields[7], fields[16] = Kind(row["kind"]), GrantState(row["state"]), bool(row["estimated"])
+    fields[17] = _to_terms(row["terms"])
     return Grant(*fields)

@@ -9,6 +9,7 @@ from enum import StrEnum
 
 from fairdial.policy.numbers import Habit
 from fairdial.policy.periods import Window, zone_named
+from fairdial.policy.prefixes import COUNTRIES
 
 
 class Kind(StrEnum):
@@ -34,6 +35,43 @@ class Standing(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Options:
+    """What was bought with a subscription, beside the policy itself.
+
+    countries: those that the plan was bought for, where the policy leaves them to the subscription (K1).
+    until_ms: end of the period bought, None where it runs on. cycle_day: first day of the billing cycle,
+    1 to 31, the last day of shorter months.
+    """
+
+    countries: frozenset[str] = frozenset()
+    until_ms: int | None = None
+    cycle_day: int = 1
+
+    def __post_init__(self) -> None:
+        unknown = sorted(self.countries - COUNTRIES)
+        if unknown:
+            raise ValueError(
+                f"country {unknown[0]!r} is not an ISO 3166-1 alpha-2 code; write it like GB or DE"
+            )
+        if not 1 <= self.cycle_day <= 31:
+            raise ValueError(f"cycle day {self.cycle_day} is not a day of a month; write 1 to 31")
+
+
+@dataclass(frozen=True, slots=True)
+class Credit:
+    """Prepaid credit of an account. What live calls reserve is part of the balance."""
+
+    currency: str
+    balance_micros: int
+    reserved_micros: int = 0
+
+    @property
+    def free_micros(self) -> int:
+        """What no call has reserved."""
+        return self.balance_micros - self.reserved_micros
+
+
+@dataclass(frozen=True, slots=True)
 class Account:
     """Who pays. `zone` is the IANA zone in whose local midnight its periods begin."""
 
@@ -42,6 +80,7 @@ class Account:
     zone: str = "UTC"
     name: str = ""
     standing: Standing = Standing.ACTIVE
+    options: Options = field(default_factory=Options)
 
     def __post_init__(self) -> None:
         _identifier("account", self.id)
@@ -86,13 +125,24 @@ class Dial:
 
 @dataclass(frozen=True, slots=True)
 class MeterWindow:
-    """One allowance in one window, as the ledger has it. limit_s None: metered, not limited."""
+    """One allowance in one window, as the ledger has it. limit_s None: metered, not limited.
+
+    allowance: the rule's name; "name/line" where each line has its own (R1).
+    over: use past the limit goes on and is charged (R3, V2); `over_s` is how much that was.
+    """
 
     allowance: str
     window: Window
     limit_s: int | None
     used_s: int = 0
     reserved_s: int = 0
+    over_s: int = 0
+    over: bool = False
+
+    @property
+    def rule(self) -> str:
+        """Name of the rule in the policy."""
+        return self.allowance.partition("/")[0]
 
     @property
     def room_s(self) -> int | None:
@@ -107,3 +157,4 @@ class Snapshot:
     line: Line | None
     account: Account | None
     meters: tuple[MeterWindow, ...] = ()
+    credit: Credit | None = None

@@ -1,16 +1,18 @@
 """The decision about one dial: allow it, with how many seconds, or refuse it, and on which clause.
 
 The order is fixed: emergency; the line and its account; the number; kind, class and country; what is
-left of each allowance; the longest call. The first rule that refuses is the reason. Nothing here
-reads a clock or a store, so equal inputs give equal decisions.
+left of each allowance, or of the credit that pays instead; the longest call. The first rule that
+refuses is the reason. Nothing here reads a clock or a store, so equal inputs give equal decisions.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
-from fairdial.policy.account import Account, Dial, Kind, Line, MeterWindow, Snapshot, Standing
-from fairdial.policy.document import Policy
+from fairdial.policy.account import Account, Credit, Dial, Kind, Line, MeterWindow, Snapshot, Standing
+from fairdial.policy.cards import RateCard
+from fairdial.policy.document import Meter, Pay, Policy, Scope
 from fairdial.policy.numbers import Number
 from fairdial.policy.outcomes import Reason
 from fairdial.policy.periods import (
@@ -22,30 +24,29 @@ from fairdial.policy.periods import (
     zone_named,
 )
 from fairdial.policy.prefixes import NumberClass
+from fairdial.policy.rating import affordable_s, reserve_micros
+from fairdial.policy.terms import Clause, Terms, credit_terms, overage_terms
 
-
-@dataclass(frozen=True, slots=True)
-class Clause:
-    """Where a rule comes from. `policy` is "fairdial" for rules that hold under every policy."""
-
-    policy: str
-    version: str
-    id: str
+NO_CARDS: Mapping[str, RateCard] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """Seconds reserved in one window of one allowance."""
+    """Seconds reserved in one window of one allowance. over: nothing is; what does not fit is charged."""
 
     allowance: str
     window: Window
     limit_s: int | None
     hold_s: int
+    over: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Allow:
-    """The dial may go on. granted_s None: no end is held (emergency, kinds without a limit)."""
+    """The dial may go on. granted_s None: no end is held (emergency, kinds without a limit).
+
+    terms: what it costs, or what it would cost past the allowance. credit_hold_micros: reserved of the credit.
+    """
 
     reason: Reason
     clause: Clause
@@ -53,6 +54,8 @@ class Allow:
     granted_s: int | None = None
     limit_s: int | None = None
     holds: tuple[Hold, ...] = ()
+    terms: Terms | None = None
+    credit_hold_micros: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,18 +138,29 @@ def meters_at(account: Account, policy: Policy, dial: Dial) -> tuple[MeterWindow
     longest_s = policy.longest_call_s(dial.kind) or LONGEST_HORIZON_S
     until_ms = dial.at_ms + (dial.ring_s + longest_s) * MS_PER_S
     return tuple(
-        MeterWindow(allowance.name, window, allowance.limit_s)
+        MeterWindow(
+            f"{allowance.name}/{dial.line_id}" if allowance.scope is Scope.LINE else allowance.name,
+            window,
+            allowance.limit_s,
+            over=allowance.used_up is Pay.OVERAGE,
+        )
         for allowance in policy.meters_for(dial.kind)
-        for window in windows_over(allowance.period, zone, dial.at_ms, until_ms)
+        if allowance.meter is Meter.VOICE
+        for window in windows_over(allowance.period, zone, dial.at_ms, until_ms, account.options.cycle_day)
     )
 
 
 def decide(
-    dial: Dial, number: Number, snapshot: Snapshot, policy: Policy | None, rules: GrantRules
+    dial: Dial,
+    number: Number,
+    snapshot: Snapshot,
+    policy: Policy | None,
+    rules: GrantRules,
+    cards: Mapping[str, RateCard] = NO_CARDS,
 ) -> Decision:
     """Allow or refuse a dial of `number`, whose time is `dial.at_ms`, on what `snapshot` and `policy` say.
 
-    `policy` is the one that the snapshot's account names, None where it is not loaded.
+    `policy` is the one that the snapshot's account names, None where it is not loaded. `cards`: by name.
     """
     if is_emergency(dial.kind, number):
         return EMERGENCY
@@ -159,10 +173,15 @@ def decide(
     unreadable = dial.kind in _PUBLIC and number.number_class is NumberClass.INVALID
     if unreadable or not _DIALLABLE.fullmatch(dial.dialled):
         return Refuse(Reason.NUMBER_INVALID, ALWAYS, account.id)
-    uncovered = _coverage(dial.kind, number, policy)
-    if uncovered is not None:
-        return Refuse(uncovered[0], uncovered[1], account.id)
-    return _grant(dial, account, snapshot.meters, policy, rules)
+    uncovered = _coverage(dial, number, account, policy)
+    if uncovered is None:
+        decision = _grant(dial, account, snapshot.meters, policy, rules)
+    else:
+        decision = Refuse(uncovered[0], uncovered[1], account.id)
+    clause_id = _pays_by_credit(decision, number, policy) if isinstance(decision, Refuse) else None
+    if clause_id is None:
+        return decision
+    return _by_credit(dial, number, account, snapshot.credit, policy, clause_id, rules, cards)
 
 
 def _standing(line: Line | None, account: Account | None) -> Reason | None:
@@ -175,17 +194,85 @@ def _standing(line: Line | None, account: Account | None) -> Reason | None:
     return None if line.standing is Standing.ACTIVE else Reason.LINE_SUSPENDED
 
 
-def _coverage(kind: Kind, number: Number, policy: Policy) -> tuple[Reason, Clause] | None:
-    if kind not in policy.kinds.allow:
+def _coverage(dial: Dial, number: Number, account: Account, policy: Policy) -> tuple[Reason, Clause] | None:
+    if dial.kind not in policy.kinds.allow:
         return Reason.KIND_NOT_COVERED, _clause(policy, policy.kinds.clause)
-    if kind not in _PUBLIC or number.number_class is NumberClass.INTERNAL:
+    if dial.kind not in _PUBLIC or number.number_class is NumberClass.INTERNAL:
         return None
     if number.number_class not in policy.classes.allow:
         return Reason.CLASS_NOT_COVERED, _clause(policy, policy.classes.clause)
     countries = policy.countries.allow
+    if countries == "subscription":
+        if account.options.until_ms is not None and dial.at_ms >= account.options.until_ms:
+            return Reason.SUBSCRIPTION_OVER, _clause(policy, policy.countries.clause)
+        countries = account.options.countries
     if countries != "any" and number.country not in countries:
         return Reason.COUNTRY_NOT_COVERED, _clause(policy, policy.countries.clause)
     return None
+
+
+_OUTSIDE = frozenset({Reason.CLASS_NOT_COVERED, Reason.COUNTRY_NOT_COVERED, Reason.SUBSCRIPTION_OVER})
+
+
+def _pays_by_credit(refuse: Refuse, number: Number, policy: Policy) -> str | None:
+    """The clause by which credit pays for what the plan itself refuses; None where it does not."""
+    if refuse.reason in _OUTSIDE:
+        rule = policy.uncovered
+        if rule is None or rule.pay is not Pay.CREDIT:
+            return None
+        return rule.clause if rule.classes == "any" or number.number_class in rule.classes else None
+    if refuse.reason in (Reason.ALLOWANCE_USED_UP, Reason.ALLOWANCE_RESERVED):
+        for allowance in policy.allowances:
+            if allowance.used_up is Pay.CREDIT and allowance.clause == refuse.clause.id:
+                return allowance.clause
+    return None
+
+
+def _by_credit(
+    dial: Dial,
+    number: Number,
+    account: Account,
+    credit: Credit | None,
+    policy: Policy,
+    clause_id: str,
+    rules: GrantRules,
+    cards: Mapping[str, RateCard],
+) -> Decision:
+    clause = _clause(policy, clause_id)
+    card = cards.get(policy.charges.card or "") if policy.charges else None
+    rate = card.lookup(number.e164, dial.at_ms) if card and number.e164 else None
+    if card is None or rate is None or (credit is not None and credit.currency != card.currency):
+        return Refuse(Reason.NO_RATE, clause, account.id)
+    terms = credit_terms(policy, clause_id, card.currency, rate)
+    longest_s = policy.longest_call_s(dial.kind)
+    free_micros = 0 if credit is None else credit.free_micros
+    sized = size_on_credit(terms, free_micros, 0, 0, longest_s or LONGEST_HORIZON_S, rules)
+    if sized is None:
+        return Refuse(Reason.CREDIT_TOO_LOW, clause, account.id)
+    return Allow(
+        Reason.BY_CREDIT,
+        clause,
+        account.id,
+        sized.granted_s,
+        longest_s,
+        terms=terms,
+        credit_hold_micros=sized.credit_hold_micros,
+    )
+
+
+def size_on_credit(
+    terms: Terms, free_micros: int, granted_s: int, held_micros: int, rest_s: int, rules: GrantRules
+) -> "Sized | None":
+    """How many seconds more, up to `rest_s`, the free credit pays for a call that has `granted_s` already.
+
+    Shared among calls as an allowance is (`GrantRules`). None: not another second.
+    """
+    afford_s = affordable_s(terms.tariff, free_micros + held_micros, granted_s + rest_s + rules.slice_s)
+    room_s = afford_s - granted_s
+    if room_s <= 0 or rest_s <= 0:
+        return None
+    more_s = min(rest_s, _share_s(room_s, rest_s, rules))
+    return Sized(more_s, (), reserve_micros(terms.tariff, granted_s + more_s) - held_micros)
 
 
 def _grant(
@@ -197,15 +284,19 @@ def _grant(
     if isinstance(sized, Short):
         held = sized.meter.used_s < (sized.meter.limit_s or 0)
         reason = Reason.ALLOWANCE_RESERVED if held else Reason.ALLOWANCE_USED_UP
-        return Refuse(reason, clause_of[sized.meter.allowance], account.id)
+        return Refuse(reason, clause_of[sized.meter.rule], account.id)
+    terms = overage_terms(policy) if any(meter.over for meter in meters) else None
+    passed = [meter for meter in meters if meter.over and meter.room_s == 0]
     limited = [meter for meter in meters if meter.limit_s is not None]
-    if limited:
-        reason, clause = Reason.WITHIN_ALLOWANCE, clause_of[limited[0].allowance]
+    if passed and terms is not None and passed[0].window.start_ms <= dial.at_ms:
+        reason, clause = Reason.PAST_ALLOWANCE, terms.clause
+    elif limited:
+        reason, clause = Reason.WITHIN_ALLOWANCE, clause_of[limited[0].rule]
     elif meters:
-        reason, clause = Reason.COVERED, clause_of[meters[0].allowance]
+        reason, clause = Reason.COVERED, clause_of[meters[0].rule]
     else:
         reason, clause = Reason.NOT_COUNTED, _clause(policy, policy.kinds.clause)
-    return Allow(reason, clause, account.id, sized.granted_s, longest_s, sized.holds)
+    return Allow(reason, clause, account.id, sized.granted_s, longest_s, sized.holds, terms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +305,7 @@ class Sized:
 
     granted_s: int | None
     holds: tuple[Hold, ...]
+    credit_hold_micros: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,9 +323,9 @@ def size_grant(
     All of it while at least a slice stays free for other calls; a share where calls share what is left
     (`GrantRules`); never a rest that would be too short to be useful to the next call.
     """
-    limited = [meter for meter in meters if meter.room_s is not None]
+    limited = [meter for meter in meters if meter.room_s is not None and not meter.over]
     if longest_s is None and not limited:
-        return Sized(None, tuple(Hold(meter.allowance, meter.window, None, 0) for meter in meters))
+        return Sized(None, tuple(_hold(meter, now_ms, ring_s, 0) for meter in meters))
     wanted_s = longest_s or LONGEST_HORIZON_S
     granted_s = wanted_s
     for meter in limited:
@@ -243,12 +335,14 @@ def size_grant(
             return Short(meter)
         granted_s = min(granted_s, fits_s)
     holds = (_hold(meter, now_ms, ring_s, granted_s) for meter in meters)
-    return Sized(granted_s, tuple(hold for hold in holds if hold.hold_s))
+    return Sized(granted_s, tuple(hold for hold in holds if hold.hold_s or hold.over))
 
 
 def _hold(meter: MeterWindow, now_ms: int, ring_s: int, granted_s: int) -> Hold:
-    need_s = most_in_window_s(meter.window, now_ms, ring_s, granted_s)
-    return Hold(meter.allowance, meter.window, meter.limit_s, need_s)
+    # An allowance past which calls go on reserves nothing: what is left of it when a call is settled is
+    # what that call had, and the rest is charged. So no second is charged while another call gives some back.
+    need_s = 0 if meter.over else most_in_window_s(meter.window, now_ms, ring_s, granted_s)
+    return Hold(meter.allowance, meter.window, meter.limit_s, need_s, meter.over)
 
 
 def _share_s(room_s: int, wanted_s: int, rules: GrantRules) -> int:

@@ -1,103 +1,138 @@
-"""The policy file: what an operator writes, checked key by key.
+"""The policy file: what an operator writes, read into a `Policy`.
 
-A policy is a TOML document; every rule in it names the clause that it comes from. Errors say which
-file, which key, what is wrong and how to mend it, all of them at once. Reading the file is left to
-the caller: this module sees text.
+A policy is a TOML document; every rule in it (`rules.py`) names the clause that it comes from. Errors
+say which file, which key, what is wrong and how to mend it, all of them at once (`faults.py` finds the words).
+Leaves to others: reading the file (this module sees text), whether the rules make sense together
+(`lint.py`), and what they say to people (`show.py`, `difference.py`).
 """
 
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import date
 from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, PlainValidator, ValidationError, model_validator
 
 from fairdial.policy.account import Kind
-from fairdial.policy.periods import Period
-from fairdial.policy.prefixes import COUNTRIES, NumberClass
+from fairdial.policy.faults import Fault, faults_of, toml_fault
+from fairdial.policy.periods import midnight_ms
+from fairdial.policy.prefixes import NumberClass
+from fairdial.policy.rules import (
+    PARTIES,
+    Allowance,
+    Cap,
+    Caps,
+    ChargeKey,
+    Charges,
+    ClassRule,
+    ClauseId,
+    CountryRule,
+    Elsewhere,
+    EncryptionRule,
+    IdentityRule,
+    KindRule,
+    LongestCallRule,
+    Meter,
+    Name,
+    Pay,
+    Rule,
+    Scope,
+    Step,
+    Trigger,
+    UncoveredRule,
+)
 
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,39}$")]
-ClauseId = Annotated[str, Field(min_length=1, max_length=40)]
+# All that other parts need of a policy file, so that they import it from here.
+__all__ = [
+    "PARTIES",
+    "Allowance",
+    "Cap",
+    "Caps",
+    "ChargeKey",
+    "Charges",
+    "ClassRule",
+    "ClauseId",
+    "CountryRule",
+    "Elsewhere",
+    "EncryptionRule",
+    "IdentityRule",
+    "KindRule",
+    "LongestCallRule",
+    "Meter",
+    "Pay",
+    "Policy",
+    "PolicyError",
+    "Scope",
+    "Step",
+    "Trigger",
+    "UncoveredRule",
+    "parse_policy",
+]
 
 
-def _known_country(code: str) -> str:
-    if code not in COUNTRIES:
-        raise ValueError("not an ISO 3166-1 alpha-2 code; write it like GB or DE")
-    return code
-
-
-Country = Annotated[str, AfterValidator(_known_country)]
+def _effective(value: object) -> object:
+    if value == "at_once":
+        return value
+    try:
+        return date.fromisoformat(str(value))
+    except ValueError as error:
+        raise ValueError('neither a date nor "at_once"; write a date such as 2026-12-01') from error
 
 
 class PolicyError(ValueError):
-    """A policy document cannot be used. The text has one line per fault: file, key, fault, cure."""
+    """A policy document cannot be used. The text has one line per fault: file, key, fault, cure.
 
-    def __init__(self, where: str, faults: list[str]) -> None:
+    faults: the lines without the file; found: the same in their parts.
+    """
+
+    def __init__(self, where: str, found: Iterable[Fault]) -> None:
         self.where = where
-        self.faults = tuple(faults)
-        super().__init__("\n".join(f"{where}: {fault}" for fault in faults))
+        self.found = tuple(found)
+        self.faults = tuple(str(fault) for fault in self.found)
+        super().__init__("\n".join(f"{where}: {fault}" for fault in self.faults))
 
 
-class _Rule(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+class Policy(Rule):
+    """A versioned document of clauses, as `decide` uses it.
 
-
-class ClassRule(_Rule):
-    """Which classes of number the plan covers."""
-
-    allow: frozenset[NumberClass]
-    clause: ClauseId
-
-
-class CountryRule(_Rule):
-    """Which countries the plan covers: a list of ISO 3166-1 codes, or "any"."""
-
-    allow: frozenset[Country] | Literal["any"]
-    clause: ClauseId
-
-
-class KindRule(_Rule):
-    """Which kinds of call exist on this plan."""
-
-    allow: frozenset[Kind]
-    clause: ClauseId
-
-
-class LongestCallRule(_Rule):
-    """The longest call by kind, in seconds. A kind that is not named has no limit of its own."""
-
-    clause: ClauseId
-    seconds: Mapping[Kind, Annotated[int, Field(ge=1, le=86_400)]]
-
-
-class Allowance(_Rule):
-    """Seconds of talk included in each period. Without `limit_s` the meter only counts."""
-
-    name: Name
-    limit_s: Annotated[int, Field(ge=0)] | None = None
-    period: Period
-    counts: frozenset[Kind]
-    clause: ClauseId
-
-
-class Policy(_Rule):
-    """A versioned document of clauses, as `decide` uses it."""
+    published: the day it was made known. effective: the local day from whose midnight it decides, in the
+    account's zone, or "at_once" (A11). notice_days: the least time between both (R7, V9). changes_clause:
+    the clause by which versions change so.
+    """
 
     name: Name
     version: Annotated[str, Field(min_length=1, max_length=40)]
     title: str
+    published: Annotated[date, Field(strict=False)] | None = None
+    effective: Annotated[date | Literal["at_once"], PlainValidator(_effective)] = "at_once"
+    notice_days: Annotated[int, Field(ge=0, le=366)] = 0
+    changes_clause: ClauseId | None = None
     kinds: KindRule
     classes: ClassRule
     countries: CountryRule
+    uncovered: UncoveredRule | None = None
     longest_call: LongestCallRule
     allowances: tuple[Allowance, ...] = ()
+    caps: Caps = Field(default_factory=Caps)
+    charges: Charges | None = None
+    identity: IdentityRule | None = None
+    encryption: EncryptionRule | None = None
+    detectors: tuple[Trigger, ...] = ()
+    ladder: tuple[Trigger, ...] = ()
+    elsewhere: tuple[Elsewhere, ...] = ()
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> "Policy":
-        names = [allowance.name for allowance in self.allowances]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise ValueError(f"allowance {twice[0]!r} stands twice; give each its own name")
+        for what, names in (
+            ("allowance", [allowance.name for allowance in self.allowances]),
+            ("detector", [detector.name for detector in self.detectors]),
+            ("ladder step", [rung.name for rung in self.ladder]),
+        ):
+            twice = sorted({name for name in names if names.count(name) > 1})
+            if twice:
+                raise ValueError(f"{what} {twice[0]!r} stands twice; give each its own name")
         return self
 
     def meters_for(self, kind: Kind) -> tuple[Allowance, ...]:
@@ -108,35 +143,49 @@ class Policy(_Rule):
         """Longest call of `kind` in seconds, or None."""
         return self.longest_call.seconds.get(kind)
 
+    def longest_call_clause(self, kind: Kind) -> str:
+        """The clause behind the longest call of `kind`."""
+        return self.longest_call.clauses.get(kind, self.longest_call.clause)
+
+    def pays_uncovered(self, number_class: NumberClass) -> Pay:
+        """Whether a number of that class outside the plan is refused or paid from credit."""
+        rule = self.uncovered
+        if rule is None or (rule.classes != "any" and number_class not in rule.classes):
+            return Pay.REFUSE
+        return rule.pay
+
+    def effective_ms(self, zone: ZoneInfo) -> int | None:
+        """The instant from which it decides for an account in `zone`; None: at once."""
+        return midnight_ms(self.effective, zone) if isinstance(self.effective, date) else None
+
+    def clause_ids(self) -> frozenset[str]:
+        """All clauses that a rule or `[[elsewhere]]` names."""
+        return frozenset(_clauses_in(self.model_dump()))
+
+
+def _clauses_in(value: Any) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            if key in ("clause", "changes_clause"):
+                yield from () if inner is None else (inner,)
+            elif key == "clauses":
+                yield from inner.values()
+            else:
+                yield from _clauses_in(inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _clauses_in(inner)
+
 
 def parse_policy(text: str, where: str) -> Policy:
     """The policy in a TOML text; `where` names the file in errors. Raises PolicyError."""
     try:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise PolicyError(where, [f"not TOML: {error}"]) from error
+        raise PolicyError(where, [toml_fault(error)]) from error
     try:
         # Through JSON: TOML knows neither sets nor enums, which strict validation takes from JSON's lists
         # and strings alone; and without strictness `limit_s = true` would be one second.
         return Policy.model_validate_json(json.dumps(document, default=str))
     except ValidationError as error:
-        raise PolicyError(where, [_fault(fault) for fault in error.errors() if _tells(fault)]) from error
-
-
-def _tells(fault: Mapping[str, Any]) -> bool:
-    # Where a list or a word may stand, a faulty list fails as a word as well.
-    return not (fault["type"] == "literal_error" and isinstance(fault["input"], list))
-
-
-def _fault(fault: Mapping[str, Any]) -> str:
-    # Parts such as "frozenset[...]" and "[key]" are pydantic's, not the operator's.
-    key = ".".join(str(part) for part in fault["loc"] if "[" not in str(part)) or "document"
-    match fault["type"]:
-        case "missing":
-            return f"{key}: missing; write it"
-        case "extra_forbidden":
-            return f"{key}: no such key; remove it or correct its spelling"
-        case "value_error":
-            return f"{key}: {fault['ctx']['error']}"
-        case _:
-            return f"{key}: {fault['msg'].removeprefix('Value error, ')} (found {fault['input']!r:.80})"
+        raise PolicyError(where, faults_of(error, Policy)) from error

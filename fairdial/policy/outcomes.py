@@ -16,6 +16,8 @@ class Reason(StrEnum):
     WITHIN_ALLOWANCE = "within_allowance"
     COVERED = "covered"
     NOT_COUNTED = "not_counted"
+    PAST_ALLOWANCE = "past_allowance"
+    BY_CREDIT = "by_credit"
     # Refused.
     NUMBER_INVALID = "number_invalid"
     LINE_UNKNOWN = "line_unknown"
@@ -27,6 +29,9 @@ class Reason(StrEnum):
     COUNTRY_NOT_COVERED = "country_not_covered"
     ALLOWANCE_USED_UP = "allowance_used_up"
     ALLOWANCE_RESERVED = "allowance_reserved"
+    SUBSCRIPTION_OVER = "subscription_over"
+    CREDIT_TOO_LOW = "credit_too_low"
+    NO_RATE = "no_rate"
     # No decision could be made: the dialplan's failure rule for that kind of call applies.
     POLICY_MISSING = "policy_missing"
     STORE_UNAVAILABLE = "store_unavailable"
@@ -76,6 +81,8 @@ OUTCOMES: dict[Reason, Outcome] = {
     Reason.WITHIN_ALLOWANCE: Outcome(0, 200, "", "Covered by the plan, within the allowance."),
     Reason.COVERED: Outcome(0, 200, "", "Covered by the plan, which does not limit these minutes."),
     Reason.NOT_COUNTED: Outcome(0, 200, "", "This kind of call is not counted."),
+    Reason.PAST_ALLOWANCE: Outcome(0, 200, "", "The allowance is used up; the call is charged."),
+    Reason.BY_CREDIT: Outcome(0, 200, "", "Outside the plan; paid from prepaid credit."),
     Reason.NUMBER_INVALID: Outcome(*_INVALID_FORMAT, "invalid", "The dialled string is not a valid number."),
     Reason.LINE_UNKNOWN: Outcome(*_CALL_REJECTED, "ss-noservice", "No account holds this line."),
     Reason.LINE_SUSPENDED: Outcome(*_CALL_REJECTED, "ss-noservice", "The line is suspended."),
@@ -94,6 +101,11 @@ OUTCOMES: dict[Reason, Outcome] = {
     Reason.ALLOWANCE_RESERVED: Outcome(
         *_CALL_REJECTED, "ss-noservice", "Calls in progress hold what is left of the allowance."
     ),
+    Reason.SUBSCRIPTION_OVER: Outcome(*_CALL_REJECTED, "ss-noservice", "The period that was bought is over."),
+    Reason.CREDIT_TOO_LOW: Outcome(
+        *_CALL_REJECTED, "ss-noservice", "The credit does not pay for the first seconds of the call."
+    ),
+    Reason.NO_RATE: Outcome(*_CALL_REJECTED, "ss-noservice", "The rate card has no price for this number."),
     Reason.POLICY_MISSING: Outcome(*_NO_CIRCUIT, "", "The account's policy is not loaded."),
     Reason.STORE_UNAVAILABLE: Outcome(*_NO_CIRCUIT, "", "The ledger cannot be written."),
     Reason.TOO_LATE: Outcome(*_NO_CIRCUIT, "", "No decision was made in time."),

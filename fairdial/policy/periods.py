@@ -1,10 +1,11 @@
-"""Days and months in an account's time zone, and what a stretch of talk uses of each.
+"""Periods in an account's time zone, and what a stretch of talk uses of each.
 
-Instants are integer milliseconds since the epoch (UTC); amounts are whole seconds. A period begins at
-local midnight (CLAUSES.md, reading rules), so a day has 23, 24 or 25 hours. Leaves to others which
-meters exist and what they limit.
+Instants are integer milliseconds since the epoch (UTC); amounts are whole seconds. Days, months and
+billing cycles begin at local midnight (CLAUSES.md, reading rules), so a day has 23, 24 or 25 hours. Minutes
+and hours are those of the local clock. Leaves to others which meters exist and what they limit.
 """
 
+import calendar
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -16,10 +17,16 @@ MS_PER_S = 1000
 
 
 class Period(StrEnum):
-    """Length of the window in which an allowance counts."""
+    """Length of the window in which an allowance counts. CYCLE: a month from the account's anchor day."""
 
+    MINUTE = "minute"
+    HOUR = "hour"
     DAY = "day"
     MONTH = "month"
+    CYCLE = "cycle"
+
+
+_CLOCK_MS = {Period.MINUTE: 60 * MS_PER_S, Period.HOUR: 3600 * MS_PER_S}
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -42,40 +49,99 @@ def zone_named(name: str) -> ZoneInfo:
         raise ValueError(f"time zone {name!r} is unknown; use an IANA name such as Europe/London") from error
 
 
-def window_at(period: Period, zone: ZoneInfo, at_ms: int) -> Window:
-    """The window of `period` that holds the instant `at_ms`, in local time of `zone`."""
-    first = _first_day(period, datetime.fromtimestamp(at_ms // MS_PER_S, tz=UTC).astimezone(zone).date())
-    while at_ms < _midnight_ms(first, zone):
-        first = _first_day(period, first - timedelta(days=1))
-    end_ms = _midnight_ms(_following(period, first), zone)
+def window_at(period: Period, zone: ZoneInfo, at_ms: int, anchor_day: int = 1) -> Window:
+    """The window of `period` that holds the instant `at_ms`, in local time of `zone`.
+
+    anchor_day: the day of the month, 1 to 31, on which billing cycles begin; in shorter months their last
+    day. Of no meaning to other periods. Raises ValueError for another day.
+    """
+    if period in _CLOCK_MS:
+        return _clock_window(_CLOCK_MS[period], zone, at_ms)
+    anchor_day = _checked_anchor(anchor_day) if period is Period.CYCLE else 1
+    first = _first_day(period, _local(zone, at_ms).date(), anchor_day)
+    while at_ms < midnight_ms(first, zone):
+        first = _first_day(period, first - timedelta(days=1), anchor_day)
+    end_ms = midnight_ms(_following(period, first, anchor_day), zone)
     # Clocks that go back across midnight (00:01 to 23:01) show a date again that has ended already, and
     # days that a zone skips have no length: both belong to the period after.
     while at_ms >= end_ms:
-        first = _following(period, first)
-        end_ms = _midnight_ms(_following(period, first), zone)
-    return Window(_midnight_ms(first, zone), end_ms)
+        first = _following(period, first, anchor_day)
+        end_ms = midnight_ms(_following(period, first, anchor_day), zone)
+    return Window(midnight_ms(first, zone), end_ms)
 
 
-def _first_day(period: Period, day: date) -> date:
-    return day if period is Period.DAY else day.replace(day=1)
+def _local(zone: ZoneInfo, at_ms: int) -> datetime:
+    return datetime.fromtimestamp(at_ms // MS_PER_S, tz=UTC).astimezone(zone)
 
 
-def _following(period: Period, first: date) -> date:
-    return first + timedelta(days=1) if period is Period.DAY else (first + timedelta(days=32)).replace(day=1)
+def _checked_anchor(anchor_day: int) -> int:
+    if not 1 <= anchor_day <= 31:
+        raise ValueError(f"anchor day {anchor_day} is no day of a month; use 1 to 31")
+    return anchor_day
+
+
+def _first_day(period: Period, day: date, anchor_day: int) -> date:
+    if period is Period.DAY:
+        return day
+    anchor = _anchor_in(day, anchor_day)
+    return anchor if anchor <= day else _anchor_in(day.replace(day=1) - timedelta(days=1), anchor_day)
+
+
+def _following(period: Period, first: date, anchor_day: int) -> date:
+    if period is Period.DAY:
+        return first + timedelta(days=1)
+    return _anchor_in(first.replace(day=1) + timedelta(days=32), anchor_day)
+
+
+def _anchor_in(month: date, anchor_day: int) -> date:
+    return month.replace(day=min(anchor_day, calendar.monthrange(month.year, month.month)[1]))
+
+
+def _clock_window(length_ms: int, zone: ZoneInfo, at_ms: int) -> Window:
+    # An hour that the clock shows twice is two windows; where it is changed in mid-hour (Lord Howe, by half
+    # an hour), a window ends and another begins at the change: none is longer than its name.
+    offset_ms = _offset_ms(zone, at_ms)
+    start_ms = at_ms - (at_ms + offset_ms) % length_ms
+    end_ms = start_ms + length_ms
+    if _offset_ms(zone, start_ms) != offset_ms:
+        start_ms = _change_ms(zone, start_ms, at_ms)
+    if _offset_ms(zone, end_ms - MS_PER_S) != offset_ms:
+        end_ms = _change_ms(zone, at_ms, end_ms - MS_PER_S)
+    return Window(start_ms, end_ms)
+
+
+def _offset_ms(zone: ZoneInfo, at_ms: int) -> int:
+    return int((_local(zone, at_ms).utcoffset() or timedelta()).total_seconds()) * MS_PER_S
+
+
+def _change_ms(zone: ZoneInfo, before_ms: int, after_ms: int) -> int:
+    """The first instant in (before, after] with the offset of `after`; clocks change on whole seconds."""
+    low_s, high_s = before_ms // MS_PER_S, after_ms // MS_PER_S
+    offset_ms = _offset_ms(zone, after_ms)
+    while high_s - low_s > 1:
+        middle_s = (low_s + high_s) // 2
+        if _offset_ms(zone, middle_s * MS_PER_S) == offset_ms:
+            high_s = middle_s
+        else:
+            low_s = middle_s
+    return high_s * MS_PER_S
 
 
 @lru_cache(maxsize=4096)  # a few days for each zone in use: every dial asks for them
-def _midnight_ms(day: date, zone: ZoneInfo) -> int:
+def midnight_ms(day: date, zone: ZoneInfo) -> int:
+    """The instant at which the local date `day` begins in `zone`."""
     # A midnight that the clocks skip (DST at 00:00) maps to the instant of the jump; one that happens
     # twice maps to the first: both are where that local date begins.
     return int(datetime(day.year, day.month, day.day, tzinfo=zone).timestamp()) * MS_PER_S
 
 
-def windows_over(period: Period, zone: ZoneInfo, start_ms: int, end_ms: int) -> tuple[Window, ...]:
-    """All windows that [start_ms, end_ms] touches, in order; at least one."""
-    windows = [window_at(period, zone, start_ms)]
+def windows_over(
+    period: Period, zone: ZoneInfo, start_ms: int, end_ms: int, anchor_day: int = 1
+) -> tuple[Window, ...]:
+    """All windows that [start_ms, end_ms] touches, in order; at least one. `anchor_day` as in `window_at`."""
+    windows = [window_at(period, zone, start_ms, anchor_day)]
     while windows[-1].end_ms <= end_ms:
-        windows.append(window_at(period, zone, windows[-1].end_ms))
+        windows.append(window_at(period, zone, windows[-1].end_ms, anchor_day))
     return tuple(windows)
 
 

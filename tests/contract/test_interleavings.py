@@ -78,7 +78,7 @@ class Scene:
         def planned(_grant: Grant, account: Account) -> tuple[MeterWindow, ...]:
             return meters_at(account, self.policy, rest)
 
-        extend: Extend = lambda _grant, meters: size_grant(end_ms, 0, 60, meters, RULES)  # noqa: E731
+        extend: Extend = lambda _grant, _account, meters, _credit: size_grant(end_ms, 0, 60, meters, RULES)  # noqa: E731
         await self.ledger.renew(call_id, planned, extend)
 
     async def settle(self) -> None:

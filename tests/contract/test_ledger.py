@@ -48,7 +48,7 @@ async def usage(ledger: Ledger, account: str = "acme") -> list[tuple[str, int | 
 
 def more(s: int) -> Extend:
     """Give a live grant `s` more, held in the first window that is planned."""
-    return lambda _grant, meters: Sized(
+    return lambda _grant, _account, meters, _credit: Sized(
         s, (Hold(meters[0].allowance, meters[0].window, meters[0].limit_s, s),)
     )
 
@@ -319,7 +319,7 @@ async def test_a_renewal_that_is_declined_changes_nothing(ledger: Ledger) -> Non
     await provision(ledger)
     await authorise(ledger, outbound())
     before = await ledger.grant("call-1")
-    assert await renew(ledger, "call-1", lambda _grant, _meters: None) == before
+    assert await renew(ledger, "call-1", lambda _grant, _account, _meters, _credit: None) == before
     assert await usage(ledger) == [("voice", 6000, 0, 375, 0)]
 
 
@@ -329,7 +329,7 @@ async def test_a_renewal_sees_what_all_calls_hold(ledger: Ledger) -> None:
     await authorise(ledger, outbound("call-2"))
     seen: list[tuple[int, int]] = []
 
-    def extend(_grant: Grant, meters: object) -> None:
+    def extend(_grant: Grant, _account: object, meters: object, _credit: object) -> None:
         assert isinstance(meters, tuple)
         seen.append((meters[0].used_s, meters[0].reserved_s))
 

@@ -7,10 +7,11 @@ import pytest
 from fairdial.answer import EXTENSION_CHARS_MAX, MalformedRequest, answer_to, asked_from
 from fairdial.desk import Asked, Failed
 from fairdial.policy.account import Kind
-from fairdial.policy.decide import EMERGENCY, Allow, Clause, Refuse, Verdict
+from fairdial.policy.decide import EMERGENCY, Allow, Refuse, Verdict
 from fairdial.policy.numbers import Number
 from fairdial.policy.outcomes import OUTCOMES, UNDECIDED, Reason
 from fairdial.policy.prefixes import NumberClass
+from fairdial.policy.terms import Clause
 from tests.samples import LONDON
 
 CLAUSE = Clause("plan", "1", "P4")

@@ -65,7 +65,7 @@ def test_adding_twice_is_harmless_and_adding_otherwise_is_refused(run: Run) -> N
     [
         (
             ("account", "add", "acme", "--policy", "nosuch"),
-            "policy 'nosuch' is not loaded; known are kryptotel",
+            "policy 'nosuch' is not loaded; known are",
         ),
         (("account", "add", "a b", "--policy", "kryptotel"), "1 to 80 printable ASCII characters"),
         (("account", "add", "acme", "--policy", "kryptotel", "--zone", "Mars/Base"), "IANA name such as"),
@@ -97,7 +97,7 @@ def test_check_gives_the_decision_of_the_contract(run: Run) -> None:
         "clause": {"policy": "kryptotel", "version": "2026-11", "id": "K1"},
         "number": {"dialled": "02079460100", "e164": "+442079460100", "class": "geographic", "country": "GB"},
         "limit_s": 14400,
-        "charge": {"mode": "included", "currency": None, "connect_fee": 0, "rate_per_min": 0},
+        "charge": {"mode": "included", "currency": None, "connect_fee": "0", "rate_per_min": "0"},
         "cause": 0,
         "id": "check",
     }

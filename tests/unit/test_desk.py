@@ -414,7 +414,7 @@ async def test_a_decision_as_json(desk: Desk) -> None:
             "country": "GB",
         },
         "limit_s": 375,
-        "charge": {"mode": "included", "currency": None, "connect_fee": 0, "rate_per_min": 0},
+        "charge": {"mode": "included", "currency": None, "connect_fee": "0", "rate_per_min": "0"},
         "cause": 0,
         "id": "id-1",
     }

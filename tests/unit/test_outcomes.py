@@ -4,7 +4,14 @@ import pytest
 
 from fairdial.policy.outcomes import OUTCOMES, UNDECIDED, Reason
 
-ALLOWED = {Reason.EMERGENCY, Reason.WITHIN_ALLOWANCE, Reason.COVERED, Reason.NOT_COUNTED}
+ALLOWED = {
+    Reason.EMERGENCY,
+    Reason.WITHIN_ALLOWANCE,
+    Reason.COVERED,
+    Reason.NOT_COUNTED,
+    Reason.PAST_ALLOWANCE,
+    Reason.BY_CREDIT,
+}
 
 
 def test_every_reason_is_told() -> None:

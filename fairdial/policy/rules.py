@@ -1,0 +1,309 @@
+"""The tables of a policy file: what each rule says, and how its keys are checked.
+
+Every rule carries the clause that it comes from. Leaves to `document.py` the policy as a whole, to
+`lint.py` whether rules make sense together, and to `rating.py` what amounts mean: they stay text here.
+"""
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    model_validator,
+)
+
+from fairdial.policy.account import Kind
+from fairdial.policy.periods import Period
+from fairdial.policy.prefixes import COUNTRIES, NumberClass
+from fairdial.policy.rating import Increment, currency_digits, parse_micros
+
+
+class Meter(StrEnum):
+    """What an allowance measures: talk in seconds, a conference room's wall-clock seconds, or a number."""
+
+    VOICE = "voice"
+    CONFERENCE = "conference"
+    MESSAGES = "messages"
+    CHATS = "chats"
+
+
+class Scope(StrEnum):
+    """Who shares an allowance: each line has its own, or all lines of the account, or of the plan, share it.
+
+    A plan is a subscription with all its countries and lines; where an account has one plan, both are one.
+    """
+
+    LINE = "line"
+    ACCOUNT = "account"
+    PLAN = "plan"
+
+
+class Pay(StrEnum):
+    """What happens past a limit or outside the plan; OVERAGE is for allowances alone."""
+
+    REFUSE = "refuse"
+    OVERAGE = "overage"
+    CREDIT = "credit"
+
+
+class Step(StrEnum):
+    """The steps against an account whose use is not fair, mildest first."""
+
+    NOTICE = "notice"
+    MODERATE = "moderate"
+    AGREE_TO_PAY = "agree_to_pay"
+    RESTRICT = "restrict"
+    SUSPEND = "suspend"
+    TERMINATE = "terminate"
+
+
+_WEIGHT_MAX = 100
+PARTIES: Literal["parties"] = "parties"
+"""The weight of a conference that counts once for each party on it (V5)."""
+
+
+def _known_country(code: str) -> str:
+    if code not in COUNTRIES:
+        raise ValueError("not an ISO 3166-1 alpha-2 code; write it like GB or DE")
+    return code
+
+
+def _amount(value: object) -> object:
+    if not isinstance(value, str):
+        raise ValueError('an amount is a text; write it in quotes, such as "0.02"')
+    parse_micros(value)
+    return value
+
+
+def _increment(value: object) -> object:
+    if not isinstance(value, str):
+        raise ValueError('an increment is a text; write it in quotes, such as "60/60"')
+    Increment.parse(value)
+    return value
+
+
+def _known_currency(code: str) -> str:
+    currency_digits(code)
+    return code
+
+
+def _weight(value: object) -> object:
+    whole = isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= _WEIGHT_MAX
+    if not whole and value != PARTIES:
+        raise ValueError(f'not a weight; write a whole number from 1 to {_WEIGHT_MAX}, or "{PARTIES}"')
+    return value
+
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,39}$")]
+ClauseId = Annotated[str, Field(min_length=1, max_length=40)]
+Country = Annotated[str, AfterValidator(_known_country)]
+AmountText = Annotated[str, BeforeValidator(_amount)]
+"""Money as decimal text, up to 6 decimals, never negative: "0.02"."""
+IncrementText = Annotated[str, BeforeValidator(_increment)]
+"""Seconds that are charged at least, then the step: "60/60"."""
+Currency = Annotated[str, AfterValidator(_known_currency)]
+Weight = Annotated[int | Literal["parties"], PlainValidator(_weight)]
+
+
+class Rule(BaseModel):
+    """What all tables of a policy share: no key that is not known, no value that is turned into another."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class ClassRule(Rule):
+    """Which classes of number the plan covers."""
+
+    allow: frozenset[NumberClass]
+    clause: ClauseId
+
+
+class CountryRule(Rule):
+    """Which countries the plan covers: ISO 3166-1 codes, "any", or those that the subscription names (K1)."""
+
+    allow: frozenset[Country] | Literal["any", "subscription"]
+    clause: ClauseId
+
+
+class KindRule(Rule):
+    """Which kinds of call exist on this plan."""
+
+    allow: frozenset[Kind]
+    clause: ClauseId
+
+
+class UncoveredRule(Rule):
+    """What becomes of numbers outside the plan: refused, or paid from prepaid credit (K1, K4).
+
+    classes: with `pay = "credit"`, the classes that credit pays for; "any": all that the card has a rate for.
+    """
+
+    pay: Literal[Pay.REFUSE, Pay.CREDIT]
+    classes: frozenset[NumberClass] | Literal["any"] = "any"
+    clause: ClauseId
+
+
+class LongestCallRule(Rule):
+    """The longest call by kind, in seconds. A kind that is not named has no limit of its own.
+
+    clauses: by kind, where the limit comes from another clause than `clause`.
+    """
+
+    clause: ClauseId
+    seconds: Mapping[Kind, Annotated[int, Field(ge=1, le=86_400)]]
+    clauses: Mapping[Kind, ClauseId] = Field(default_factory=dict)
+
+
+class Allowance(Rule):
+    """What is included in each period: `limit_s` seconds of talk, or `limit` messages or chats.
+
+    Without a limit the meter only counts. weights: by kind, how often a second counts (callback = 2, V6);
+    "parties": once for each party of a conference (V5). clauses: by kind, where counting it so comes from
+    another clause than `clause`. A message meter counts the kind "message"; chats are messages between
+    lines of one account.
+    """
+
+    name: Name
+    meter: Meter = Meter.VOICE
+    limit_s: Annotated[int, Field(ge=0)] | None = None
+    limit: Annotated[int, Field(ge=0)] | None = None
+    period: Period
+    scope: Scope = Scope.ACCOUNT
+    counts: frozenset[Kind]
+    weights: Mapping[Kind, Weight] = Field(default_factory=dict)
+    used_up: Pay = Pay.REFUSE
+    clause: ClauseId
+    clauses: Mapping[Kind, ClauseId] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _measures_one_thing(self) -> "Allowance":
+        if self.measures_talk:
+            if self.limit is not None:
+                raise ValueError(f"meter {self.meter} has no `limit`; write `limit_s`, in seconds")
+            if Kind.MESSAGE in self.counts:
+                raise ValueError(f'meter {self.meter} cannot count "message"; give messages their own meter')
+            if self.period is Period.MINUTE:
+                # A long call would hold seconds in each of its minutes.
+                raise ValueError("talk has no allowance by the minute; write hour, day, month or cycle")
+        else:
+            if self.limit_s is not None:
+                raise ValueError(f"meter {self.meter} has no `limit_s`; write `limit`, a number")
+            if self.counts != {Kind.MESSAGE}:
+                raise ValueError(f'meter {self.meter} counts messages alone; write counts = ["message"]')
+        return self
+
+    @property
+    def measures_talk(self) -> bool:
+        """Whether it is in seconds."""
+        return self.meter in (Meter.VOICE, Meter.CONFERENCE)
+
+    @property
+    def limit_units(self) -> int | None:
+        """The limit in the meter's own unit: seconds, or a number of messages or chats. None: no limit."""
+        return self.limit_s if self.measures_talk else self.limit
+
+    def weight(self, kind: Kind) -> int:
+        """How often a second (or message) of `kind` counts; for one party where `counts_parties`."""
+        weight = self.weights.get(kind, 1)
+        return weight if isinstance(weight, int) else 1
+
+    def counts_parties(self, kind: Kind) -> bool:
+        """Whether a call of `kind` counts once for each party that is on it (V5)."""
+        return self.weights.get(kind) == PARTIES
+
+    def clause_for(self, kind: Kind) -> str:
+        """The clause by which a call of `kind` counts here."""
+        return self.clauses.get(kind, self.clause)
+
+
+class Cap(Rule):
+    """A number that is never exceeded."""
+
+    limit: Annotated[int, Field(ge=1, le=1_000_000)]
+    clause: ClauseId
+
+
+class Caps(Rule):
+    """Numbers at one moment. participants: of a conference; simultaneous_calls: of an account;
+    simultaneous_inbound: of a line (A9; a plan for servers leaves it out); lines: of an account (V3);
+    attempts_per_s: dials of a line, and of a source (A3).
+    """
+
+    participants: Cap | None = None
+    simultaneous_calls: Cap | None = None
+    simultaneous_inbound: Cap | None = None
+    lines: Cap | None = None
+    attempts_per_s: Cap | None = None
+
+
+ChargeKey = Literal[
+    "card", "overage_per_min", "overage_per_message", "connect_fee", "minimum", "surcharge_per_min"
+]
+
+
+class Charges(Rule):
+    """Prices, as text. `currency` None: that of the account. clauses: by key, where another than `clause`.
+
+    card: name of the rate card that has the price by destination. overage: past an allowance. connect_fee:
+    for each answered call. minimum: the least charge of an answered call. surcharge_per_min: on every minute
+    in and out (S5); with `surcharge_needs_agreement` only where the account's agreement is recorded.
+    """
+
+    clause: ClauseId
+    currency: Currency | None = None
+    card: Name | None = None
+    overage_per_min: AmountText | None = None
+    overage_per_message: AmountText | None = None
+    connect_fee: AmountText | None = None
+    increment: IncrementText = "1/1"
+    minimum: AmountText | None = None
+    surcharge_per_min: AmountText | None = None
+    surcharge_needs_agreement: bool = True
+    clauses: Mapping[ChargeKey, ClauseId] = Field(default_factory=dict)
+
+    def clause_for(self, key: ChargeKey) -> str:
+        """The clause behind one of the prices."""
+        return self.clauses.get(key, self.clause)
+
+
+class IdentityRule(Rule):
+    """The caller's number: must be the account's own, is replaced by it, or may be any (A4)."""
+
+    caller_number: Literal["own", "replace", "any"]
+    clause: ClauseId
+
+
+class EncryptionRule(Rule):
+    """Whether TLS signalling and SRTP media are required, and what becomes of a call without (A7)."""
+
+    signalling: Literal["required", "any"]
+    media: Literal["required", "any"]
+    otherwise: Literal["refuse", "flag"]
+    clause: ClauseId
+
+
+class Trigger(Rule):
+    """A detector, or a rung of the ladder: past `threshold` of `measure` within `window`, `step` follows.
+
+    Read and shown; nothing runs them yet.
+    """
+
+    name: Name
+    measure: Name
+    threshold: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    window: Period
+    step: Step
+    clause: ClauseId
+
+
+class Elsewhere(Rule):
+    """A clause that the file cannot express, and what sees to it instead."""
+
+    clause: ClauseId
+    where: Annotated[str, Field(min_length=1, max_length=400)]

@@ -1,0 +1,89 @@
+"""Use past an allowance and calls on credit, through the whole path: the call goes on or is cut, and what it costs."""
+
+from typing import Any
+
+from testbed.server import PROJECT
+from tests.switch.conftest import Spine
+
+LONDON = "02079460100"
+PREMIUM = "09098790000"
+EXPENSIVE = "0033142685300"
+
+
+async def sheet(spine: Spine, account: str) -> dict[str, Any]:
+    await spine.server.idle()
+    found: dict[str, Any] = await spine.server.ask("usage", account=account)
+    return found
+
+
+async def newest_reason(spine: Spine) -> tuple[str, str]:
+    [row] = await spine.server.ask("decisions", limit=1)
+    return row["reason"], row["clause_id"]
+
+
+async def test_a_call_past_its_allowance_goes_on_and_is_charged_from_that_second(spine: Spine) -> None:
+    await spine.server.account("acme", "metered", "alice")
+    first = await spine.call("alice", LONDON, hang_up_after_s=8)
+    assert (first.ended_by, round(first.talk_s)) == ("caller", 8)
+    found = await sheet(spine, "acme")
+    assert [(entry["used_s"], entry["over_s"]) for entry in found["usage"]] == [(5, 3)]
+    # 3 s at 0.60 a minute; no connection fee, as the call began inside the allowance.
+    assert [(charge["charged_s"], charge["amount"]) for charge in found["charges"]] == [(3, "0.03")]
+    second = await spine.call("alice", LONDON, hang_up_after_s=2)
+    assert second.ended_by == "caller"
+    assert await newest_reason(spine) == ("past_allowance", "M5")
+    found = await sheet(spine, "acme")
+    assert {(charge["charged_s"], charge["amount"]) for charge in found["charges"]} == {
+        (3, "0.03"),
+        (2, "0.07"),
+    }
+
+
+async def test_a_call_inside_its_allowance_costs_nothing(spine: Spine) -> None:
+    await spine.server.account("acme", "metered", "alice")
+    assert (await spine.call("alice", LONDON, hang_up_after_s=3)).ended_by == "caller"
+    found = await sheet(spine, "acme")
+    assert [(entry["used_s"], entry["over_s"]) for entry in found["usage"]] == [(3, 0)]
+    assert found["charges"] == []
+
+
+async def test_a_call_on_credit_is_cut_when_the_credit_is_used_up(spine: Spine) -> None:
+    await spine.server.account("acme", "prepaid", "alice")
+    rates = PROJECT / "testbed" / "rates.csv"
+    loaded = await spine.server.command(
+        "rates", "load", str(rates), "--card", "standard", "--currency", "EUR"
+    )
+    assert loaded.status == 0, loaded.error
+    assert (await spine.call("alice", PREMIUM)).final_status == 403
+    assert await newest_reason(spine) == ("credit_too_low", "C3")
+    added = await spine.server.command(
+        "credit", "add", "acme", "0.05", "--currency", "EUR", "--reference", "payment-1"
+    )
+    assert added.status == 0, added.error
+    # 0.01 to connect, then a cent a second: four seconds.
+    outcome = await spine.call("alice", PREMIUM, timeout_s=15)
+    assert outcome.ended_by == "far_end"
+    assert 3.9 <= outcome.talk_s <= 5
+    found = await sheet(spine, "acme")
+    assert found["credit"] == {"currency": "EUR", "balance": "0", "reserved": "0", "free": "0"}
+    assert [(charge["mode"], charge["amount"]) for charge in found["charges"]] == [("credit", "0.05")]
+    assert (await spine.call("alice", PREMIUM)).final_status == 403
+    assert await newest_reason(spine) == ("credit_too_low", "C3")
+
+
+async def test_the_countries_bought_are_flat_and_a_number_without_a_rate_is_refused(spine: Spine) -> None:
+    await spine.server.account("acme", "prepaid", "alice")
+    rates = (PROJECT / "testbed" / "rates.csv").read_text()
+    await spine.server.ask("rates_load", card="standard", currency="EUR", text=rates)
+    await spine.server.ask("credit_add", account="acme", amount="1", currency="EUR", reference="payment-1")
+    assert (await spine.call("alice", EXPENSIVE)).final_status == 403
+    assert await newest_reason(spine) == ("no_rate", "C3")
+    # London is outside what was bought, so it costs; then it is bought.
+    assert (await spine.call("alice", LONDON, hang_up_after_s=1)).final_status == 200
+    assert await newest_reason(spine) == ("by_credit", "C3")
+    subscribed = await spine.server.command("subscribe", "acme", "--policy", "prepaid", "--country", "GB")
+    assert subscribed.status == 0, subscribed.error
+    assert (await spine.call("alice", LONDON, hang_up_after_s=1)).final_status == 200
+    assert (await newest_reason(spine))[0] == "not_counted"
+    found = await sheet(spine, "acme")
+    assert found["credit"]["balance"] == "0.999"
