@@ -16,6 +16,7 @@ import structlog
 from fairdial.clock import Clock, Moment
 from fairdial.ledger.contract import Grant, IdempotencyConflict, Ledger, LedgerError, LedgerUnavailable
 from fairdial.policy.account import Account, Credit, Dial, Kind, MeterWindow, Snapshot, Standing
+from fairdial.policy.book import PolicyBook
 from fairdial.policy.cards import RateCard
 from fairdial.policy.decide import (
     EMERGENCY,
@@ -36,6 +37,7 @@ from fairdial.policy.decide import (
 from fairdial.policy.document import Policy
 from fairdial.policy.numbers import Habit, Number, Numbering
 from fairdial.policy.outcomes import OUTCOMES, UNDECIDED, Reason
+from fairdial.policy.periods import zone_named
 from fairdial.policy.rating import decimal_text
 from fairdial.policy.terms import Mode
 
@@ -85,12 +87,12 @@ class DeskRules:
 
 
 class Desk:
-    """Decides about dials and follows their grants. `policies` is by name; replaced whole on reload."""
+    """Decides about dials and follows their grants. `policies` and `cards` are replaced whole on reload."""
 
     def __init__(
         self,
         ledger: Ledger,
-        policies: Mapping[str, Policy],
+        policies: PolicyBook,
         numbering: Numbering,
         clock: Clock,
         rules: DeskRules,
@@ -162,7 +164,7 @@ class Desk:
         policies = self.policies
         return await self.ledger.renew(
             call_id,
-            lambda grant, account: _plan(policies, account, _rest_of(grant, lease_end_ms)),
+            lambda grant, account: _plan_rest(policies, grant, account, lease_end_ms),
             lambda grant, account, meters, credit: self._extend(grant, account, meters, credit, lease_end_ms),
         )
 
@@ -197,12 +199,12 @@ class Desk:
             asked.sip_call_id,
         )
 
-    def _judge(self, policies: Mapping[str, Policy], dial: Dial, snapshot: Snapshot) -> Verdict:
+    def _judge(self, policies: PolicyBook, dial: Dial, snapshot: Snapshot) -> Verdict:
         habit = snapshot.line.habit if snapshot.line else self._habit
         if len(self._habits) < HABITS_MAX:
             self._habits.add(habit)
         number = number_for(dial.kind, self.numbering.classify(dial.dialled, habit))
-        policy = policies.get(snapshot.account.policy) if snapshot.account else None
+        policy = _policy_for(policies, snapshot.account, dial) if snapshot.account else None
         return Verdict(number, decide(dial, number, snapshot, policy, self._rules.grants, self.cards))
 
     def _extend(
@@ -258,9 +260,21 @@ class Desk:
             log.error("background_work_failed", call=call_id, error=str(error))
 
 
-def _plan(policies: Mapping[str, Policy], account: Account, dial: Dial) -> tuple[MeterWindow, ...]:
-    policy = policies.get(account.policy)
+def _policy_for(policies: PolicyBook, account: Account, dial: Dial) -> Policy | None:
+    return policies.at(account.policy, zone_named(account.zone), dial.at_ms)
+
+
+def _plan(policies: PolicyBook, account: Account, dial: Dial) -> tuple[MeterWindow, ...]:
+    policy = _policy_for(policies, account, dial)
     return () if policy is None else meters_at(account, policy, dial)
+
+
+def _plan_rest(
+    policies: PolicyBook, grant: Grant, account: Account, lease_end_ms: int
+) -> tuple[MeterWindow, ...]:
+    """By the version with which the call started: a call in progress keeps it."""
+    policy = policies.version(grant.policy, grant.policy_version)
+    return () if policy is None else meters_at(account, policy, _rest_of(grant, lease_end_ms))
 
 
 def _rest_of(grant: Grant, from_ms: int) -> Dial:

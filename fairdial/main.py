@@ -33,9 +33,10 @@ from fairdial.desk import Desk, DeskRules
 from fairdial.doctor import PROBE_WITHIN_S, Ailment, Finding, Probe, examine
 from fairdial.ledger.contract import Grant, LedgerError
 from fairdial.ledger.sqlite import SqliteLedger
+from fairdial.policy.book import PolicyBook
 from fairdial.policy.cards import RateCard
 from fairdial.policy.decide import GrantRules
-from fairdial.policy.document import Policy, parse_policy
+from fairdial.policy.document import PolicyError, parse_policy
 from fairdial.policy.numbers import Numbering
 from fairdial.policy.prefixes import PrefixTable
 from fairdial.reconcile import reconcile
@@ -50,18 +51,17 @@ class StartError(Exception):
     """FairDial cannot start with this configuration; the text says what is wrong and how to mend it."""
 
 
-def load_policies(folder: Path) -> dict[str, Policy]:
-    """All policies of a folder by name. Raises PolicyError or StartError."""
+def load_policies(folder: Path) -> PolicyBook:
+    """All policies of a folder, in all their versions. Raises PolicyError or StartError."""
     files = sorted(folder.glob("*.toml")) if folder.is_dir() else []
     if not files:
         raise StartError(f"{folder}: no policy files (*.toml); put at least one there or set `policies`")
-    policies: dict[str, Policy] = {}
-    for file in files:
-        policy = parse_policy(file.read_text(encoding="utf-8"), str(file))
-        if policy.name in policies:
-            raise StartError(f"{file}: a policy named {policy.name!r} was read already; rename one")
-        policies[policy.name] = policy
-    return policies
+    try:
+        return PolicyBook(parse_policy(file.read_text(encoding="utf-8"), str(file)) for file in files)
+    except PolicyError:
+        raise
+    except ValueError as error:
+        raise StartError(f"{folder}: {error}") from error
 
 
 def load_numbering(prefixes: Path | None) -> Numbering:
@@ -270,7 +270,7 @@ def probes(config: Config) -> dict[str, Probe]:
 
     async def policies() -> str:
         try:
-            return "read: " + ", ".join(sorted(load_policies(config.policies)))
+            return "read: " + ", ".join(load_policies(config.policies).names)
         except (ValueError, OSError, StartError) as error:
             raise Ailment(str(error), "mend the file, or set `policies` to the right folder") from error
 

@@ -29,8 +29,12 @@ from fairdial.doctor import Finding
 from fairdial.ledger.contract import LedgerError
 from fairdial.policy.account import Kind
 from fairdial.policy.cards import COLUMNS as RATE_COLUMNS
+from fairdial.policy.difference import difference
+from fairdial.policy.document import Policy, PolicyError, parse_policy
+from fairdial.policy.lint import Severity, lint
 from fairdial.policy.numbers import Habit, Numbering
 from fairdial.policy.periods import zone_named
+from fairdial.policy.show import show as policy_rows
 
 BAD_INPUT = 2
 FOUND = 1
@@ -52,12 +56,14 @@ app = typer.Typer(
 )
 credits_app = typer.Typer(help="Prepaid credit.", no_args_is_help=True)
 rates = typer.Typer(help="Rate cards: what a minute to a number costs.", no_args_is_help=True)
+policies = typer.Typer(help="Policy files: check, read, compare.", no_args_is_help=True)
 accounts = typer.Typer(help="Accounts: who pays.", no_args_is_help=True)
 lines = typer.Typer(help="Lines: endpoints of the switch that belong to an account.", no_args_is_help=True)
 app.add_typer(accounts, name="account")
 app.add_typer(lines, name="line")
 app.add_typer(credits_app, name="credit")
 app.add_typer(rates, name="rates")
+app.add_typer(policies, name="policy")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 ConfigFile = Annotated[
@@ -447,11 +453,7 @@ def rates_load(
 ) -> None:
     """Load a rate card, all of it or nothing; one of the same name is replaced."""
     session: Session = context.obj
-    try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        fail(f"{file}: cannot be read as UTF-8 text ({error})")
-    row = session.run("rates_load", card=card, currency=currency, text=text, where=str(file))
+    row = session.run("rates_load", card=card, currency=currency, text=_read_text(file), where=str(file))
     show(row, as_json, lambda: _table(CARD_COLUMNS, [[row[key] for key in CARD_COLUMNS]]))
 
 
@@ -461,6 +463,60 @@ def rates_list(context: typer.Context, as_json: AsJson = False) -> None:
     session: Session = context.obj
     rows = session.run("rates_list")
     show(rows, as_json, lambda: _table(CARD_COLUMNS, ([row[key] for key in CARD_COLUMNS] for row in rows)))
+
+
+PolicyFile = Annotated[Path, typer.Argument(help="Policy file (TOML).")]
+FINDING_COLUMNS = ("file", "line", "severity", "key", "words", "cure")
+
+
+def _read_text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        fail(f"{file}: cannot be read as UTF-8 text ({error})")
+
+
+def _read_policy(file: Path) -> Policy:
+    try:
+        return parse_policy(_read_text(file), str(file))
+    except PolicyError as error:
+        fail(str(error))
+
+
+@policies.command("lint")
+def policy_lint(
+    files: Annotated[list[Path], typer.Argument(help="Policy files (TOML).")], as_json: AsJson = False
+) -> None:
+    """Find what is wrong or does not make sense. Status 1 if there is an error, 0 for warnings alone."""
+    found = [finding for file in files for finding in lint(_read_text(file), str(file))]
+    rows = [asdict(finding) for finding in found]
+    show(
+        rows,
+        as_json,
+        lambda: _table(FINDING_COLUMNS, ([row[key] for key in FINDING_COLUMNS] for row in rows)),
+    )
+    if any(finding.severity is Severity.ERROR for finding in found):
+        raise typer.Exit(FOUND)
+
+
+@policies.command("show")
+def policy_show(file: PolicyFile, as_json: AsJson = False) -> None:
+    """Say in words what a policy means."""
+    rows = [asdict(row) for row in policy_rows(_read_policy(file))]
+    show(rows, as_json, lambda: _table(list(rows[0]), (list(row.values()) for row in rows)))
+
+
+@policies.command("diff")
+def policy_diff(
+    old: PolicyFile,
+    new: Annotated[Path, typer.Argument(help="The newer version.")],
+    as_json: AsJson = False,
+) -> None:
+    """Say in plain words what changes for a customer. Status 1 if anything does."""
+    sentences = list(difference(_read_policy(old), _read_policy(new)))
+    show(sentences, as_json, lambda: _table(("what changes",), ([sentence] for sentence in sentences)))
+    if sentences:
+        raise typer.Exit(FOUND)
 
 
 LINE_COLUMNS = ("line", "account", "standing", "region")

@@ -151,7 +151,7 @@ class Operations:
 
     def _known_policy(self, policy: str) -> None:
         if policy not in self._desk.policies:
-            known = ", ".join(sorted(self._desk.policies))
+            known = ", ".join(self._desk.policies.names)
             raise OperationError(f"policy {policy!r} is not loaded; known are {known}")
 
     async def _line_add(self, line: str, account: str, habit: Json | None = None) -> Json:

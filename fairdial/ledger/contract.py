@@ -103,6 +103,8 @@ class Grant:
     estimated: bool = False
     terms: Terms | None = None
     credit_hold_micros: int = 0
+    policy: str = ""
+    policy_version: str = ""
 
     @property
     def live(self) -> bool:

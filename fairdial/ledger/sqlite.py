@@ -48,7 +48,7 @@ from fairdial.policy.terms import Clause, Mode, Terms, credit_micros, overage_mi
 _GRANT = """
     SELECT g.call_id, g.account_id, d.line_id, d.kind, d.dialled, d.e164, g.channel, g.state, g.granted_s,
            d.limit_s, g.ring_s, g.authorised_ms, g.answered_ms, g.leg, g.ended_ms, g.used_s, g.estimated,
-           g.terms, g.credit_hold_micros
+           g.terms, g.credit_hold_micros, d.clause_policy, d.clause_version
       FROM grants g JOIN decisions d USING (call_id)
 """
 CHARGES_SHOWN = 1000

@@ -15,7 +15,6 @@ from fairdial.policy.wording import (
     PAYS,
     PERIODS,
     PRICES,
-    SCOPES,
     amounts,
     caller_numbers,
     counted,
@@ -112,15 +111,14 @@ def _allowances(old: Policy, new: Policy) -> _Changes:
     # By what they measure as well, so that a name that was given anew is told as one gone and one new.
     before = {(allowance.name, allowance.meter): allowance for allowance in old.allowances}
     after = {(allowance.name, allowance.meter): allowance for allowance in new.allowances}
-    for key in before.keys() - after.keys():
-        gone = before[key]
-        if gone.limit_units is not None:
+    for key, gone in before.items():
+        if key not in after and gone.limit_units is not None:
             yield f"{_title(gone, old)} of {size(gone)} no longer applies", gone.clause
     for key, allowance in after.items():
         if key in before:
             yield from _allowance(before[key], allowance, _title(allowance, new))
         elif allowance.limit_units is not None:
-            words = f"there is a {titled(allowance)} of {size(allowance)} for {kinds_counted(allowance)}"
+            words = f"there is a new {titled(allowance)} of {size(allowance)} for {kinds_counted(allowance)}"
             yield words, allowance.clause
 
 
@@ -131,12 +129,11 @@ def _title(allowance: Allowance, policy: Policy) -> str:
 
 
 def _allowance(old: Allowance, new: Allowance, title: str) -> _Changes:
-    if old.period is not new.period:
-        yield f"the {titled(old)} of {size(old)} becomes a {titled(new)} of {size(new)}", new.clause
+    if (old.period, old.scope) != (new.period, new.scope):
+        words = f"the {titled(old)} ({size(old)}) becomes the {titled(new)} ({size(new)})"
+        yield words, new.clause
     else:
         yield from _limit(old, new, title)
-        if old.scope is not new.scope:
-            yield f"{title} was that of {SCOPES[old.scope]}", new.clause
     if new.limit_units is not None and old.limit_units is not None and old.used_up is not new.used_up:
         use = "calls" if new.measures_talk else "messages"
         yield f"past {title}, {use} are {PAYS[new.used_up]} instead of {PAYS[old.used_up]}", new.clause
@@ -195,14 +192,15 @@ def _protection(old: Policy, new: Policy) -> _Changes:
 
 
 def _triggers(old: Policy, new: Policy) -> _Changes:
-    before = {rule.name: rule for rule in (*old.detectors, *old.ladder)}
-    after = {rule.name: rule for rule in (*new.detectors, *new.ladder)}
-    for name, rule in before.items():
-        if name not in after:
-            yield f"it no longer holds that {trigger(rule)}", rule.clause
-    for name, rule in after.items():
-        if name not in before or trigger(before[name]) != trigger(rule):
-            yield f"from now on, {trigger(rule)}", rule.clause
+    for section in ("detectors", "ladder"):
+        before = {rule.name: rule for rule in getattr(old, section)}
+        after = {rule.name: rule for rule in getattr(new, section)}
+        for name, rule in before.items():
+            if name not in after:
+                yield f"it no longer holds that {trigger(rule)}", rule.clause
+        for name, rule in after.items():
+            if name not in before or trigger(before[name]) != trigger(rule):
+                yield f"from now on, {trigger(rule)}", rule.clause
 
 
 def _notice(old: Policy, new: Policy) -> _Changes:

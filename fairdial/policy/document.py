@@ -72,11 +72,17 @@ __all__ = [
 ]
 
 
-def _effective(value: object) -> object:
-    if value == "at_once":
-        return value
+def _day(value: object) -> object:
     try:
-        return date.fromisoformat(str(value))
+        # Strings alone: a number would be a day in one way of writing and seconds in another.
+        return date.fromisoformat(value if isinstance(value, str) else "")
+    except ValueError as error:
+        raise ValueError("not a date; write it like 2026-12-01") from error
+
+
+def _day_or_at_once(value: object) -> object:
+    try:
+        return value if value == "at_once" else _day(value)
     except ValueError as error:
         raise ValueError('neither a date nor "at_once"; write a date such as 2026-12-01') from error
 
@@ -105,8 +111,8 @@ class Policy(Rule):
     name: Name
     version: Annotated[str, Field(min_length=1, max_length=40)]
     title: str
-    published: Annotated[date, Field(strict=False)] | None = None
-    effective: Annotated[date | Literal["at_once"], PlainValidator(_effective)] = "at_once"
+    published: Annotated[date, PlainValidator(_day)] | None = None
+    effective: Annotated[date | Literal["at_once"], PlainValidator(_day_or_at_once)] = "at_once"
     notice_days: Annotated[int, Field(ge=0, le=366)] = 0
     changes_clause: ClauseId | None = None
     kinds: KindRule

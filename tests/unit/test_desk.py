@@ -1,10 +1,10 @@
 """The desk around a real ledger: in time or by the failure rule, and nothing granted stays lost."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -22,6 +22,7 @@ from fairdial.ledger.contract import (
 )
 from fairdial.ledger.sqlite import SqliteLedger
 from fairdial.policy.account import Dial, Kind, Line, Standing
+from fairdial.policy.book import PolicyBook
 from fairdial.policy.decide import Allow, Refuse, Verdict
 from fairdial.policy.document import Policy
 from fairdial.policy.numbers import Habit, Numbering
@@ -75,7 +76,7 @@ def clock() -> SetClock:
 
 @pytest.fixture
 async def desk(store: Store, clock: SetClock) -> AsyncIterator[Desk]:
-    desk = Desk(store, {"plan": plan()}, NUMBERING, clock, DeskRules())
+    desk = Desk(store, PolicyBook([plan()]), NUMBERING, clock, DeskRules())
     yield desk
     await desk.close()
 
@@ -166,7 +167,7 @@ async def test_a_check_decides_and_writes_nothing(desk: Desk, store: Store) -> N
 async def test_a_check_sees_the_period_of_the_time_it_is_given(
     desk: Desk, store: Store, clock: SetClock
 ) -> None:
-    desk.policies = {"plan": plan(limit_s=5)}
+    desk.policies = PolicyBook([plan(limit_s=5)])
     allowed(await desk.authorise(asked()))
     await desk.settle("call-1", 5, clock.now())
     assert (await desk.check(asked("other"))).decision.reason is Reason.ALLOWANCE_USED_UP
@@ -191,22 +192,22 @@ async def test_a_decision_that_breaks_ends_in_the_failure_rule(desk: Desk, store
 
 
 async def test_a_missing_policy_is_neither_a_refusal_nor_recorded_as_one(desk: Desk, store: Store) -> None:
-    desk.policies = {}
+    desk.policies = PolicyBook()
     assert await desk.authorise(asked()) == Failed(Reason.POLICY_MISSING)
     (record,) = await store.decisions("acme")
     assert (record.decision, record.reason) == ("undecided", "policy_missing")
     assert await desk.authorise(asked()) == Failed(Reason.POLICY_MISSING)
-    desk.policies = {"plan": plan()}
+    desk.policies = PolicyBook([plan()])
     allowed(await desk.authorise(asked("call-2")))
 
 
 async def test_policies_that_are_replaced_in_mid_decision_are_not_mixed(desk: Desk, store: Store) -> None:
-    class Swapping(dict[str, Policy]):
-        def get(self, key: str, default: Any = None) -> Any:
-            desk.policies = {}
-            return super().get(key, default)
+    class Swapping(PolicyBook):
+        def at(self, name: str, zone: ZoneInfo, at_ms: int) -> Policy | None:
+            desk.policies = PolicyBook()
+            return super().at(name, zone, at_ms)
 
-    desk.policies = Swapping(plan=plan(limit_s=100))
+    desk.policies = Swapping([plan(limit_s=100)])
     assert allowed(await desk.authorise(asked())).granted_s == 25
     assert await desk.authorise(asked("call-2")) == Failed(Reason.POLICY_MISSING)
 
@@ -356,7 +357,7 @@ async def test_a_lone_call_can_talk_its_whole_allowance_away(
 
 
 async def test_a_call_is_not_renewed_past_its_longest(desk: Desk, store: Store, clock: SetClock) -> None:
-    desk.policies = {"plan": plan(longest_s=400)}
+    desk.policies = PolicyBook([plan(longest_s=400)])
     grant = allowed(await desk.authorise(asked()))
     assert (grant.granted_s, grant.limit_s) == (400, 400)
     assert (await desk.renew("call-1", 5_000)).granted_s == 400
@@ -373,9 +374,11 @@ async def test_a_call_of_an_inactive_account_is_not_prolonged(
     assert ((await desk.renew("call-1", 5_000)).granted_s or 0) > (before_s or 0)
 
 
-@pytest.mark.parametrize("policies", [{}, {"plan": plan().model_copy(update={"allowances": ()})}])
+@pytest.mark.parametrize(
+    "policies", [PolicyBook(), PolicyBook([plan().model_copy(update={"allowances": ()})])]
+)
 async def test_without_policy_or_meter_nothing_is_given_away(
-    desk: Desk, store: Store, policies: Mapping[str, Policy]
+    desk: Desk, store: Store, policies: PolicyBook
 ) -> None:
     before_s = allowed(await desk.authorise(asked())).granted_s
     desk.policies = policies
@@ -383,9 +386,9 @@ async def test_without_policy_or_meter_nothing_is_given_away(
 
 
 async def test_a_call_goes_on_where_its_limit_was_lifted(desk: Desk, store: Store) -> None:
-    desk.policies = {"plan": plan(longest_s=None)}
+    desk.policies = PolicyBook([plan(longest_s=None)])
     before_s = allowed(await desk.authorise(asked())).granted_s
-    desk.policies = {"plan": plan(limit_s=None, longest_s=None)}
+    desk.policies = PolicyBook([plan(limit_s=None, longest_s=None)])
     assert (await desk.renew("call-1", 5_000)).granted_s == (before_s or 0) + 86_400
 
 

@@ -1,6 +1,6 @@
 """Windows in local time, the split of a call over them, and what must be reserved for it."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from itertools import pairwise
 from zoneinfo import ZoneInfo
 
@@ -13,6 +13,7 @@ from fairdial.policy.periods import (
     Window,
     fit_s,
     largest_grant_s,
+    midnight_ms,
     most_in_window_s,
     split_s,
     whole_seconds,
@@ -100,14 +101,109 @@ def test_a_day_of_a_clock_change_has_its_true_length(zone: ZoneInfo, at: str, le
     assert hours(window_at(Period.DAY, zone, ms(at))) == length
 
 
-@given(st.sampled_from(list(Period)), ZONES, INSTANTS)
-def test_windows_tile_time(period: Period, zone: ZoneInfo, at_ms: int) -> None:
-    window = window_at(period, zone, at_ms)
+LORD_HOWE, KOLKATA = ZoneInfo("Australia/Lord_Howe"), ZoneInfo("Asia/Kolkata")
+
+
+@pytest.mark.parametrize(
+    ("period", "zone", "at", "start", "minutes"),
+    [
+        (Period.HOUR, LONDON, "2026-11-21 12:34", "2026-11-21 12:00", 60),
+        (Period.HOUR, LONDON, "2026-11-21 12:00", "2026-11-21 12:00", 60),
+        # India's hours begin at the half hour of UTC.
+        (Period.HOUR, KOLKATA, "2026-11-21 12:34", "2026-11-21 12:30", 60),
+        # London's clock shows 01:00 to 02:00 twice on 25 October 2026: two hours, each of its own.
+        (Period.HOUR, LONDON, "2026-10-25 00:30", "2026-10-25 00:00", 60),
+        (Period.HOUR, LONDON, "2026-10-25 01:30", "2026-10-25 01:00", 60),
+        # Lord Howe goes forward from 02:00 to 02:30, so its third hour is half as long,
+        (Period.HOUR, LORD_HOWE, "2026-10-03 15:29", "2026-10-03 14:30", 60),
+        (Period.HOUR, LORD_HOWE, "2026-10-03 15:30", "2026-10-03 15:30", 30),
+        (Period.HOUR, LORD_HOWE, "2026-10-03 15:59", "2026-10-03 15:30", 30),
+        (Period.HOUR, LORD_HOWE, "2026-10-03 16:00", "2026-10-03 16:00", 60),
+        # and back from 02:00 to 01:30: the half hour that comes again is a window of its own.
+        (Period.HOUR, LORD_HOWE, "2026-04-04 14:45", "2026-04-04 14:00", 60),
+        (Period.HOUR, LORD_HOWE, "2026-04-04 15:00", "2026-04-04 15:00", 30),
+        (Period.HOUR, LORD_HOWE, "2026-04-04 15:30", "2026-04-04 15:30", 60),
+        # Newfoundland's clock went back at 00:01.
+        (Period.HOUR, ZoneInfo("America/St_Johns"), "1990-10-28 02:30", "1990-10-28 02:30", 1),
+        (Period.HOUR, ZoneInfo("America/St_Johns"), "1990-10-28 02:45", "1990-10-28 02:31", 59),
+        (Period.MINUTE, LONDON, "2026-11-21 12:34", "2026-11-21 12:34", 1),
+        (Period.MINUTE, LORD_HOWE, "2026-04-04 14:59", "2026-04-04 14:59", 1),
+    ],
+)
+def test_an_hour_and_a_minute_are_those_of_the_local_clock(
+    period: Period, zone: ZoneInfo, at: str, start: str, minutes: int
+) -> None:
+    window = window_at(period, zone, ms(at) + 59_999)
+    assert utc(window.start_ms) == start
+    assert window.end_ms - window.start_ms == minutes * 60_000
+
+
+@pytest.mark.parametrize(
+    ("anchor_day", "zone", "at", "start", "end"),
+    [
+        (1, LONDON, "2026-11-21 12:00", "2026-11-01 00:00", "2026-12-01 00:00"),
+        (15, LONDON, "2026-11-15 00:00", "2026-11-15 00:00", "2026-12-15 00:00"),
+        (15, LONDON, "2026-11-14 23:59", "2026-10-14 23:00", "2026-11-15 00:00"),
+        (15, LONDON, "2027-01-01 12:00", "2026-12-15 00:00", "2027-01-15 00:00"),
+        # Shorter months begin theirs on the last day, and the day of longer ones comes back.
+        (31, LONDON, "2026-02-15 12:00", "2026-01-31 00:00", "2026-02-28 00:00"),
+        (31, LONDON, "2026-02-28 00:00", "2026-02-28 00:00", "2026-03-30 23:00"),
+        (31, LONDON, "2026-03-30 22:59", "2026-02-28 00:00", "2026-03-30 23:00"),
+        (31, LONDON, "2026-03-30 23:00", "2026-03-30 23:00", "2026-04-29 23:00"),
+        (30, LONDON, "2028-02-29 12:00", "2028-02-29 00:00", "2028-03-29 23:00"),
+        (29, LONDON, "2027-02-28 12:00", "2027-02-28 00:00", "2027-03-28 23:00"),
+        # Havana's 8 March 2026 has no midnight: the cycle begins at 01:00.
+        (8, HAVANA, "2026-03-08 05:00", "2026-03-08 05:00", "2026-04-08 04:00"),
+        (8, HAVANA, "2026-03-08 04:59", "2026-02-08 05:00", "2026-03-08 05:00"),
+        # Apia had no 30 December 2011: that cycle begins where the 31st does.
+        (30, ZoneInfo("Pacific/Apia"), "2011-12-30 10:00", "2011-12-30 10:00", "2012-01-29 10:00"),
+    ],
+)
+def test_a_billing_cycle_begins_on_its_day_at_local_midnight(
+    anchor_day: int, zone: ZoneInfo, at: str, start: str, end: str
+) -> None:
+    window = window_at(Period.CYCLE, zone, ms(at), anchor_day)
+    assert (utc(window.start_ms), utc(window.end_ms)) == (start, end)
+
+
+def test_the_anchor_day_is_a_day_of_a_month_and_means_nothing_to_a_month() -> None:
+    assert window_at(Period.MONTH, LONDON, ms("2026-11-21 12:00"), 15) == window_at(
+        Period.MONTH, LONDON, ms("2026-11-21 12:00")
+    )
+    for day in (0, 32):
+        with pytest.raises(ValueError, match=f"anchor day {day} is no day of a month; use 1 to 31"):
+            window_at(Period.CYCLE, LONDON, 0, day)
+
+
+def test_a_stretch_over_cycles_and_hours_is_cut_at_each() -> None:
+    cycles = windows_over(Period.CYCLE, LONDON, ms("2026-01-30 12:00"), ms("2026-03-01 12:00"), 31)
+    starts = ["2025-12-31 00:00", "2026-01-31 00:00", "2026-02-28 00:00"]
+    assert [utc(window.start_ms) for window in cycles] == starts
+    hourly = windows_over(Period.HOUR, LORD_HOWE, ms("2026-10-03 14:45"), ms("2026-10-03 16:15"))
+    assert [hours(window) for window in hourly] == [1, 0.5, 1]
+
+
+@given(st.sampled_from(list(Period)), ZONES, INSTANTS, st.integers(1, 31))
+def test_windows_tile_time(period: Period, zone: ZoneInfo, at_ms: int, anchor_day: int) -> None:
+    window = window_at(period, zone, at_ms, anchor_day)
     assert window.start_ms <= at_ms < window.end_ms
     for inside_ms in (window.start_ms, window.end_ms - 1):
-        assert window_at(period, zone, inside_ms) == window
-    assert window_at(period, zone, window.end_ms).start_ms == window.end_ms
-    assert window_at(period, zone, window.start_ms - 1).end_ms == window.start_ms
+        assert window_at(period, zone, inside_ms, anchor_day) == window
+    assert window_at(period, zone, window.end_ms, anchor_day).start_ms == window.end_ms
+    assert window_at(period, zone, window.start_ms - 1, anchor_day).end_ms == window.start_ms
+
+
+@given(ZONES, INSTANTS)
+def test_no_hour_or_minute_is_longer_than_its_name(zone: ZoneInfo, at_ms: int) -> None:
+    assert 0 < hours(window_at(Period.HOUR, zone, at_ms)) <= 1
+    assert 0 < hours(window_at(Period.MINUTE, zone, at_ms)) * 60 <= 1
+
+
+@given(ZONES, st.dates(date(1970, 1, 2), date(2099, 12, 30)))
+def test_a_local_date_begins_where_its_window_does(zone: ZoneInfo, day: date) -> None:
+    start_ms = midnight_ms(day, zone)
+    assert window_at(Period.DAY, zone, start_ms).start_ms == start_ms
+    assert datetime.fromtimestamp((start_ms - 1000) / 1000, tz=zone).date() < day
 
 
 @pytest.mark.parametrize("zone", ["America/St_Johns", "Antarctica/Casey", "America/Havana", "Asia/Beirut"])
@@ -120,8 +216,10 @@ def test_windows_tile_the_hours_around_each_clock_change(zone: str) -> None:
             continue
         for minutes in range(-36 * 60, 36 * 60, 30):
             at_ms = int((at + timedelta(minutes=minutes, seconds=17)).timestamp() * 1000)
-            window = window_at(Period.DAY, local, at_ms)
-            assert window.start_ms <= at_ms < window.end_ms, at
+            for period in (Period.DAY, Period.HOUR):
+                window = window_at(period, local, at_ms)
+                assert window.start_ms <= at_ms < window.end_ms, (period, at)
+                assert window_at(period, local, window.end_ms).start_ms == window.end_ms, (period, at)
 
 
 @given(ZONES, INSTANTS, st.integers(0, 3 * 86_400_000))

@@ -12,6 +12,7 @@ from fairdial.clock import Moment
 from fairdial.desk import Desk, DeskRules
 from fairdial.ledger.contract import Grant
 from fairdial.ledger.sqlite import SqliteLedger
+from fairdial.policy.book import PolicyBook
 from fairdial.policy.numbers import Numbering
 from fairdial.policy.prefixes import PrefixTable
 from fairdial.reconcile import reconcile
@@ -68,7 +69,7 @@ def clock() -> SetClock:
 async def desk(tmp_path: Path, clock: SetClock) -> AsyncIterator[Desk]:
     ledger = await SqliteLedger.open(tmp_path / "ledger.sqlite")
     await provision(ledger)
-    yield Desk(ledger, {"plan": plan()}, NUMBERING, clock, DeskRules())
+    yield Desk(ledger, PolicyBook([plan()]), NUMBERING, clock, DeskRules())
     await ledger.close()
 
 

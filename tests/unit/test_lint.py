@@ -1,0 +1,300 @@
+"""What `lint` finds in a policy, where it says it stands, and what it leaves alone."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fairdial.policy.lint import Finding, Severity, lint
+from fairdial.policy.source import key_lines, line_of
+from tests.samples import PLAN
+
+CONFERENCE = """
+[[allowances]]
+name = "rooms"
+meter = "conference"
+limit_s = 36000
+period = "day"
+counts = ["conference"]
+clause = "P5"
+"""
+DATES = 'title = "A plan for tests"\npublished = 2026-11-01\neffective = 2026-11-10\nnotice_days = 9'
+CHARGES = '[charges]\nclause = "P6"\n'
+# Longer than its allowance on purpose, which is what two of the tests are about.
+FITTING = PLAN.replace("outbound = 14400", "outbound = 6000")
+SOUND = (
+    FITTING.replace('title = "A plan for tests"', DATES)
+    .replace('"voicemail"]', '"voicemail", "conference", "callback", "message"]')
+    .replace('["outbound", "inbound"]', '["outbound", "inbound", "callback"]\nweights = { callback = 2 }')
+    + CONFERENCE
+    + CHARGES
+)
+
+
+def found(text: str, expected: tuple[str, ...] = ()) -> list[Finding]:
+    return list(lint(text, "plan.toml", expected))
+
+
+def only(text: str, expected: tuple[str, ...] = ()) -> Finding:
+    (finding,) = found(text, expected)
+    return finding
+
+
+def line_with(text: str, part: str) -> int:
+    (line,) = [number for number, line in enumerate(text.splitlines(), start=1) if part in line]
+    return line
+
+
+def test_a_sound_policy_has_no_findings() -> None:
+    assert found(SOUND) == []
+
+
+ERROR, WARNING = Severity.ERROR, Severity.WARNING
+COUNTS = 'counts = ["outbound", "inbound", "callback"]'
+CASES: list[tuple[str, str, str, Severity, str]] = [
+    # What is replaced by what, and the key, severity and part of the words of the one finding.
+    ('["GB", "DE"]', "[]", "countries.allow", ERROR, "in no country"),
+    ('["geographic", "mobile"]', "[]", "classes.allow", ERROR, "no class of number is covered"),
+    ('["geographic", "mobile"]', '["mobile", "emergency"]', "classes.allow", WARNING, "before any policy"),
+    ("outbound = 6000", "outbound = 6060", "longest_call.seconds.outbound", WARNING, "of 101 minutes do not fit"),
+    ("internal = 3600", "callback = 3060", "longest_call.seconds.callback", WARNING, "do not fit into allowance"),
+    ("internal = 3600", "collect = 3600", "longest_call.seconds.collect", WARNING, "which are not allowed"),
+    (
+        'clause = "P3"',
+        'clause = "P3"\nclauses = { inbound = "P7" }',
+        "longest_call.clauses.inbound",
+        WARNING,
+        "which have no limit",
+    ),
+    (COUNTS, COUNTS.replace("]", ', "collect"]'), "allowances.0.counts", WARNING, "counts collect, not allowed"),
+    (COUNTS, COUNTS.replace("]", ', "emergency"]'), "allowances.0.counts", WARNING, "not allowed by kinds"),
+    ("{ callback = 2 }", "{ internal = 2 }", "allowances.0.weights.internal", WARNING, "is not counted here"),
+    ("{ callback = 2 }", '{ callback = "parties" }', "allowances.0.weights.callback", ERROR, "only conferences"),
+    (
+        'counts = ["conference"]',
+        'counts = ["conference"]\nweights = { conference = "parties" }',
+        "allowances.1.weights.conference",
+        ERROR,
+        "the conference meter is a room's time",
+    ),
+    ('counts = ["conference"]', 'counts = ["inbound"]', "allowances.1.counts", ERROR, "conferences alone"),
+    ('counts = ["conference"]', "counts = []", "allowances.1.counts", ERROR, "counts no kind"),
+    ('"voicemail", "conference"', '"voicemail"', "allowances.1.counts", ERROR, "only what is not allowed"),
+    (COUNTS, f'{COUNTS}\nused_up = "overage"', "allowances.0.used_up", ERROR, "overage has no price"),
+    (COUNTS, f'{COUNTS}\nused_up = "credit"', "allowances.0.used_up", ERROR, "credit has no prices"),
+    ("[charges]", '[uncovered]\npay = "credit"\nclause = "P9"\n[charges]', "uncovered.pay", ERROR, "no prices"),
+    (
+        "[charges]",
+        '[uncovered]\npay = "refuse"\nclasses = ["mobile"]\nclause = "P9"\n[charges]',
+        "uncovered.classes",
+        WARNING,
+        "nothing is paid",
+    ),
+    (CHARGES, f'{CHARGES}overage_per_min = "0.02"', "charges.overage_per_min", WARNING, "past its limit"),
+    (CHARGES, f'{CHARGES}clauses = {{ minimum = "P8" }}', "charges.clauses.minimum", WARNING, "is not set"),
+    (CHARGES, '[encryption]\nsignalling = "any"\nmedia = "any"\notherwise = "flag"\nclause = "P8"', "encryption",
+     WARNING, "requires nothing"),
+    ("notice_days = 9", "notice_days = 10", "effective", ERROR, "is before 2026-11-11"),
+    ("effective = 2026-11-10\nnotice_days = 9", "effective = 2026-10-31", "effective", ERROR, "is before 2026-11-01"),
+    ("2026-11-10", '"at_once"', "effective", ERROR, "at once leaves no time for 9 days"),
+    ("published = 2026-11-01", "", "notice_days", ERROR, "a day that is not written"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("old", "new", "key", "severity", "words"), CASES)
+def test_what_does_not_fit_is_found(old: str, new: str, key: str, severity: Severity, words: str) -> None:
+    assert SOUND.count(old) >= 1
+    finding = only(SOUND.replace(old, new))
+    assert (finding.key, finding.severity) == (key, severity)
+    assert words in finding.words
+    assert finding.cure
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        # The same, as it would be right.
+        (COUNTS, f'{COUNTS}\nused_up = "overage"\n{{price}}'),
+        (COUNTS, f'{COUNTS}\nused_up = "credit"\n{{card}}'),
+        ("outbound = 6000", 'outbound = 9000\n{price}{counts}used_up = "overage"'),
+        ("notice_days = 9", "notice_days = 0"),
+        (DATES, 'title = ""\neffective = "at_once"'),
+    ],
+)
+def test_what_fits_is_left_alone(old: str, new: str) -> None:
+    text = SOUND.replace(old, new)
+    for mark, line in (("{price}", 'overage_per_min = "0.02"'), ("{card}", 'card = "standard"')):
+        if mark in text:
+            text = text.replace(mark, "").replace(CHARGES, f"{CHARGES}{line}\n")
+    if "{counts}" in text:
+        text = text.replace('{counts}used_up = "overage"', "").replace(
+            COUNTS, f'{COUNTS}\nused_up = "overage"'
+        )
+    assert found(text) == []
+
+
+def test_a_credit_with_a_card_is_left_alone() -> None:
+    text = f'{SOUND}card = "standard"\n[uncovered]\npay = "credit"\nclasses = ["mobile"]\nclause = "P9"\n'
+    assert found(text) == []
+
+
+def test_a_list_of_countries_needs_a_kind_that_goes_out() -> None:
+    inbound = FITTING.replace('"outbound", "inbound"', '"inbound"').replace("outbound = 6000, ", "")
+    assert only(inbound).key == "countries.allow"
+    assert found(inbound.replace('["GB", "DE"]', '"any"')) == []
+
+
+def test_no_kind_at_all_is_found() -> None:
+    nothing = PLAN[: PLAN.index("[[allowances]]")].replace(
+        '["outbound", "inbound", "internal", "voicemail"]', "[]"
+    )
+    assert "no kind of call is allowed" in [finding.words for finding in found(nothing)]
+
+
+def test_a_cap_on_participants_needs_conferences() -> None:
+    cap = '[caps]\nparticipants = { limit = 4, clause = "P9" }\n'
+    assert only(FITTING + cap).key == "caps.participants"
+    assert found(SOUND + cap) == []
+
+
+def test_two_allowances_that_measure_the_same_are_found() -> None:
+    second = CONFERENCE.replace('"rooms"', '"halls"')
+    finding = only(SOUND + second)
+    assert (finding.key, finding.severity) == ("allowances.2", Severity.ERROR)
+    assert "'rooms'" in finding.words
+    assert found(SOUND + second.replace('"day"', '"month"')) == []
+    assert found(SOUND + second + 'scope = "line"\n') == []
+
+
+def test_a_use_that_is_never_past_a_limit_is_found() -> None:
+    unlimited = SOUND.replace("limit_s = 6000\n", 'used_up = "overage"\n') + 'overage_per_min = "0.02"\n'
+    assert only(unlimited).key == "allowances.0.used_up"
+
+
+def test_a_message_needs_a_price_of_its_own() -> None:
+    text = (
+        f'{SOUND}overage_per_message = "0.01"\n[[allowances]]\nname = "texts"\nmeter = "messages"\nlimit = 9\n'
+        'period = "month"\ncounts = ["message"]\nused_up = "overage"\nclause = "P9"\n'
+    )
+    assert found(text) == []
+    assert {finding.key for finding in found(text.replace("per_message", "per_min"))} == {
+        "allowances.2.used_up",
+        "charges.overage_per_min",
+    }
+
+
+def test_rules_that_nothing_runs_are_told() -> None:
+    detector = '[[detectors]]\nname = "x"\nmeasure = "y"\nthreshold = 1\nwindow = "day"\nstep = "notice"\nclause = "P9"'
+    assert only(SOUND + detector).words == "is read and shown, but not run by this release"
+
+
+def test_each_clause_of_the_published_text_must_be_named() -> None:
+    clauses = ("P0", "P1", "P2", "P3", "P4", "P5", "P6")
+    assert found(SOUND, clauses) == []
+    assert only(SOUND, (*clauses, "P10")).words == "clause P10 of the published text is in no rule"
+    elsewhere = '[[elsewhere]]\nclause = "P10"\nwhere = "by hand"\n'
+    assert found(SOUND + elsewhere, (*clauses, "P10")) == []
+    stray = only(SOUND + elsewhere, clauses)
+    assert (stray.severity, stray.words) == (Severity.WARNING, "clause P10 is not one of the published text")
+
+
+def test_a_published_policy_is_known_by_its_name() -> None:
+    mine = FITTING.replace('name = "plan"', 'name = "redconnect"')
+    missing = [finding for finding in lint(mine, "p") if finding.severity is Severity.ERROR]
+    assert [finding.words.split()[1] for finding in missing] == [f"R{number}" for number in range(1, 8)]
+
+
+# --- where it stands -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "marked"),
+    [
+        ("limit_s = 6000", "limit_min = 100", "limit_min"),
+        ("internal = 3600", "internal = true", "seconds = {"),
+        ('name = "rooms"', "", "[[allowances]]  # second"),
+        ('["GB", "DE"]', '[\n  "GB", # ] not the end\n  "de",\n]', "allow = [  # countries"),
+        ('"day"', '"year"', 'period = "year"'),
+        ("[kinds]", "[kinds", "[kinds"),
+    ],
+)
+def test_a_fault_points_at_its_line(old: str, new: str, marked: str) -> None:
+    text = SOUND.replace("\n[[allowances]]\nname", "\n[[allowances]]  # second\nname", 2).replace(
+        "[[allowances]]  # second", "[[allowances]]", 1
+    )
+    text = text.replace(old, new, 1).replace("allow = [\n", "allow = [  # countries\n")
+    assert [finding.line for finding in found(text)] == [line_with(text, marked)]
+
+
+def test_a_finding_reads_as_file_line_severity_key_words_and_cure() -> None:
+    text = SOUND.replace("limit_s = 6000", "limit_min = 100")
+    line = line_with(text, "limit_min")
+    assert str(only(text)) == (
+        f"plan.toml:{line}: error: allowances.0.limit_min: no such key; write limit_s (minutes x 60)"
+    )
+
+
+def test_findings_come_in_the_order_of_the_file() -> None:
+    text = SOUND.replace("internal = 3600", "collect = 3600").replace("notice_days = 9", "notice_days = 99")
+    assert [finding.key for finding in found(text)] == ["effective", "longest_call.seconds.collect"]
+
+
+TRICKY = '''
+title = "a # no comment [ and no bracket"
+note = """
+[not.a.table]
+key = 1
+"""
+raw = \'\'\'
+x = [
+\'\'\'
+list = [ # a comment with ] in it
+  "a]",
+  { deep = 1 },
+]
+a.b = 1
+"quoted key" = 'it''s' # odd but closed
+[table] # comment
+x = 1
+[[array]]
+x = 1
+[array.inner]
+x = 1
+[[array]]
+x = 1
+[[array.inner]]
+x = 1
+'''.replace("'it''s'", "'its'")
+
+
+def test_keys_are_found_in_a_text_that_hides_them() -> None:
+    lines = key_lines(TRICKY)
+    expected = {
+        ("title",): 2, ("note",): 3, ("raw",): 7, ("list",): 10, ("a",): 14, ("a", "b"): 14,
+        ("quoted key",): 15, ("table",): 16, ("table", "x"): 17, ("array",): 18, ("array", 0): 18,
+        ("array", 0, "x"): 19, ("array", 0, "inner"): 20, ("array", 0, "inner", "x"): 21, ("array", 1): 22,
+        ("array", 1, "x"): 23, ("array", 1, "inner"): 24, ("array", 1, "inner", 0): 24,
+        ("array", 1, "inner", 0, "x"): 25,
+    }  # fmt: skip
+    assert lines == expected
+
+
+def test_a_key_without_a_line_has_that_of_what_holds_it() -> None:
+    lines = key_lines("\n[table]\nlist = [\n1]\n")
+    assert line_of(lines, ("table", "list", 0)) == 3
+    assert line_of(lines, ("table", "missing")) == 2
+    assert line_of(lines, ("missing",)) == 1
+
+
+@given(st.text(alphabet="[]{}=\"'#.ab \n", max_size=80))
+def test_no_text_breaks_it(text: str) -> None:
+    assert all(1 <= line <= len(text.splitlines()) for line in key_lines(text).values())
+    assert all(finding.line >= 1 for finding in lint(text, "p"))
+
+
+@pytest.mark.parametrize("file", sorted(Path(__file__).parents[2].glob("testbed/policies/*.toml")), ids=str)
+def test_the_testbeds_policies_have_no_errors(file: Path) -> None:
+    assert [
+        str(finding) for finding in lint(file.read_text(), file.name) if finding.severity is Severity.ERROR
+    ] == []
