@@ -111,6 +111,11 @@ class Desk:
         """The present, in milliseconds since the epoch (UTC)."""
         return self._clock.now().wall_ms
 
+    def lines_max(self, account: Account) -> int | None:
+        """The most lines that the account's policy allows now; None: any number (V3)."""
+        policy = self.policies.at(account.policy, zone_named(account.zone), self.now_ms())
+        return policy.caps.lines.limit if policy is not None and policy.caps.lines is not None else None
+
     async def authorise(self, asked: Asked) -> Verdict | Failed:
         """The verdict on a dial, or Failed, within the time limit. Repeating a call id repeats the verdict."""
         dial = self._dial(asked, self._clock.now())

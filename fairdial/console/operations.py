@@ -156,7 +156,8 @@ class Operations:
 
     async def _line_add(self, line: str, account: str, habit: Json | None = None) -> Json:
         entry = Line(line, account, habit_of(habit or {}))
-        await self._ledger.add_line(entry)
+        holder = (await self._ledger.sheet(account)).account
+        await self._ledger.add_line(entry, self._desk.lines_max(holder))
         return line_json(entry)
 
     async def _line_list(self, account: str | None = None) -> list[Json]:

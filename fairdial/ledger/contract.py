@@ -68,6 +68,10 @@ class AlreadyExists(LedgerError):
     """An account or line of that id exists with other contents."""
 
 
+class TooMany(LedgerError):
+    """The account holds as many as it may."""
+
+
 class GrantState(StrEnum):
     """Life of a grant in the ledger. RINGING and TALKING are live; SETTLED is for ever."""
 
@@ -232,8 +236,11 @@ class Ledger(Protocol):
         """
         ...
 
-    async def add_line(self, line: Line) -> None:
-        """Repeating with the same contents changes nothing. Raises AlreadyExists, NotFound (account)."""
+    async def add_line(self, line: Line, lines_max: int | None = None) -> None:
+        """Repeating with the same contents changes nothing. lines_max: of the account, this one counted.
+
+        Raises AlreadyExists, NotFound (account), TooMany.
+        """
         ...
 
     async def set_standing(self, account_id: str, standing: Standing) -> Account:
@@ -250,7 +257,7 @@ class Ledger(Protocol):
         """Add prepaid credit, once for each reference; below zero takes back what no call reserves.
 
         Raises NotFound, AlreadyExists (the reference, with another amount), ConstraintViolated (less would be
-        left than calls reserve), ValueError (another currency).
+        left than calls reserve), ValueError (a currency that is unknown, or not the account's).
         """
         ...
 

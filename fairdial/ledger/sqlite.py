@@ -13,6 +13,7 @@ from fairdial.ledger.contract import (
     AccountSheet,
     AlreadyExists,
     Charge,
+    ConstraintViolated,
     DecisionRecord,
     Extend,
     Grant,
@@ -23,6 +24,7 @@ from fairdial.ledger.contract import (
     NotFound,
     Plan,
     PlanMore,
+    TooMany,
     Usage,
 )
 from fairdial.ledger.writer import Writer
@@ -42,7 +44,8 @@ from fairdial.policy.numbers import Habit, Number
 from fairdial.policy.outcomes import UNDECIDED, Reason
 from fairdial.policy.periods import MS_PER_S, Window, fit_s, split_s
 from fairdial.policy.prefixes import NumberClass
-from fairdial.policy.terms import Clause, Mode, Terms, credit_micros, overage_micros
+from fairdial.policy.rating import currency_digits, decimal_text
+from fairdial.policy.terms import Clause, Mode, Terms, credit_micros, overage_micros, seconds_past
 
 # The columns are the fields of Grant, in order.
 _GRANT = """
@@ -51,6 +54,9 @@ _GRANT = """
            g.terms, g.credit_hold_micros, d.clause_policy, d.clause_version
       FROM grants g JOIN decisions d USING (call_id)
 """
+_Stretch = tuple[int, int]
+"""Seconds of a talk, counted from its answer: [from, until)."""
+
 CHARGES_SHOWN = 1000
 """The latest charges that a sheet has."""
 
@@ -113,8 +119,8 @@ class SqliteLedger:
     async def add_account(self, account: Account) -> None:
         await self._writer.do(lambda db: _add_account(db, account))
 
-    async def add_line(self, line: Line) -> None:
-        await self._writer.do(lambda db: _add_line(db, line))
+    async def add_line(self, line: Line, lines_max: int | None = None) -> None:
+        await self._writer.do(lambda db: _add_line(db, line, lines_max))
 
     async def set_standing(self, account_id: str, standing: Standing) -> Account:
         return await self._writer.do(lambda db: _set_standing(db, account_id, standing))
@@ -270,12 +276,13 @@ def _reserve_credit(db: sqlite3.Connection, account_id: str, hold_micros: int) -
 def _reserve(db: sqlite3.Connection, call_id: str, account_id: str, holds: Sequence[Hold]) -> None:
     for hold in holds:
         # Nothing is held where a newer policy lowered the limit below what is used or held already, so
-        # the limit stored is always that of the policy, and the check of the table holds it.
+        # the limit stored is always that of the policy, and the check of the table holds it. Only a call
+        # that goes on past the limit comes there too: it finds what is used as the limit, and no room.
         db.execute(
             "INSERT INTO meters (account_id, allowance, start_ms, end_ms, limit_s, reserved_s)"
             " VALUES (?, ?, ?, ?, ?, ?)"
             " ON CONFLICT DO UPDATE SET reserved_s = reserved_s + excluded.reserved_s,"
-            " limit_s = excluded.limit_s",
+            " limit_s = CASE WHEN ? THEN max(excluded.limit_s, used_s + reserved_s) ELSE excluded.limit_s END",
             (
                 account_id,
                 hold.allowance,
@@ -283,11 +290,13 @@ def _reserve(db: sqlite3.Connection, call_id: str, account_id: str, holds: Seque
                 hold.window.end_ms,
                 hold.limit_s,
                 hold.hold_s,
+                int(hold.over),
             ),
         )
         db.execute(
             "INSERT INTO holds (call_id, account_id, allowance, start_ms, end_ms, hold_s, over)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET hold_s = hold_s + excluded.hold_s",
+            " VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET hold_s = hold_s + excluded.hold_s,"
+            " over = max(over, excluded.over)",
             (
                 call_id,
                 account_id,
@@ -331,24 +340,24 @@ def _settle(db: sqlite3.Connection, call_id: str, used_s: int, ended_ms: int, es
     grant = _need_grant(db, call_id)
     if not grant.live:
         return grant
+    if used_s < 0:
+        raise ConstraintViolated(f"call {call_id} cannot have used {used_s} s; seconds begin at 0")
     if grant.granted_s is not None:
         used_s = min(used_s, grant.granted_s)
     start_ms = _talk_began_ms(grant, used_s, ended_ms, estimated)
     endless = grant.granted_s is None
-    over_s, began_included = 0, True
+    past: list[_Stretch] = []
     for _, same in groupby(_holds(db, call_id), key=itemgetter("allowance")):
         holds = list(same)
         windows = [Window(hold["start_ms"], hold["end_ms"]) for hold in holds]
         parts = split_s(start_ms, used_s, windows)
-        if holds[0]["over"]:
-            passed_s, included = _use_past(db, holds, parts)
-            if passed_s > over_s:
-                over_s, began_included = passed_s, included
+        if any(hold["over"] for hold in holds):
+            past += _use_past(db, holds, parts)
             continue
         bounds = [None if endless or hold["limit_s"] is None else hold["hold_s"] for hold in holds]
         for hold, part_s in zip(holds, fit_s(parts, bounds), strict=True):
             _use(db, hold, part_s, endless)
-    _charge(db, grant, used_s, over_s, began_included, ended_ms)
+    _charge(db, grant, used_s, past, ended_ms)
     db.execute(
         "UPDATE grants SET state = 'settled', used_s = ?, ended_ms = ?, estimated = ? WHERE call_id = ?",
         (used_s, ended_ms, int(estimated), call_id),
@@ -386,34 +395,37 @@ def _use(db: sqlite3.Connection, hold: sqlite3.Row, used_s: int, endless: bool) 
     )
 
 
-def _use_past(db: sqlite3.Connection, holds: Sequence[sqlite3.Row], parts: Sequence[int]) -> tuple[int, bool]:
-    """Use an allowance past which calls go on: the seconds past it, and whether it covered the first one."""
-    over_s, began_included, first = 0, True, True
+def _use_past(
+    db: sqlite3.Connection, holds: Sequence[sqlite3.Row], parts: Sequence[int]
+) -> list[_Stretch]:
+    """Use an allowance past which calls go on; returns the stretches of the talk that lie past it."""
+    begin_s, past = 0, []
     for hold, part_s in zip(holds, parts, strict=True):
-        room_s = hold["limit_s"]
-        if room_s is not None:
-            room_s = max(0, room_s - hold["meter_used_s"] - hold["meter_reserved_s"])
-        included_s = part_s if room_s is None else min(part_s, room_s)
-        if part_s and first:
-            began_included, first = included_s > 0, False
-        over_s += part_s - included_s
+        included_s = part_s
+        if hold["limit_s"] is not None:
+            # Something is held here where the allowance began to be charged while the call was up.
+            others_s = hold["meter_reserved_s"] - hold["hold_s"]
+            included_s = min(part_s, max(0, hold["limit_s"] - hold["meter_used_s"] - others_s))
+        over_s = part_s - included_s
         key = (hold["account_id"], hold["allowance"], hold["start_ms"], hold["end_ms"])
         db.execute(
-            "UPDATE meters SET used_s = used_s + ?, over_s = over_s + ?, calls = calls + ?"
+            "UPDATE meters SET reserved_s = reserved_s - ?, used_s = used_s + ?, over_s = over_s + ?,"
+            " calls = calls + ?"
             " WHERE account_id = ? AND allowance = ? AND start_ms = ? AND end_ms = ?",
-            (included_s, part_s - included_s, 1 if part_s else 0, *key),
+            (hold["hold_s"], included_s, over_s, 1 if part_s else 0, *key),
         )
         db.execute(
             "UPDATE holds SET used_s = ?, over_s = ?"
             " WHERE call_id = ? AND allowance = ? AND start_ms = ? AND end_ms = ?",
-            (included_s, part_s - included_s, hold["call_id"], *key[1:]),
+            (included_s, over_s, hold["call_id"], *key[1:]),
         )
-    return over_s, began_included
+        if over_s:
+            past.append((begin_s + included_s, begin_s + part_s))
+        begin_s += part_s
+    return past
 
 
-def _charge(
-    db: sqlite3.Connection, grant: Grant, used_s: int, over_s: int, began_included: bool, at_ms: int
-) -> None:
+def _charge(db: sqlite3.Connection, grant: Grant, used_s: int, past: Sequence[_Stretch], at_ms: int) -> None:
     terms = grant.terms
     if terms is None:
         return
@@ -421,8 +433,8 @@ def _charge(
         charged_s, amount_micros = used_s, credit_micros(terms, used_s)
         _pay_from_credit(db, grant, amount_micros, at_ms)
     else:
-        charged_s = over_s
-        amount_micros = overage_micros(terms, used_s, over_s, began_included=began_included)
+        charged_s, began_included = seconds_past(past)
+        amount_micros = overage_micros(terms, used_s, charged_s, began_included=began_included)
     if charged_s:
         db.execute(
             "INSERT INTO charges VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -449,16 +461,22 @@ def _pay_from_credit(db: sqlite3.Connection, grant: Grant, amount_micros: int, a
         (grant.credit_hold_micros, amount_micros, grant.account_id),
     )
     if amount_micros:
-        _note_credit(db, grant.account_id, grant.call_id, -amount_micros, at_ms, "call")
+        _note_credit(db, grant.account_id, "call", grant.call_id, -amount_micros, at_ms, "")
 
 
 def _note_credit(
-    db: sqlite3.Connection, account_id: str, reference: str, amount_micros: int, at_ms: int, note: str
+    db: sqlite3.Connection,
+    account_id: str,
+    origin: str,
+    reference: str,
+    amount_micros: int,
+    at_ms: int,
+    note: str,
 ) -> None:
     db.execute(
-        "INSERT INTO credit_entries (account_id, reference, at_ms, amount_micros, balance_micros, note)"
-        " SELECT account_id, ?, ?, ?, balance_micros, ? FROM credits WHERE account_id = ?",
-        (reference, at_ms, amount_micros, note, account_id),
+        "INSERT INTO credit_entries (account_id, origin, reference, at_ms, amount_micros, balance_micros, note)"
+        " SELECT account_id, ?, ?, ?, ?, balance_micros, ? FROM credits WHERE account_id = ?",
+        (origin, reference, at_ms, amount_micros, note, account_id),
     )
 
 
@@ -474,7 +492,8 @@ def _release(db: sqlite3.Connection, call_id: str) -> None:
 def _snapshot(db: sqlite3.Connection, line_id: str, plan: Plan) -> Snapshot:
     row = db.execute(
         "SELECT l.id AS line_id, l.standing AS line_standing, l.habit, a.*,"
-        " c.currency, c.balance_micros, c.reserved_micros"
+        " c.currency, c.balance_micros, c.reserved_micros, (SELECT count(*) FROM grants g"
+        "   WHERE g.account_id = a.id AND g.state <> 'settled') AS live_calls"
         " FROM lines l JOIN accounts a ON a.id = l.account_id LEFT JOIN credits c ON c.account_id = a.id"
         " WHERE l.id = ?",
         (line_id,),
@@ -483,7 +502,8 @@ def _snapshot(db: sqlite3.Connection, line_id: str, plan: Plan) -> Snapshot:
         return Snapshot(None, None)
     account = _to_account(row)
     line = Line(row["line_id"], account.id, _to_habit(row["habit"]), Standing(row["line_standing"]))
-    return Snapshot(line, account, _filled(db, account.id, plan(account)), _to_credit(row))
+    meters = _filled(db, account.id, plan(account))
+    return Snapshot(line, account, meters, _to_credit(row), row["live_calls"])
 
 
 def _filled(
@@ -618,10 +638,16 @@ def _add_account(db: sqlite3.Connection, account: Account) -> None:
         raise AlreadyExists(f"account {account.id!r} exists with other contents; choose another id")
 
 
-def _add_line(db: sqlite3.Connection, line: Line) -> None:
+def _add_line(db: sqlite3.Connection, line: Line, lines_max: int | None) -> None:
     _need_account(db, line.account_id)
     row = db.execute("SELECT * FROM lines WHERE id = ?", (line.id,)).fetchone()
     if row is None:
+        query = "SELECT count(*) FROM lines WHERE account_id = ?"
+        [held] = db.execute(query, (line.account_id,)).fetchone()
+        if lines_max is not None and held >= lines_max:
+            raise TooMany(
+                f"account {line.account_id!r} holds {held} lines, and its policy allows {lines_max}"
+            )
         db.execute(
             "INSERT INTO lines (id, account_id, standing, habit) VALUES (?, ?, ?, ?)",
             (line.id, line.account_id, line.standing, msgspec.json.encode(line.habit).decode()),
@@ -655,19 +681,26 @@ def _add_credit(
     note: str,
 ) -> Credit:
     _need_account(db, account_id)
+    currency_digits(currency)
     before = _credit(db, account_id)
     if before is not None and before.currency != currency:
         raise ValueError(
             f"account {account_id!r} holds {before.currency}; give the amount in that, not {currency}"
         )
     earlier = db.execute(
-        "SELECT amount_micros FROM credit_entries WHERE account_id = ? AND reference = ?",
+        "SELECT amount_micros FROM credit_entries WHERE account_id = ? AND origin = 'added' AND reference = ?",
         (account_id, reference),
     ).fetchone()
     if earlier is not None:
         if earlier["amount_micros"] != amount_micros or before is None:
             raise AlreadyExists(f"reference {reference!r} was used for another amount; choose another one")
         return before
+    free_micros = 0 if before is None else before.free_micros
+    if free_micros + amount_micros < 0:
+        raise ConstraintViolated(
+            f"account {account_id!r} has {decimal_text(free_micros)} {currency} that no call reserves; "
+            "take back that much at most"
+        )
     db.execute(
         "INSERT INTO credits (account_id, currency, balance_micros) VALUES (?, ?, 0) ON CONFLICT DO NOTHING",
         (account_id, currency),
@@ -676,7 +709,7 @@ def _add_credit(
         "UPDATE credits SET balance_micros = balance_micros + ? WHERE account_id = ?",
         (amount_micros, account_id),
     )
-    _note_credit(db, account_id, reference, amount_micros, at_ms, note)
+    _note_credit(db, account_id, "added", reference, amount_micros, at_ms, note)
     after = _credit(db, account_id)
     assert after is not None
     return after

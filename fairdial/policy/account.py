@@ -152,9 +152,10 @@ class MeterWindow:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What the ledger knows about the payer of a dial."""
+    """What the ledger knows about the payer of a dial. live_calls: dials of the account that hold a grant."""
 
     line: Line | None
     account: Account | None
     meters: tuple[MeterWindow, ...] = ()
     credit: Credit | None = None
+    live_calls: int = 0

@@ -1,7 +1,7 @@
 """The decision about one dial: allow it, with how many seconds, or refuse it, and on which clause.
 
-The order is fixed: emergency; the line and its account; the number; kind, class and country; what is
-left of each allowance, or of the credit that pays instead; the longest call. The first rule that
+The order is fixed: emergency; the line and its account; the number; calls at once; kind, class and
+country; what is left of each allowance, or of the credit that pays instead; the longest call. The first rule that
 refuses is the reason. Nothing here reads a clock or a store, so equal inputs give equal decisions.
 """
 
@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from fairdial.policy.account import Account, Credit, Dial, Kind, Line, MeterWindow, Snapshot, Standing
+from fairdial.policy.account import Account, Dial, Kind, Line, MeterWindow, Snapshot, Standing
 from fairdial.policy.cards import RateCard
-from fairdial.policy.document import Meter, Pay, Policy, Scope
+from fairdial.policy.document import Allowance, Meter, Pay, Policy, Scope
 from fairdial.policy.numbers import Number
 from fairdial.policy.outcomes import Reason
 from fairdial.policy.periods import (
@@ -24,7 +24,7 @@ from fairdial.policy.periods import (
     zone_named,
 )
 from fairdial.policy.prefixes import NumberClass
-from fairdial.policy.rating import affordable_s, reserve_micros
+from fairdial.policy.rating import LONGEST_INCREMENT_S, affordable_s, reserve_micros
 from fairdial.policy.terms import Clause, Terms, credit_terms, overage_terms
 
 NO_CARDS: Mapping[str, RateCard] = MappingProxyType({})
@@ -173,15 +173,23 @@ def decide(
     unreadable = dial.kind in _PUBLIC and number.number_class is NumberClass.INVALID
     if unreadable or not _DIALLABLE.fullmatch(dial.dialled):
         return Refuse(Reason.NUMBER_INVALID, ALWAYS, account.id)
+    simultaneous = policy.caps.simultaneous_calls
+    if simultaneous is not None and snapshot.live_calls >= simultaneous.limit:
+        return Refuse(Reason.TOO_MANY_CALLS, _clause(policy, simultaneous.clause), account.id)
     uncovered = _coverage(dial, number, account, policy)
-    if uncovered is None:
-        decision = _grant(dial, account, snapshot.meters, policy, rules)
-    else:
-        decision = Refuse(uncovered[0], uncovered[1], account.id)
-    clause_id = _pays_by_credit(decision, number, policy) if isinstance(decision, Refuse) else None
-    if clause_id is None:
-        return decision
-    return _by_credit(dial, number, account, snapshot.credit, policy, clause_id, rules, cards)
+    if uncovered is not None:
+        if uncovered[0] in _OUTSIDE and policy.uncovered and _credit_pays(policy, number):
+            return _by_credit(dial, number, account, snapshot, policy, policy.uncovered.clause, rules, cards)
+        return Refuse(uncovered[0], uncovered[1], account.id)
+    sized = size_grant(dial.at_ms, dial.ring_s, policy.longest_call_s(dial.kind), snapshot.meters, rules)
+    if isinstance(sized, Sized):
+        return _included(dial, account, snapshot.meters, policy, sized)
+    short, rule = _refusing(dial, sized, snapshot.meters, policy, rules)
+    if rule.used_up is Pay.CREDIT:
+        return _by_credit(dial, number, account, snapshot, policy, rule.clause, rules, cards)
+    held = short.used_s < (short.limit_s or 0)
+    reason = Reason.ALLOWANCE_RESERVED if held else Reason.ALLOWANCE_USED_UP
+    return Refuse(reason, _clause(policy, rule.clause), account.id)
 
 
 def _standing(line: Line | None, account: Account | None) -> Reason | None:
@@ -214,31 +222,33 @@ def _coverage(dial: Dial, number: Number, account: Account, policy: Policy) -> t
 _OUTSIDE = frozenset({Reason.CLASS_NOT_COVERED, Reason.COUNTRY_NOT_COVERED, Reason.SUBSCRIPTION_OVER})
 
 
-def _pays_by_credit(refuse: Refuse, number: Number, policy: Policy) -> str | None:
-    """The clause by which credit pays for what the plan itself refuses; None where it does not."""
-    if refuse.reason in _OUTSIDE:
-        rule = policy.uncovered
-        if rule is None or rule.pay is not Pay.CREDIT:
-            return None
-        return rule.clause if rule.classes == "any" or number.number_class in rule.classes else None
-    if refuse.reason in (Reason.ALLOWANCE_USED_UP, Reason.ALLOWANCE_RESERVED):
-        for allowance in policy.allowances:
-            if allowance.used_up is Pay.CREDIT and allowance.clause == refuse.clause.id:
-                return allowance.clause
-    return None
+def _credit_pays(policy: Policy, number: Number) -> bool:
+    return policy.pays_uncovered(number.number_class) is Pay.CREDIT
+
+
+def _refusing(
+    dial: Dial, short: "Short", meters: Sequence[MeterWindow], policy: Policy, rules: GrantRules
+) -> tuple[MeterWindow, Allowance]:
+    """The meter without room that decides: one that refuses before one past which credit pays."""
+    rule_of = {allowance.name: allowance for allowance in policy.allowances}
+    if rule_of[short.meter.rule].used_up is Pay.CREDIT:
+        others = [meter for meter in meters if rule_of[meter.rule].used_up is not Pay.CREDIT]
+        sized = size_grant(dial.at_ms, dial.ring_s, policy.longest_call_s(dial.kind), others, rules)
+        short = sized if isinstance(sized, Short) else short
+    return short.meter, rule_of[short.meter.rule]
 
 
 def _by_credit(
     dial: Dial,
     number: Number,
     account: Account,
-    credit: Credit | None,
+    snapshot: Snapshot,
     policy: Policy,
     clause_id: str,
     rules: GrantRules,
     cards: Mapping[str, RateCard],
 ) -> Decision:
-    clause = _clause(policy, clause_id)
+    clause, credit = _clause(policy, clause_id), snapshot.credit
     card = cards.get(policy.charges.card or "") if policy.charges else None
     rate = card.lookup(number.e164, dial.at_ms) if card and number.e164 else None
     if card is None or rate is None or (credit is not None and credit.currency != card.currency):
@@ -265,30 +275,30 @@ def size_on_credit(
 ) -> "Sized | None":
     """How many seconds more, up to `rest_s`, the free credit pays for a call that has `granted_s` already.
 
-    Shared among calls as an allowance is (`GrantRules`). None: not another second.
+    Shared among calls as an allowance is (`GrantRules`), and never less than what is billed for it anyway.
+    None: not another second.
     """
     afford_s = affordable_s(terms.tariff, free_micros + held_micros, granted_s + rest_s + rules.slice_s)
     room_s = afford_s - granted_s
     if room_s <= 0 or rest_s <= 0:
         return None
-    more_s = min(rest_s, _share_s(room_s, rest_s, rules))
-    return Sized(more_s, (), reserve_micros(terms.tariff, granted_s + more_s) - held_micros)
+    share_s = granted_s + min(rest_s, _share_s(room_s, rest_s, rules))
+    hold_micros = reserve_micros(terms.tariff, share_s)
+    # The increment that the last second begins is paid for: no call is cut, or renewed, inside it.
+    longest_s = min(granted_s + rest_s, share_s + LONGEST_INCREMENT_S)
+    until_s = affordable_s(terms.tariff, hold_micros, longest_s)
+    return Sized(until_s - granted_s, (), hold_micros - held_micros)
 
 
-def _grant(
-    dial: Dial, account: Account, meters: Sequence[MeterWindow], policy: Policy, rules: GrantRules
-) -> Decision:
-    longest_s = policy.longest_call_s(dial.kind)
-    sized = size_grant(dial.at_ms, dial.ring_s, longest_s, meters, rules)
+def _included(
+    dial: Dial, account: Account, meters: Sequence[MeterWindow], policy: Policy, sized: "Sized"
+) -> Allow:
     clause_of = {allowance.name: _clause(policy, allowance.clause) for allowance in policy.allowances}
-    if isinstance(sized, Short):
-        held = sized.meter.used_s < (sized.meter.limit_s or 0)
-        reason = Reason.ALLOWANCE_RESERVED if held else Reason.ALLOWANCE_USED_UP
-        return Refuse(reason, clause_of[sized.meter.rule], account.id)
     terms = overage_terms(policy) if any(meter.over for meter in meters) else None
-    passed = [meter for meter in meters if meter.over and meter.room_s == 0]
+    # A meter of the period after, into which the call may last, says nothing about its first second.
+    current = [meter for meter in meters if meter.window.start_ms <= dial.at_ms]
     limited = [meter for meter in meters if meter.limit_s is not None]
-    if passed and terms is not None and passed[0].window.start_ms <= dial.at_ms:
+    if terms is not None and any(meter.over and meter.room_s == 0 for meter in current):
         reason, clause = Reason.PAST_ALLOWANCE, terms.clause
     elif limited:
         reason, clause = Reason.WITHIN_ALLOWANCE, clause_of[limited[0].rule]
@@ -296,6 +306,7 @@ def _grant(
         reason, clause = Reason.COVERED, clause_of[meters[0].rule]
     else:
         reason, clause = Reason.NOT_COUNTED, _clause(policy, policy.kinds.clause)
+    longest_s = policy.longest_call_s(dial.kind)
     return Allow(reason, clause, account.id, sized.granted_s, longest_s, sized.holds, terms)
 
 

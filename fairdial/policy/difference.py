@@ -177,7 +177,7 @@ def _charges(old: Charges | None, new: Charges | None) -> _Changes:
             continue
         instead = "" if before is None else f" instead of {before}"
         charges = new if new is not None and after is not None else old
-        yield f"{subject} {after or 'none'}{instead}", charges.clause_for(key) if charges else ""
+        yield f"{subject} {after or 'nothing'}{instead}", charges.clause_for(key) if charges else ""
     if old is not None and new is not None and old.increment != new.increment:
         yield f"charged seconds are billed by {new.increment} instead of {old.increment}", new.clause
 

@@ -52,7 +52,7 @@ class Fault:
 
 def toml_fault(error: tomllib.TOMLDecodeError) -> Fault:
     """The fault of a text that is no TOML; its message has the line."""
-    return Fault(("toml",), f"not TOML: {error}")
+    return Fault(("toml",), f"not TOML: {error}", "correct the text there")
 
 
 def faults_of(error: ValidationError, model: type[BaseModel]) -> tuple[Fault, ...]:

@@ -167,7 +167,7 @@ def _longest(policy: Policy) -> _Found:
 
 def _counting(policy: Policy, allowance: Allowance, path: KeyPath) -> _Found:
     counts = allowance.counts
-    missing = sorted(counts - policy.kinds.allow)
+    missing = sorted(counts - policy.kinds.allow - {Kind.EMERGENCY})
     names = ", ".join(missing)
     if missing and counts <= set(missing):
         yield _error((*path, "counts"), f"counts only what is not allowed ({names})", "allow it in kinds")

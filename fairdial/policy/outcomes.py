@@ -32,6 +32,7 @@ class Reason(StrEnum):
     SUBSCRIPTION_OVER = "subscription_over"
     CREDIT_TOO_LOW = "credit_too_low"
     NO_RATE = "no_rate"
+    TOO_MANY_CALLS = "too_many_calls"
     # No decision could be made: the dialplan's failure rule for that kind of call applies.
     POLICY_MISSING = "policy_missing"
     STORE_UNAVAILABLE = "store_unavailable"
@@ -106,6 +107,9 @@ OUTCOMES: dict[Reason, Outcome] = {
         *_CALL_REJECTED, "ss-noservice", "The credit does not pay for the first seconds of the call."
     ),
     Reason.NO_RATE: Outcome(*_CALL_REJECTED, "ss-noservice", "The rate card has no price for this number."),
+    Reason.TOO_MANY_CALLS: Outcome(
+        *_CALL_REJECTED, "ss-noservice", "The account has as many calls at once as its plan allows."
+    ),
     Reason.POLICY_MISSING: Outcome(*_NO_CIRCUIT, "", "The account's policy is not loaded."),
     Reason.STORE_UNAVAILABLE: Outcome(*_NO_CIRCUIT, "", "The ledger cannot be written."),
     Reason.TOO_LATE: Outcome(*_NO_CIRCUIT, "", "No decision was made in time."),

@@ -4,6 +4,7 @@ A call keeps the terms it started with, whatever is published or loaded while it
 `rating.py` how seconds become money, to `decide.py` when which terms apply.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -60,6 +61,20 @@ def credit_terms(policy: Policy, clause_id: str, currency: str, rate: Rate) -> T
     """What a call to a destination costs that is paid from credit (K4)."""
     clause = Clause(policy.name, policy.version, clause_id)
     return Terms(Mode.CREDIT, currency, rate.tariff, rate.label, clause)
+
+
+def seconds_past(stretches: Iterable[tuple[int, int]]) -> tuple[int, bool]:
+    """The seconds of a call that lie past one allowance or several, and whether its first is not among them.
+
+    stretches: [from, until) in seconds of the talk, of any allowance; a second past two of them counts once.
+    """
+    past_s = until_s = 0
+    began_included = True
+    for first_s, end_s in sorted(stretches):
+        began_included = began_included and first_s > 0
+        past_s += max(0, end_s - max(first_s, until_s))
+        until_s = max(until_s, end_s)
+    return past_s, began_included
 
 
 def overage_micros(terms: Terms, used_s: int, over_s: int, *, began_included: bool) -> int:

@@ -42,6 +42,9 @@ def test_accounts_and_lines_are_added_listed_and_shown(run: Run) -> None:
         "policy": "kryptotel",
         "zone": "Europe/London",
         "standing": "active",
+        "countries": [],
+        "until_ms": None,
+        "cycle_day": 1,
     }
     read(run("line", "add", "alice", "--account", "acme", "--region", "GB", "--internal", "_1XX", "--json"))
     assert [row["account"] for row in read(run("account", "list", "--json"))] == ["acme"]
@@ -77,6 +80,18 @@ def test_adding_twice_is_harmless_and_adding_otherwise_is_refused(run: Run) -> N
         (("check", "02079460100", "--line", "x", "--at", "2026-11-21T12:00:00"), "has no time zone"),
         (("classify", "02079460100", "--region", "ZZ"), "region 'ZZ'"),
         (("hangup", "1.1-1"), "no FairDial is running here"),
+        (("subscribe", "nosuch", "--policy", "kryptotel"), "no account 'nosuch'"),
+        (("credit", "add", "nosuch", "5", "--currency", "EUR", "--reference", "1"), "no account 'nosuch'"),
+        (
+            ("credit", "add", "acme", "5,00", "--currency", "EUR", "--reference", "1"),
+            "'5,00' is not an amount",
+        ),
+        (("credit", "add", "acme", "5", "--currency", "EURO", "--reference", "1"), "not an ISO 4217 code"),
+        (
+            ("rates", "load", "/nowhere.csv", "--card", "c", "--currency", "EUR"),
+            "/nowhere.csv: cannot be read",
+        ),
+        (("policy", "show", "/nowhere.toml"), "/nowhere.toml: cannot be read"),
     ],
 )
 def test_bad_input_says_what_and_how_to_mend_it(run: Run, arguments: tuple[str, ...], words: str) -> None:
@@ -192,3 +207,75 @@ def test_a_ledger_of_a_newer_fairdial_is_refused(run: Run, tmp_path: Path) -> No
     result = run("account", "list")
     assert result.exit_code == 2
     assert "newer FairDial" in result.stderr
+
+
+def test_the_hundred_and_first_line_of_a_plan_is_refused(run: Run) -> None:
+    """V3: more than 100 extensions need a further account."""
+    run("account", "add", "acme", "--policy", "voxdirect")
+    run("account", "add", "other", "--policy", "voxdirect")
+    for number in range(100):
+        assert run("line", "add", f"line-{number}", "--account", "acme").exit_code == 0
+    refused = run("line", "add", "line-100", "--account", "acme")
+    assert refused.exit_code == 2
+    assert "holds 100 lines, and its policy allows 100" in refused.stderr
+    # Repeating one that is there is no further line, and another account has room.
+    assert run("line", "add", "line-99", "--account", "acme").exit_code == 0
+    assert run("line", "add", "line-100", "--account", "other").exit_code == 0
+
+
+def test_credit_is_added_once_for_each_reference(run: Run) -> None:
+    run("account", "add", "acme", "--policy", "kryptotel")
+    add = ("credit", "add", "acme", "12.50", "--currency", "EUR", "--reference", "payment-1", "--json")
+    assert read(run(*add)) == {"currency": "EUR", "balance": "12.5", "reserved": "0", "free": "12.5"}
+    assert read(run(*add))["balance"] == "12.5"
+    other = run("credit", "add", "acme", "1", "--currency", "EUR", "--reference", "payment-1")
+    assert other.exit_code == 2
+    assert "was used for another amount" in other.stderr
+    dollars = run("credit", "add", "acme", "1", "--currency", "USD", "--reference", "payment-2")
+    assert "holds EUR" in dollars.stderr
+    assert read(run("usage", "acme", "--json"))["credit"]["balance"] == "12.5"
+    assert "12.5" in run("usage", "acme").stdout
+
+
+def test_a_rate_card_is_loaded_whole_or_not_at_all(run: Run, tmp_path: Path) -> None:
+    header = "prefix,destination,rate_per_min,connect_fee,increment,minimum,effective\n"
+    good, bad = tmp_path / "good.csv", tmp_path / "bad.csv"
+    good.write_text(header + "+44,UK,0.01,,60/60,,2026-01-01\n")
+    bad.write_text(good.read_text() + "+49,Germany,cheap,,60/60,,2026-01-01\n")
+    faulty = run("rates", "load", str(bad), "--card", "standard", "--currency", "EUR")
+    assert faulty.exit_code == 2
+    assert f"{bad}, line 3, column rate_per_min" in faulty.stderr
+    assert read(run("rates", "list", "--json")) == []
+    load = ("rates", "load", str(good), "--card", "standard", "--currency", "EUR", "--json")
+    assert read(run(*load))["rates"] == 1
+    assert [card["card"] for card in read(run("rates", "list", "--json"))] == ["standard"]
+
+
+def test_policies_are_linted_shown_and_compared(run: Run, tmp_path: Path) -> None:
+    shipped = PROJECT / "policies" / "redconnect.toml"
+    assert run("policy", "lint", str(shipped)).exit_code == 0
+    assert "2,400 minutes a month" in run("policy", "show", str(shipped)).stdout
+    newer = tmp_path / "newer.toml"
+    newer.write_text(shipped.read_text().replace("limit_s = 144000", "limit_s = 120000"))
+    assert newer.read_text() != shipped.read_text()
+    changed = run("policy", "diff", str(shipped), str(newer))
+    assert changed.exit_code == 1
+    assert "falls from 2,400 to 2,000 minutes" in changed.stdout
+    assert run("policy", "diff", str(shipped), str(shipped)).exit_code == 0
+    newer.write_text(shipped.read_text().replace("[kinds]", "[kind]"))
+    faulty = run("policy", "lint", str(newer), "--json")
+    assert faulty.exit_code == 1
+    assert any(finding["key"] == "kind" for finding in json.loads(faulty.stdout))
+
+
+def test_a_subscription_holds_what_was_bought(run: Run) -> None:
+    run("account", "add", "acme", "--policy", "kryptotel")
+    bought = read(
+        run(
+            "subscribe", "acme", "--policy", "kryptotel", "--country", "GB", "--country", "DE",
+            "--until", "2027-01-01T00:00:00Z", "--cycle-day", "15", "--json",
+        )
+    )  # fmt: skip
+    assert (bought["countries"], bought["cycle_day"]) == (["DE", "GB"], 15)
+    assert bought["until_ms"] == 1_798_761_600_000
+    assert run("subscribe", "acme", "--policy", "kryptotel", "--country", "UK").exit_code == 2

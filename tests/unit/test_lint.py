@@ -68,7 +68,7 @@ CASES: list[tuple[str, str, str, Severity, str]] = [
         "which have no limit",
     ),
     (COUNTS, COUNTS.replace("]", ', "collect"]'), "allowances.0.counts", WARNING, "counts collect, not allowed"),
-    (COUNTS, COUNTS.replace("]", ', "emergency"]'), "allowances.0.counts", WARNING, "not allowed by kinds"),
+    (COUNTS, COUNTS.replace("]", ', "emergency"]'), "allowances.0.counts", WARNING, "never counted"),
     ("{ callback = 2 }", "{ internal = 2 }", "allowances.0.weights.internal", WARNING, "is not counted here"),
     ("{ callback = 2 }", '{ callback = "parties" }', "allowances.0.weights.callback", ERROR, "only conferences"),
     (
@@ -111,27 +111,22 @@ def test_what_does_not_fit_is_found(old: str, new: str, key: str, severity: Seve
     assert finding.cure
 
 
-@pytest.mark.parametrize(
-    ("old", "new"),
-    [
-        # The same, as it would be right.
-        (COUNTS, f'{COUNTS}\nused_up = "overage"\n{{price}}'),
-        (COUNTS, f'{COUNTS}\nused_up = "credit"\n{{card}}'),
-        ("outbound = 6000", 'outbound = 9000\n{price}{counts}used_up = "overage"'),
-        ("notice_days = 9", "notice_days = 0"),
-        (DATES, 'title = ""\neffective = "at_once"'),
-    ],
-)
-def test_what_fits_is_left_alone(old: str, new: str) -> None:
-    text = SOUND.replace(old, new)
-    for mark, line in (("{price}", 'overage_per_min = "0.02"'), ("{card}", 'card = "standard"')):
-        if mark in text:
-            text = text.replace(mark, "").replace(CHARGES, f"{CHARGES}{line}\n")
-    if "{counts}" in text:
-        text = text.replace('{counts}used_up = "overage"', "").replace(
-            COUNTS, f'{COUNTS}\nused_up = "overage"'
-        )
-    assert found(text) == []
+@pytest.mark.parametrize(("used_up", "price"), [("overage", "overage_per_min"), ("credit", "card")])
+def test_use_past_a_limit_with_a_price_is_left_alone(used_up: str, price: str) -> None:
+    text = SOUND.replace(COUNTS, f'{COUNTS}\nused_up = "{used_up}"')
+    assert only(text).key == "allowances.0.used_up"
+    assert found(f'{text}{price} = "1"\n') == []
+
+
+def test_a_call_may_outlast_an_allowance_that_goes_on_past_its_limit() -> None:
+    text = SOUND.replace("outbound = 6000", "outbound = 9000")
+    assert only(text).key == "longest_call.seconds.outbound"
+    paid = text.replace(COUNTS, f'{COUNTS}\nused_up = "overage"') + 'overage_per_min = "0.02"\n'
+    assert found(paid) == []
+
+
+def test_a_policy_may_hold_at_once_where_no_notice_is_due() -> None:
+    assert found(SOUND.replace("2026-11-10\nnotice_days = 9", '"at_once"\nnotice_days = 0')) == []
 
 
 def test_a_credit_with_a_card_is_left_alone() -> None:

@@ -13,6 +13,8 @@ ALTER TABLE holds ADD COLUMN over_s INTEGER CHECK (over_s >= 0);
 ALTER TABLE grants ADD COLUMN terms TEXT CHECK (terms IS NULL OR json_valid(terms));
 ALTER TABLE grants ADD COLUMN credit_hold_micros INTEGER NOT NULL DEFAULT 0 CHECK (credit_hold_micros >= 0);
 
+CREATE INDEX grants_live_of_account ON grants (account_id) WHERE state <> 'settled';
+
 -- Prepaid credit. The checks are the promise that it never falls below zero, nor below what calls reserve.
 CREATE TABLE credits (
     account_id      TEXT    PRIMARY KEY REFERENCES accounts (id),
@@ -22,15 +24,17 @@ CREATE TABLE credits (
     CHECK (reserved_micros <= balance_micros)
 ) STRICT, WITHOUT ROWID;
 
--- Each change of a balance. reference: the key under which it was asked for, so that it happens once.
+-- Each change of a balance. reference: the key under which it was asked for, so that it happens once; that of
+-- a call is its id, and stands in nobody's way who chose the same.
 CREATE TABLE credit_entries (
     account_id     TEXT    NOT NULL REFERENCES credits (account_id),
+    origin         TEXT    NOT NULL CHECK (origin IN ('added', 'call')),
     reference      TEXT    NOT NULL,
     at_ms          INTEGER NOT NULL,
     amount_micros  INTEGER NOT NULL,
     balance_micros INTEGER NOT NULL CHECK (balance_micros >= 0),
     note           TEXT    NOT NULL,
-    PRIMARY KEY (account_id, reference)
+    PRIMARY KEY (account_id, origin, reference)
 ) STRICT, WITHOUT ROWID;
 
 -- What a call costs, written when it is settled; at most one line for each way of paying.
