@@ -8,8 +8,8 @@ import structlog
 from fairdial.config import Logs
 
 
-def set_up(settings: Logs) -> None:
-    """Configure structlog once, before anything logs."""
+def set_up(settings: Logs, *, for_good: bool = False) -> None:
+    """Configure structlog before anything logs. for_good: it will not be configured again, which is faster."""
     level = logging.getLevelNamesMapping()[settings.level.upper()]
     renderer: structlog.types.Processor = (
         structlog.processors.JSONRenderer()
@@ -27,6 +27,5 @@ def set_up(settings: Logs) -> None:
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
-        # Loggers are looked up anew: `serve` sets them up again with its own configuration.
-        cache_logger_on_first_use=False,
+        cache_logger_on_first_use=for_good,
     )

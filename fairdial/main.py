@@ -225,7 +225,7 @@ class Service:
 
 async def serve(config: Config) -> int:
     """Run until SIGTERM, SIGINT or being fenced off; the exit status."""
-    logs.set_up(config.logs)
+    logs.set_up(config.logs, for_good=True)
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -24,7 +24,7 @@ from fairdial.policy.periods import (
     zone_named,
 )
 from fairdial.policy.prefixes import NumberClass
-from fairdial.policy.rating import LONGEST_INCREMENT_S, affordable_s, reserve_micros
+from fairdial.policy.rating import affordable_s, reserve_micros
 from fairdial.policy.terms import Clause, Terms, credit_terms, overage_terms
 
 NO_CARDS: Mapping[str, RateCard] = MappingProxyType({})
@@ -284,9 +284,8 @@ def size_on_credit(
         return None
     share_s = granted_s + min(rest_s, _share_s(room_s, rest_s, rules))
     hold_micros = reserve_micros(terms.tariff, share_s)
-    # The increment that the last second begins is paid for: no call is cut, or renewed, inside it.
-    longest_s = min(granted_s + rest_s, share_s + LONGEST_INCREMENT_S)
-    until_s = affordable_s(terms.tariff, hold_micros, longest_s)
+    # What that reserves may pay for more, to the end of an increment: no call is cut inside it.
+    until_s = affordable_s(terms.tariff, hold_micros, granted_s + rest_s)
     return Sized(until_s - granted_s, (), hold_micros - held_micros)
 
 

@@ -64,6 +64,8 @@ class Step(StrEnum):
 
 
 _WEIGHT_MAX = 100
+# Far more than any plan has, and far less than a ledger's integer holds, weights included.
+_UNITS_MAX = 10**12
 PARTIES: Literal["parties"] = "parties"
 """The weight of a conference that counts once for each party on it (V5)."""
 
@@ -171,8 +173,8 @@ class Allowance(Rule):
 
     name: Name
     meter: Meter = Meter.VOICE
-    limit_s: Annotated[int, Field(ge=0)] | None = None
-    limit: Annotated[int, Field(ge=0)] | None = None
+    limit_s: Annotated[int, Field(ge=0, le=_UNITS_MAX)] | None = None
+    limit: Annotated[int, Field(ge=0, le=_UNITS_MAX)] | None = None
     period: Period
     scope: Scope = Scope.ACCOUNT
     counts: frozenset[Kind]

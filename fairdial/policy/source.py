@@ -47,7 +47,8 @@ def line_of(lines: Mapping[KeyPath, int], path: KeyPath) -> int:
 def _statements(text: str) -> Iterator[tuple[int, str]]:
     """Lines on which something begins, and not those on which a value goes on."""
     depth, quote = 0, ""
-    for number, line in enumerate(text.splitlines(), start=1):
+    # Not splitlines(): TOML knows fewer ends of a line than Python does.
+    for number, line in enumerate(text.split("\n"), start=1):
         if depth == 0 and not quote:
             yield number, line
         header = depth == 0 and not quote and _HEADER.match(line)

@@ -1,5 +1,6 @@
 """Use past an allowance and calls on credit, through the whole path: the call goes on or is cut, and what it costs."""
 
+import asyncio
 from typing import Any
 
 from testbed.server import PROJECT
@@ -87,3 +88,16 @@ async def test_the_countries_bought_are_flat_and_a_number_without_a_rate_is_refu
     assert (await newest_reason(spine))[0] == "not_counted"
     found = await sheet(spine, "acme")
     assert found["credit"]["balance"] == "0.999"
+
+
+async def test_no_more_calls_at_once_than_the_plan_allows(spine: Spine) -> None:
+    await spine.server.account("acme", "metered", "alice", "bob", "carol")
+    two = [asyncio.create_task(spine.call(line, LONDON, hang_up_after_s=4)) for line in ("alice", "bob")]
+    for line in ("alice", "bob"):
+        await spine.server.talking(line)
+    assert (await spine.call("carol", LONDON)).final_status == 403
+    assert await newest_reason(spine) == ("too_many_calls", "M6")
+    assert (await spine.call("carol", "999", hang_up_after_s=0.5)).final_status == 200
+    assert [outcome.final_status for outcome in await asyncio.gather(*two)] == [200, 200]
+    await spine.server.idle()
+    assert (await spine.call("carol", LONDON, hang_up_after_s=1)).final_status == 200

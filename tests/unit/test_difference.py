@@ -266,6 +266,18 @@ def test_going_back_tells_the_opposite() -> None:
     )
 
 
+def test_a_limit_where_there_was_none_is_told() -> None:
+    unlimited = policy(("limit_s = 144000\n", ""))
+    assert difference(unlimited, policy()) == ("The monthly allowance is now 2,400 minutes a month (P4).",)
+
+
+def test_a_meter_without_a_limit_comes_and_goes_unnoticed() -> None:
+    uncounted = policy((TEXTS, ""))
+    counted = policy((TEXTS, TEXTS.replace("limit = 30000\n", "")))
+    assert difference(uncounted, counted) == difference(counted, uncounted) == ()
+    assert len(difference(uncounted, policy())) == 1
+
+
 def test_allowances_that_would_be_called_the_same_are_told_apart() -> None:
     other = (
         TEXTS.replace('"texts"', '"inbound"')

@@ -188,6 +188,11 @@ def test_a_version_takes_effect_at_local_midnight(full: Policy) -> None:
             "limit_hours = 1",
             "allowances.0.limit_hours: no such key; write limit_s (hours x",
         ),
+        (
+            "limit_s = 6000",
+            f"limit_s = {10**13}",
+            "allowances.0.limit_s: Input should be less than or equal to",
+        ),
         ("limit_s = 6000", "limits = 6000", "allowances.0.limits: no such key; write limit"),
         ("limit_s = 6000", "limit = 6000", "allowances.0: meter voice has no `limit`; write `limit_s`"),
         ("limit = 100", "limit_s = 100", "allowances.1: meter messages has no `limit_s`; write `limit`"),

@@ -60,10 +60,10 @@ def allowance(policy: Policy, name: str) -> Allowance:
 def test_kryptotel_is_flat_to_normal_numbers_with_four_hours_a_call() -> None:
     policy = POLICIES["kryptotel"]
     assert policy.version == "2026-11"
-    normal = {NumberClass.GEOGRAPHIC, NumberClass.MOBILE, NumberClass.GEOGRAPHIC_OR_MOBILE}
+    normal = frozenset({NumberClass.GEOGRAPHIC, NumberClass.MOBILE, NumberClass.GEOGRAPHIC_OR_MOBILE})
     assert (policy.classes.allow, policy.classes.clause) == (normal, "K2")
     voice = allowance(policy, "voice")
-    assert (voice.limit_s, voice.counts, voice.clause) == (None, {Kind.OUTBOUND}, "K1")
+    assert (voice.limit_s, voice.counts, voice.clause) == (None, frozenset({Kind.OUTBOUND}), "K1")
     # Credit is not charged for yet, so whatever the plan does not cover is refused.
     assert {policy.pays_uncovered(number_class) for number_class in NumberClass} == {Pay.REFUSE}
     assert policy.charges is not None
@@ -97,7 +97,7 @@ def test_redconnect_gives_each_user_2400_minutes_both_ways_and_charges_the_rest(
     policy = POLICIES["redconnect"]
     voice = allowance(policy, "voice")
     assert (voice.limit_s, voice.period, voice.scope) == (2400 * 60, Period.MONTH, Scope.LINE)
-    assert (voice.counts, voice.clause) == ({Kind.OUTBOUND, Kind.INBOUND}, "R1")
+    assert (voice.counts, voice.clause) == (frozenset({Kind.OUTBOUND, Kind.INBOUND}), "R1")
     assert policy.countries.allow == "any"
     assert voice.used_up is Pay.OVERAGE
     assert policy.charges is not None
