@@ -125,7 +125,8 @@ class Counter:
         assert not isinstance(outcome, Failed), outcome
         return outcome
 
-    async def allow(self, call_id: str = "call-1", number: str = LONDON, *, line: str = "alice", ring_s: int = 60
+    async def allow(
+        self, call_id: str = "call-1", number: str = LONDON, *, line: str = "alice", ring_s: int = 60
     ) -> Allow:
         """A dial that must be allowed."""
         verdict = await self.dial(call_id, number, line=line, ring_s=ring_s)

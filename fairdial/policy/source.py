@@ -51,9 +51,8 @@ def _statements(text: str) -> Iterator[tuple[int, str]]:
     for number, line in enumerate(text.split("\n"), start=1):
         if depth == 0 and not quote:
             yield number, line
-        header = depth == 0 and not quote and _HEADER.match(line)
         at = 0
-        while not header:
+        while True:
             if quote:
                 end = line.find(quote, at)
                 if end < 0:

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from fairdial.ledger.contract import AlreadyExists, ConstraintViolated, Ledger, LoadedCard, NotFound
-from fairdial.policy.account import Account, Credit, Kind, Options, Standing
+from fairdial.policy.account import Account, Credit, Line, Options, Standing
 from fairdial.policy.decide import Allow, GrantRules
 from fairdial.policy.outcomes import Reason
 from fairdial.policy.terms import Clause, Mode
@@ -313,9 +313,6 @@ async def test_classes_outside_the_plan_are_paid_from_credit_or_refused(
 
 async def test_a_renewal_extends_grant_and_hold_and_ends_where_the_credit_does(credit: Counter) -> None:
     await credit.pay_in(2 * UNIT)
-    granted_s = (await credit.allow("call-1", PREMIUM.replace("0909", "0207"))).granted_s
-    assert granted_s == 14_400  # London is included
-    await credit.settle("call-1", 0)
     credit.use(priced_plan(countries='["DE"]', longest_s=14_400))
     first = await credit.allow("call-2")
     assert first.granted_s == 60
@@ -483,7 +480,8 @@ async def test_credit_cannot_begin_below_zero(credit: Counter, ledger: Ledger) -
 
 
 @pytest.mark.parametrize(
-    ("currency", "words"), [("USD", "holds EUR; give the amount in that, not USD"), ("EURO", "not an ISO 4217")]
+    ("currency", "words"),
+    [("USD", "holds EUR; give the amount in that, not USD"), ("EURO", "not an ISO 4217")],
 )
 async def test_another_currency_is_refused(credit: Counter, currency: str, words: str) -> None:
     await credit.pay_in(UNIT)
@@ -520,7 +518,9 @@ async def test_a_call_keeps_its_terms_when_the_subscription_changes(credit: Coun
     assert (await ledger.sheet("acme")).account == account
     await credit.settle("before", 60)
     await credit.talk("after", 60, PARIS)
-    assert {call: (charge.mode, charge.amount_micros) for call, charge in (await credit.charges()).items()} == {
+    assert {
+        call: (charge.mode, charge.amount_micros) for call, charge in (await credit.charges()).items()
+    } == {
         "before": (Mode.CREDIT, FEE + 60 * PER_S),
         "after": (Mode.OVERAGE, 5 * UNIT + 60 * PER_S),
     }
@@ -590,26 +590,39 @@ async def test_charges_credit_and_terms_are_there_after_opening_again(store: Sto
 # --- however a call is sliced --------------------------------------------------------------------
 
 
+DAILY = '[[allowances]]\nname = "day"\nlimit_s = 600\nperiod = "day"\ncounts = ["outbound"]\nclause = "C8"'
+SLICED = {
+    "credit": priced_plan(countries='["DE"]', longest_s=300),
+    "overage": priced_plan(100, charges='increment = "60/6"', more=DAILY),
+}
+
+
 @pytest.mark.parametrize("used_s", [1, 59, 61, 150, 299])
-@pytest.mark.parametrize(
-    "plan", [priced_plan(countries='["DE"]', longest_s=300), priced_plan(100, charges='increment = "60/6"')]
-)
+@pytest.mark.parametrize("plan", SLICED)
 async def test_a_charge_does_not_depend_on_how_the_call_was_sliced(
-    store: Store, plan: object, used_s: int
+    store: Store, plan: str, used_s: int
 ) -> None:
-    bills = set()
-    daily = '[[allowances]]\nname = "day"\nlimit_s = 600\nperiod = "day"\ncounts = ["outbound"]\nclause = "C8"'
+    bills, slices = set(), set()
     ledger = await store.open()
-    for number, rules in enumerate((GrantRules(1, 1), GrantRules(5, 7), GrantRules(60, 60), GrantRules(300, 999))):
-        account, line, call = f"account-{number}", f"line-{number}", f"call-{number}"
-        policy = (
-            priced_plan(600, "refuse", countries='["DE"]', longest_s=300)
-            if plan == "credit"
-            else priced_plan(100, charges='increment = "60/6"', more=daily)
-        )
-        counter = Counter(ledger, policy, rules=rules)
-        del account, line, call, counter
-    bills.add(0)
+    for rules in (GrantRules(1, 1), GrantRules(5, 7), GrantRules(60, 60), GrantRules(300, 300)):
+        name = f"account-{rules.slice_s}"
+        counter = Counter(ledger, SLICED[plan], rules=rules)
+        await ledger.add_account(Account(name, "plan"))
+        await ledger.add_line(Line(name, name))
+        await ledger.add_credit(name, "EUR", 4 * UNIT, "payment", NOON_MS)
+        granted_s = (await counter.allow(name, line=name)).granted_s or 0
+        slices.add(granted_s)
+        for _ in range(300):
+            if granted_s >= used_s:
+                break
+            counter.clock.forward(1_000)
+            granted_s = (await counter.desk.renew(name, 0)).granted_s or 0
+        await counter.settle(name, used_s)
+        sheet = await ledger.sheet(name)
+        bills.add(tuple((charge.charged_s, charge.amount_micros) for charge in sheet.charges))
+        assert all(usage.meter.reserved_s == 0 for usage in sheet.usage)
+        assert sheet.credit is not None
+        assert sheet.credit.reserved_micros == 0
+    assert len(slices) > 1
     assert len(bills) == 1
-    assert Kind.OUTBOUND
     await ledger.close()

@@ -222,6 +222,11 @@ UNCOVERED = BASE[BASE.index("[uncovered]") : BASE.index("[caps]")]
             '"refuse"',
             ["From now on calls without encrypted media and signalling are refused (P11)."],
         ),
+        (
+            ENCRYPTION,
+            ENCRYPTION.replace('"required"', '"any"'),
+            ["From now on calls need no encryption (P11)."],
+        ),
         (ENCRYPTION, "", ["From now on calls need no encryption (P11)."]),
         (
             "threshold = 30",
@@ -264,6 +269,15 @@ def test_going_back_tells_the_opposite() -> None:
         "Calls to pager numbers are no longer covered (P1).",
         "The monthly allowance rises from 2,000 to 2,400 minutes (P4).",
     )
+
+
+def test_what_is_gone_is_told_with_the_clause_that_it_had() -> None:
+    old = policy(('clause = "P9"', 'clause = "P9"\nclauses = { connect_fee = "P30" }'))
+    free = policy(('connect_fee = "0.05"\n', ""))
+    assert difference(old, free) == (
+        "The connection of a charged call costs nothing instead of 0.05 EUR (P30).",
+    )
+    assert len(difference(old, policy((CHARGES, "")))) == 2
 
 
 def test_a_limit_where_there_was_none_is_told() -> None:
