@@ -115,6 +115,7 @@ class Client:
         self._handlers: dict[type[events.CallEvent], Handler] = {}
         self._on_connected: Callable[[bool], Awaitable[None]] | None = None
         self._connected = asyncio.Event()
+        self._session: aiohttp.ClientSession | None = None
         self._socket: Socket | None = None
         self._pending: dict[str, _Request] = {}
         self._outbox: deque[tuple[asyncio.Future[str], bytes]] = deque()
@@ -171,6 +172,7 @@ class Client:
         wait_s = shortest_s
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=self.settings.request_timeout_s)
         async with aiohttp.ClientSession(timeout=timeout) as session:
+            self._session = session
             while True:
                 held = await self._one_connection(session)
                 if self.fenced.is_set():
@@ -209,8 +211,7 @@ class Client:
         return await session.ws_connect(
             f"{self.settings.url}/events",
             params={"app": self.settings.app, "subscribeAll": "false"},
-            # In a header, not in the address: addresses end up in logs.
-            headers={"Authorization": aiohttp.encode_basic_auth(self.settings.user, self.settings.password)},
+            headers=self._authorization(),
             timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_TIMEOUT_S),
             heartbeat=self.settings.heartbeat_s,
             max_msg_size=self.settings.event_bytes_max,
@@ -238,6 +239,7 @@ class Client:
         """Filter events, learn whether this is still the same Asterisk, tell the handlers."""
         try:
             await self.applications.set_event_filter(events.EVENT_TYPES)
+            await self.applications.follow_all_channels()
             startup_time = await self.asterisk.startup_time()
         except AriError as error:
             log.error("ari_greeting_failed", error=str(error))
@@ -328,6 +330,29 @@ class Client:
     ) -> str:
         """Send one request, return the body of its answer. Raises AriRefused, AriTimeout, AriUnavailable."""
         return await self.send(method, path, query, body)
+
+    async def fetch(self, path: str) -> str:
+        """The body of `GET path`, over HTTP, for answers that may be large. Raises as `request` does."""
+        session = self._session
+        if session is None or self._socket is None:
+            raise AriUnavailable(f"GET {path}: not connected to Asterisk")
+        try:
+            async with (
+                asyncio.timeout(self.settings.request_timeout_s),
+                session.get(f"{self.settings.url}/{path}", headers=self._authorization()) as response,
+            ):
+                body = await response.text()
+        except TimeoutError:
+            raise AriTimeout(f"GET {path}: no answer within {self.settings.request_timeout_s} s") from None
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise AriUnavailable(f"GET {path}: {_told(error)}") from error
+        if response.status >= 300:
+            raise AriRefused(response.status, f"GET {path}", response.reason or "")
+        return body
+
+    def _authorization(self) -> dict[str, str]:
+        # In a header, not in the address: addresses end up in logs.
+        return {"Authorization": aiohttp.encode_basic_auth(self.settings.user, self.settings.password)}
 
     def send(
         self, method: str, path: str, query: Mapping[str, str] | None = None, body: object = None
@@ -461,8 +486,13 @@ class Channels:
         return Channel(self.client, channel_id)
 
     async def list(self) -> tuple[events.ChannelInfo, ...]:
-        """All channels of the switch. Also raises AriUnreadable."""
-        return _read_as(events.decode_channels, await self.client.request("GET", "channels"), "GET channels")
+        """All channels of the switch. Also raises AriUnreadable.
+
+        Over HTTP: Asterisk 22.10 puts a whole frame of the event socket onto its thread's stack, and an
+        answer of some 250 KB, which is a listing of 500 channels, crashes it.
+        """
+        body = await self.client.fetch("channels")
+        return _read_as(events.decode_channels, body, "GET channels")
 
 
 @dataclass(frozen=True, slots=True)
@@ -471,15 +501,12 @@ class Applications:
 
     client: Client
 
-    def send_follow(self, channel_id: str) -> Awaitable[str]:
-        """Subscribe to a channel, in Stasis or not; its events keep coming after it left."""
-        return self.client.send(
-            "POST", f"{self._path}/subscription", {"eventSource": f"channel:{channel_id}"}
-        )
+    async def follow_all_channels(self) -> None:
+        """Hear of every channel of the switch, in Stasis or not, in one subscription.
 
-    async def follow(self, channel_id: str) -> None:
-        """Subscribe and wait for the answer."""
-        await self.send_follow(channel_id)
+        One for each channel would cost a request a leg, and each answer names all channels followed so far.
+        """
+        await self.client.request("POST", f"{self._path}/subscription", {"eventSource": "channel:"})
 
     async def set_event_filter(self, types: tuple[str, ...]) -> None:
         """Let only events of these types come."""

@@ -7,7 +7,7 @@ renews it, and settles once when the last answered leg or the caller is gone. Th
 """
 
 import asyncio
-from collections.abc import Awaitable, Mapping, Set
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
@@ -39,7 +39,7 @@ from fairdial.policy.call import (
     renew_at_ms,
 )
 from fairdial.policy.decide import Allow, Verdict
-from fairdial.policy.outcomes import OUTCOMES, Reason
+from fairdial.policy.outcomes import Reason
 
 log = structlog.get_logger(__name__)
 
@@ -147,33 +147,27 @@ class Dials:
         except MalformedRequest as error:
             log.error("request_malformed", channel=info.name, error=str(error))
             answer = failed(Reason.REQUEST_MALFORMED)
-        sends: list[Awaitable[str]] = []
-        if call is not None:
-            sends.append(self._client.applications.send_follow(info.id))
-        # Sent without waiting for the answer to the one before: one round trip for both.
-        sends.append(channel.send_continue(CONTEXT, answer.packed()))
-        results = await asyncio.gather(*sends, return_exceptions=True)
-        if call is not None:
-            await self._after_sending(call, channel, results)
+        try:
+            await channel.continue_in_dialplan(CONTEXT, answer.packed())
+        except AriRefused as error:
+            # The channel is gone, or the switch lost patience and its failure rule decided.
+            log.warning("answer_not_delivered", channel=info.name, error=str(error))
+            if call is not None:
+                await self._end(call, self._clock.now())
+        except AriError as error:
+            # The link broke, and what the switch got is unknown: a grant stays until it is reconciled.
+            log.warning("answer_not_delivered", channel=info.name, error=str(error))
 
     async def begin(self, asked: Asked, channel_name: str) -> Answer:
-        """Decide about a dial that did not come through Stasis, and follow it. Used by AGI."""
+        """Decide about a dial that did not come through Stasis. Used by AGI."""
+        if not self._client.connected:
+            # Nobody would hear of its answer and its end.
+            return failed(Reason.CALL_NOT_FOLLOWED)
         queue = self._client.queues.open(asked.channel)
         if queue is None:
             return failed(Reason.STOPPING)
-        call: DialCall | None = None
         try:
-            answer, call = await self._decide(asked, queue, channel_name, self._clock.now())
-            if call is not None:
-                await self._client.applications.follow(asked.channel)
-        except (AriError, asyncio.CancelledError) as error:
-            if call is not None:
-                self._drop(call)
-                self._desk.take_back(call.call_id)
-            if isinstance(error, asyncio.CancelledError):
-                raise
-            log.error("call_not_followed", call=asked.call_id, error=str(error))
-            return failed(Reason.CALL_NOT_FOLLOWED)
+            answer, _call = await self._decide(asked, queue, channel_name, self._clock.now())
         finally:
             self._close_if_idle(queue)
         return answer
@@ -231,22 +225,6 @@ class Dials:
             if call.call_id != asked.call_id and not call.legs:
                 await self._end(call, self._clock.now())
 
-    async def _after_sending(
-        self, call: DialCall, channel: Channel, results: list[str | BaseException]
-    ) -> None:
-        """`results`: of following the channel, then of sending it on."""
-        failures = [result for result in results if isinstance(result, BaseException)]
-        if not failures:
-            return
-        followed = not isinstance(results[0], BaseException)
-        log.warning("answer_not_delivered", call=call.call_id, errors=[str(failure) for failure in failures])
-        if all(isinstance(failure, AriRefused) for failure in failures):
-            # The switch itself said no: the channel is gone, or goes on unfollowed and must not.
-            if not followed:
-                await _quietly(channel.hangup(OUTCOMES[Reason.CALL_NOT_FOLLOWED].cause))
-            await self._end(call, self._clock.now())
-        # Otherwise the link broke and what the switch got is unknown: the grant stays until reconciled.
-
     # --- the call --------------------------------------------------------------------------------
 
     async def _on_dial(self, _channel: Channel, event: events.CallEvent, moment: Moment) -> None:
@@ -261,16 +239,12 @@ class Dials:
         again = isinstance(call.state, Paused)
         if not self._advance(call, Answered(leg.id, moment.mono_ms)):
             return
-        self._client.queues.join(call.queue, leg.id)
         call.names[leg.id] = leg.name
         if event.caller is not None:
             call.names[call.channel] = event.caller.name
-        following = self._client.applications.send_follow(leg.id)
         if again or ANSWER_SUBROUTINE not in (event.caller.dialplan.app_data if event.caller else ""):
             await self._lease(call)
-        await asyncio.gather(
-            self._note_answer(call, leg.id, moment), self._follow_leg(call, leg.id, following)
-        )
+        await self._note_answer(call, leg.id, moment)
         self._arm(call)
 
     async def _note_answer(self, call: DialCall, leg: str, moment: Moment) -> None:
@@ -279,15 +253,6 @@ class Dials:
         except LedgerError as error:
             # Not lost: the call is metered from its own state; only a crash before its end would estimate it.
             log.error("answer_not_recorded", call=call.call_id, error=str(error))
-
-    async def _follow_leg(self, call: DialCall, leg: str, following: Awaitable[str]) -> None:
-        try:
-            await following
-        except AriRefused:
-            # There is no such channel any more: it ended before we could follow it.
-            await self._leg_ended(call, leg, self._clock.now())
-        except AriError as error:
-            log.warning("leg_not_followed", call=call.call_id, error=str(error))
 
     async def _on_channel_destroyed(self, _channel: Channel, event: events.CallEvent, moment: Moment) -> None:
         assert isinstance(event, events.ChannelDestroyed)
@@ -458,8 +423,6 @@ class Dials:
         if grant.channel not in up and leg is not None:
             self._advance(call, CallerEnded(now.mono_ms))
         self._take(call)
-        for channel in up:
-            await self._client.applications.follow(channel)
         self._arm(call)
 
     @staticmethod
@@ -470,15 +433,11 @@ class Dials:
         caller = up.get(grant.channel)
         return grant.channel if caller is not None and caller.state == "Up" else None
 
-    async def refresh(
-        self, up: Mapping[str, events.ChannelInfo], listed: Moment, *, follow_anew: bool
-    ) -> None:
-        """Bring the dials into line with a listing: end what is not up, follow the rest anew if asked."""
+    async def refresh(self, up: Mapping[str, events.ChannelInfo], listed: Moment) -> None:
+        """Bring the dials into line with a listing: end what is not up."""
         for call in tuple(self._calls.values()):
             if call.since.mono_ms > listed.mono_ms:
                 continue  # younger than the listing, which says nothing about it
-            for channel in {call.channel, *call.legs} & up.keys() if follow_anew else ():
-                await self._client.applications.follow(channel)
             # In order with the events of before the gap, which may still wait in the queue.
             gone = {call.channel, *call.legs} - up.keys()
             call.queue.put(partial(self._after_gap, call, gone, up.get(call.channel), listed))
@@ -534,10 +493,3 @@ class Dials:
             limit_s=answer.limit_s,
             sip_call_id=asked.sip_call_id,
         )
-
-
-async def _quietly(request: Awaitable[None]) -> None:
-    try:
-        await request
-    except AriError as error:
-        log.warning("hangup_failed", error=str(error))

@@ -135,7 +135,7 @@ class CallQueues:
     def put(self, channel_ids: Sequence[str], work: Work, *, opens: bool) -> bool:
         """Queue work at the call of the first channel that has one; `opens`: make one for the first.
 
-        False where it was dropped.
+        The other channels join that call. False where the work was dropped.
         """
         for channel_id in channel_ids:
             queue = self._by_channel.get(channel_id)
@@ -145,6 +145,10 @@ class CallQueues:
             queue = self.open(channel_ids[0]) if opens else None
         if queue is None:
             return False
+        # At once, not when the work is done: the next event may speak of the other channel alone.
+        for channel_id in channel_ids:
+            self._by_channel.setdefault(channel_id, queue)
+            queue.channels.add(channel_id)
         if not queue.put(work):
             self.dropped += 1
             log.error("call_event_dropped", call=queue.key, waiting=queue.depth_max)

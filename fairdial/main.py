@@ -196,24 +196,18 @@ class Service:
 
     async def _on_connected(self, restarted: bool) -> None:
         del restarted  # the listing shows it: no channel of before is up
-        await self._reconcile(new_connection=True)
+        await self._reconcile()
 
     async def _reconcile_periodically(self) -> None:
         while True:
             await asyncio.sleep(self._config.reconcile_every_s)
             if self.client.connected:
-                await self._reconcile(new_connection=False)
+                await self._reconcile()
 
-    async def _reconcile(self, *, new_connection: bool) -> None:
+    async def _reconcile(self) -> None:
         async with self._reconciling:
             try:
-                await reconcile(
-                    self._desk,
-                    self.dials,
-                    self._clock,
-                    belongs=self._is_ours,
-                    new_connection=new_connection,
-                )
+                await reconcile(self._desk, self.dials, self._clock, belongs=self._is_ours)
             except (AriError, LedgerError) as error:
                 log.error("reconcile_failed", error=str(error))
 

@@ -39,22 +39,15 @@ class Follower(Protocol[Channel]):
         """Follow a call again, of which at least one channel is up."""
         ...
 
-    async def refresh(self, up: Mapping[str, Channel], listed: Moment, *, follow_anew: bool) -> None:
-        """Bring the calls that are followed into line with a listing; `follow_anew` after a new connection."""
+    async def refresh(self, up: Mapping[str, Channel], listed: Moment) -> None:
+        """Bring the calls that are followed into line with a listing."""
         ...
 
 
 async def reconcile(
-    desk: Desk,
-    follower: Follower[Channel],
-    clock: Clock,
-    *,
-    belongs: Callable[[Grant], bool],
-    new_connection: bool = True,
+    desk: Desk, follower: Follower[Channel], clock: Clock, *, belongs: Callable[[Grant], bool]
 ) -> int:
     """One pass; returns how many grants it settled. `belongs`: whether a grant is of this switch.
-
-    `new_connection`: the switch has forgotten which calls we follow.
 
     A grant whose channels are gone ended unseen. It is settled, marked as estimated, with the time that
     it can have talked at most: until its lease ended or until now, whichever came first. A grant that
@@ -63,7 +56,7 @@ async def reconcile(
     before = clock.now()
     live = [grant for grant in await desk.ledger.live_grants() if belongs(grant)]
     up = await follower.channels()
-    await follower.refresh(up, before, follow_anew=new_connection)
+    await follower.refresh(up, before)
     loose = [
         grant
         for grant in live

@@ -395,9 +395,7 @@ def _use(db: sqlite3.Connection, hold: sqlite3.Row, used_s: int, endless: bool) 
     )
 
 
-def _use_past(
-    db: sqlite3.Connection, holds: Sequence[sqlite3.Row], parts: Sequence[int]
-) -> list[_Stretch]:
+def _use_past(db: sqlite3.Connection, holds: Sequence[sqlite3.Row], parts: Sequence[int]) -> list[_Stretch]:
     """Use an allowance past which calls go on; returns the stretches of the talk that lie past it."""
     begin_s, past = 0, []
     for hold, part_s in zip(holds, parts, strict=True):

@@ -108,6 +108,9 @@ ALWAYS = Clause("fairdial", "1", "always")
 _PUBLIC = frozenset({Kind.OUTBOUND, Kind.CALLBACK, Kind.COLLECT})
 # Kinds whose destination is an extension of the switch, whatever number it looks like.
 _ON_SWITCH = frozenset({Kind.INTERNAL, Kind.VOICEMAIL, Kind.CONFERENCE})
+# Kinds that policies speak of and whose calls this release does not handle: let through as a plain dial,
+# they would escape what the policy says of them.
+_NOT_HANDLED = frozenset({Kind.CONFERENCE, Kind.CALLBACK, Kind.COLLECT, Kind.MESSAGE})
 LONGEST_HORIZON_S = 86_400
 """The longest single grant, for kinds whose calls the policy does not limit; it is renewed."""
 
@@ -203,7 +206,7 @@ def _standing(line: Line | None, account: Account | None) -> Reason | None:
 
 
 def _coverage(dial: Dial, number: Number, account: Account, policy: Policy) -> tuple[Reason, Clause] | None:
-    if dial.kind not in policy.kinds.allow:
+    if dial.kind not in policy.kinds.allow or dial.kind in _NOT_HANDLED:
         return Reason.KIND_NOT_COVERED, _clause(policy, policy.kinds.clause)
     if dial.kind not in _PUBLIC or number.number_class is NumberClass.INTERNAL:
         return None

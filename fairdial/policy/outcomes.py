@@ -116,7 +116,7 @@ OUTCOMES: dict[Reason, Outcome] = {
     Reason.REQUEST_MALFORMED: Outcome(
         *_NO_CIRCUIT, "", "The dialplan asked in a form that is not understood."
     ),
-    Reason.CALL_NOT_FOLLOWED: Outcome(*_NO_CIRCUIT, "", "The switch would not let the call be followed."),
+    Reason.CALL_NOT_FOLLOWED: Outcome(*_NO_CIRCUIT, "", "Without ARI nobody would hear of the call's end."),
     Reason.INTERNAL_ERROR: Outcome(*_NO_CIRCUIT, "", "FairDial made a mistake; its log has the details."),
     Reason.STOPPING: Outcome(*_NO_CIRCUIT, "", "FairDial is stopping and grants no further calls."),
 }

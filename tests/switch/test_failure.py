@@ -10,6 +10,7 @@ import pytest
 from testbed.asterisk import Switch
 from testbed.installation import Installation
 from testbed.server import Server
+from testbed.sipp import place_calls
 from tests.switch.conftest import Spine, running_spine
 
 ANSWERED = "02079460100"
@@ -110,6 +111,39 @@ async def test_stopping_hands_calls_over_within_two_seconds(spine: Spine) -> Non
     assert (await talking).ended_by == "caller"
     await spine.server.idle()
     assert await spine.server.usage("acme") == {"used_s": 5, "reserved_s": 0}
+
+
+async def test_hundreds_of_calls_are_handed_over_and_followed_again(spine: Spine) -> None:
+    """A listing of 700 channels on the event socket would crash Asterisk; here it must not, nor lose a call."""
+    await spine.server.account("acme", "kryptotel", "alice")
+    count, talk_s = 350, 15
+    load = asyncio.create_task(
+        place_calls(
+            spine.switch,
+            line="alice",
+            number=ANSWERED,
+            count=count,
+            rate_per_s=60,
+            hang_up_after_s=talk_s,
+            timeout_s=60,
+        )
+    )
+    async with asyncio.timeout(30):
+        while sum(row["state"] == "talking" for row in await spine.server.ask("calls")) < count:
+            await asyncio.sleep(0.1)
+    assert await spine.server.stop() < 2
+    await spine.server.launch()
+    async with asyncio.timeout(5):
+        while (await spine.server.ask("status"))["calls"] < count:
+            await asyncio.sleep(0.05)
+    outcome = await load
+    assert (outcome.lost, outcome.ended_by) == (0, {"caller": count})
+    assert spine.switch.is_running
+    await spine.server.idle(timeout_s=20)
+    used = await spine.server.usage("acme")
+    # Answers are told to the millisecond; a second is rounded either way in each call at most.
+    assert abs(used["used_s"] - count * talk_s) <= count // 10
+    assert used["reserved_s"] == 0
 
 
 async def test_a_lost_ari_connection_ends_no_call_and_its_end_is_not_lost(spine: Spine) -> None:

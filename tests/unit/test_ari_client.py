@@ -30,7 +30,7 @@ from ari_handlers.queues import CallQueues
 from fairdial.clock import Moment, SystemClock
 
 CALM: dict[str, Any] = {"request_timeout_s": 0.2, "heartbeat_s": 60.0, "backoff_s": (0.01, 0.05)}
-GREETING = 2
+GREETING = 3
 """Requests that the client sends by itself after each connect."""
 
 Request = dict[str, Any]
@@ -68,6 +68,7 @@ class Peer:
         self._sockets: dict[web.WebSocketResponse, web.Request] = {}
         application = web.Application()
         application.router.add_get("/ari/events", self._accept)
+        application.router.add_get("/ari/channels", self._fetch)
         self._runner = web.AppRunner(application, shutdown_timeout=0.1)
 
     async def open(self) -> None:
@@ -121,6 +122,14 @@ class Peer:
         if _name(request) == "GET asterisk/info":
             return 200, msgspec.json.encode({"status": {"startup_time": self.startup_time}}).decode()
         return success(request)
+
+    async def _fetch(self, request: web.Request) -> web.StreamResponse:
+        """An answer over plain HTTP; `silence` keeps it for longer than any limit."""
+        answer = self._reply({"method": "GET", "uri": request.path.removeprefix("/ari/")})
+        if answer is None:
+            await asyncio.sleep(5)
+            raise web.HTTPServiceUnavailable
+        return web.Response(status=answer[0], text=answer[1])
 
     async def _accept(self, request: web.Request) -> web.StreamResponse:
         self.client_sockets_max = max(self.client_sockets_max, client_sockets(self.port))
@@ -259,11 +268,13 @@ def follow(client: Client, handler: Any) -> None:
 async def test_it_logs_in_by_header_and_lets_only_its_events_come(peer: Peer) -> None:
     async with running(client_of(peer.port)):
         handshake = peer.handshakes[0]
-        installed, _info = await peer.wait_for(GREETING)
+        installed, followed, _info = await peer.wait_for(GREETING)
     credentials = base64.b64encode(b"fairdial:s3cret").decode()
     assert handshake.headers["Authorization"] == f"Basic {credentials}"
     assert dict(handshake.query) == {"app": "fairdial", "subscribeAll": "false"}
     assert _name(installed) == "PUT applications/fairdial/eventFilter"
+    assert _name(followed) == "POST applications/fairdial/subscription"
+    assert followed["query_strings"] == [{"name": "eventSource", "value": "channel:"}]
     allowed = {entry["type"] for entry in msgspec.json.decode(installed["message_body"])["allowed"]}
     assert allowed == {
         "StasisStart",
@@ -425,13 +436,29 @@ async def test_request_without_an_answer_ends_in_time_and_a_late_answer_harms_no
     async with running(client_of(peer.port, request_timeout_s=0.2)) as client:
         begun_s = asyncio.get_running_loop().time()
         with pytest.raises(AriTimeout, match=r"GET channels: no answer within 0\.2 s"):
-            await client.channels.list()
+            await client.request("GET", "channels")
         assert 0.19 < elapsed_s(begun_s) < 0.5
         [late] = await peer.wait_for(1, "GET channels")
         await peer.answer(late, 200, "[]")
         peer.replies["GET channels"] = lambda _request: (200, "[]")
-        assert await client.channels.list() == ()
+        assert await client.request("GET", "channels") == "[]"
     assert len(peer.handshakes) == 1
+
+
+async def test_listing_over_http_is_refused_or_ends_in_time(peer: Peer) -> None:
+    async with running(client_of(peer.port, request_timeout_s=0.2)) as client:
+        peer.replies["GET channels"] = silence
+        with pytest.raises(AriTimeout, match=r"GET channels: no answer within 0\.2 s"):
+            await client.channels.list()
+        peer.replies["GET channels"] = refusal(403)
+        with pytest.raises(AriRefused, match="GET channels: 403"):
+            await client.channels.list()
+        peer.replies["GET channels"] = lambda _request: (200, "[]")
+        assert await client.channels.list() == ()
+        # Not one request of these went over the event socket.
+        assert peer.named("GET channels") == []
+    with pytest.raises(AriUnavailable, match="not connected"):
+        await client.channels.list()
 
 
 async def test_dropped_link_fails_what_waits_at_once(peer: Peer) -> None:

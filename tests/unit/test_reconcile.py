@@ -33,7 +33,6 @@ class Switch:
     followed: set[str] = field(default_factory=set)
     adopted: dict[str, set[str]] = field(default_factory=dict)
     refreshed: Moment | None = None
-    anew: bool | None = None
     broken: bool = False
     vanishing: set[str] = field(default_factory=set)
     adopting: int = 0
@@ -56,8 +55,8 @@ class Switch:
             raise Unlisted
         self.adopted[grant.call_id] = set(up)
 
-    async def refresh(self, up: Mapping[str, str], listed: Moment, *, follow_anew: bool) -> None:
-        self.refreshed, self.anew = listed, follow_anew
+    async def refresh(self, up: Mapping[str, str], listed: Moment) -> None:
+        self.refreshed = listed
 
 
 @pytest.fixture
@@ -102,14 +101,7 @@ async def test_a_call_that_is_gone_is_settled_and_one_that_is_up_is_followed(
     assert await run(desk, switch, clock) == 1
     assert await used(desk) == {"gone": 30, "up": None, "leg-up": None, "followed": None, "other-1": None}
     assert switch.adopted == {"up": {"channel-up"}, "leg-up": {"the-leg"}}
-    assert (switch.refreshed, switch.anew) == (clock.now(), True)
-
-
-async def test_only_a_new_connection_has_forgotten_what_is_followed(desk: Desk, clock: SetClock) -> None:
-    for new_connection in (False, True):
-        switch = Switch()
-        await reconcile(desk, switch, clock, belongs=lambda _grant: True, new_connection=new_connection)
-        assert switch.anew is new_connection
+    assert switch.refreshed == clock.now()
 
 
 async def test_an_unseen_end_is_estimated_from_the_answer_and_never_above_the_grant(
