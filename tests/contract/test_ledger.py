@@ -80,6 +80,8 @@ async def test_an_allowed_dial_is_granted_held_and_recorded(ledger: Ledger) -> N
         longest_s=14_400,
         ring_s=60,
         authorised_ms=NOON_MS,
+        policy="plan",
+        policy_version="1",
     )
     (record,) = await ledger.decisions()
     assert (record.call_id, record.decision, record.reason) == ("call-1", "allow", "within_allowance")

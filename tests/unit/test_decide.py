@@ -289,3 +289,11 @@ def test_rules_that_contradict_each_other_cannot_be_made() -> None:
 def test_equal_inputs_give_equal_decisions() -> None:
     assert decision() == decision()
     assert isinstance(decision(used_s=6000), Refuse)
+
+
+@pytest.mark.parametrize("kind", [Kind.CONFERENCE, Kind.CALLBACK, Kind.COLLECT, Kind.MESSAGE])
+def test_a_kind_without_a_handler_is_no_plain_dial_even_where_the_policy_has_it(kind: Kind) -> None:
+    everything = plan()
+    allowed = everything.kinds.model_copy(update={"allow": frozenset(Kind)})
+    found = decision(kind=kind, policy=everything.model_copy(update={"kinds": allowed}))
+    assert (found.reason, found.clause.id) == (Reason.KIND_NOT_COVERED, "P0")
