@@ -259,6 +259,33 @@ def _protection(policy: Policy) -> _Found:
     for table in ("detectors", "ladder"):
         if getattr(policy, table):
             yield _warning((table,), "is read and shown, but not run by this release", "watch for it by hand")
+    for path in _not_enforced(policy):
+        yield _warning(
+            path, "is read and shown, but not enforced by this release", "see to it by other means"
+        )
+
+
+def _not_enforced(policy: Policy) -> Iterator[KeyPath]:
+    """Rules that a policy may hold and that nothing acts on yet. An operator must not rely on them."""
+    for cap in ("participants", "simultaneous_inbound", "attempts_per_s"):
+        if getattr(policy.caps, cap) is not None:
+            yield ("caps", cap)
+    if policy.identity is not None and policy.identity.caller_number != "any":
+        yield ("identity",)
+    if policy.encryption is not None and "required" in (
+        policy.encryption.signalling,
+        policy.encryption.media,
+    ):
+        yield ("encryption",)
+    if policy.charges is not None:
+        for price in ("surcharge_per_min", "overage_per_message"):
+            if getattr(policy.charges, price) is not None:
+                yield ("charges", price)
+    for index, allowance in enumerate(policy.allowances):
+        if allowance.meter is not Meter.VOICE:
+            yield ("allowances", index, "meter")
+        elif allowance.weights:
+            yield ("allowances", index, "weights")
 
 
 def _dates(policy: Policy) -> _Found:
