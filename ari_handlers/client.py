@@ -462,6 +462,10 @@ class Channel:
         """Leave Stasis; the dialplan goes on there, or at the next priority if no context is given."""
         await self.send_continue(context, extension, priority)
 
+    async def exists(self) -> None:
+        """Raises AriRefused (404) for a channel that is gone."""
+        await self.client.request("GET", self._path)
+
     async def hangup(self, reason_code: int = 16) -> None:
         """Hang up with a Q.850 cause. A channel that is gone already is no error, so it may be repeated."""
         try:

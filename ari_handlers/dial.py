@@ -166,8 +166,21 @@ class Dials:
         queue = self._client.queues.open(asked.channel)
         if queue is None:
             return failed(Reason.STOPPING)
+        call: DialCall | None = None
         try:
-            answer, _call = await self._decide(asked, queue, channel_name, self._clock.now())
+            answer, call = await self._decide(asked, queue, channel_name, self._clock.now())
+            if call is not None:
+                # A question that waited (we were held up) may be of a caller who is gone, whose end was
+                # told before there was a call to end.
+                await self._client.channels.get(asked.channel).exists()
+        except (AriError, asyncio.CancelledError) as error:
+            if call is not None:
+                self._drop(call)
+                self._desk.take_back(call.call_id)
+            if isinstance(error, asyncio.CancelledError):
+                raise
+            log.warning("call_not_followed", call=asked.call_id, error=str(error))
+            return failed(Reason.CALL_NOT_FOLLOWED)
         finally:
             self._close_if_idle(queue)
         return answer
