@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 import structlog
 
 from agi_app.fastagi import AgiSession, Route
-from fairdial.answer import Answer, MalformedRequest, asked_from, failed
+from fairdial.answer import Answer, MalformedRequest, asked_from, endpoint_of, failed
 from fairdial.desk import Asked
 from fairdial.policy.outcomes import Reason
 
@@ -27,7 +27,7 @@ def authorise_route(begin: Begin) -> Route:
         try:
             asked = asked_from(
                 channel_id=request.uniqueid,
-                endpoint=_endpoint(request.channel),
+                endpoint=endpoint_of(request.channel),
                 kind=request.query.get("kind", "outbound"),
                 number=request.query.get("number", "") or request.extension,
                 attempt=request.query.get("attempt", "") or "1",
@@ -43,10 +43,3 @@ def authorise_route(begin: Begin) -> Route:
         await session.set_variable("FAIRDIAL_ANSWER", answer.packed())
 
     return authorise
-
-
-def _endpoint(channel: str) -> str:
-    """ "alice" of "PJSIP/alice-00000001"."""
-    technology, slash, rest = channel.partition("/")
-    endpoint, dash, _serial = rest.rpartition("-")
-    return endpoint if technology and slash and dash else ""

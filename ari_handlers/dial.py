@@ -79,6 +79,7 @@ class DialCall:
     since: Moment
     names: dict[str, str] = field(default_factory=dict)
     estimated: bool = False
+    missing: bool = False
     timer: asyncio.TimerHandle | None = None
 
     @property
@@ -446,13 +447,20 @@ class Dials:
         caller = up.get(grant.channel)
         return grant.channel if caller is not None and caller.state == "Up" else None
 
-    async def refresh(self, up: Mapping[str, events.ChannelInfo], listed: Moment) -> None:
-        """Bring the dials into line with a listing: end what is not up."""
+    async def refresh(self, up: Mapping[str, events.ChannelInfo], listed: Moment, *, after_gap: bool) -> None:
+        """Bring the dials into line with a listing: end what is not up.
+
+        Where no events were missed, those that tell of an end may still be under way: a channel is taken
+        for gone only when two listings in a row do not have it.
+        """
         for call in tuple(self._calls.values()):
             if call.since.mono_ms > listed.mono_ms:
                 continue  # younger than the listing, which says nothing about it
             # In order with the events of before the gap, which may still wait in the queue.
             gone = {call.channel, *call.legs} - up.keys()
+            missing_before, call.missing = call.missing, bool(gone)
+            if not after_gap and not (gone and missing_before):
+                continue
             call.queue.put(partial(self._after_gap, call, gone, up.get(call.channel), listed))
 
     async def _after_gap(

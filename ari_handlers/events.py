@@ -9,6 +9,8 @@ from typing import TypeVar
 
 import msgspec
 
+from fairdial.answer import endpoint_of
+
 
 class CallerId(msgspec.Struct, frozen=True):
     """Caller identification as the switch shows it; never an identity."""
@@ -40,9 +42,7 @@ class ChannelInfo(msgspec.Struct, frozen=True):
     @property
     def endpoint(self) -> str:
         """Name of the endpoint: "alice" of "PJSIP/alice-00000001"; "" where the name has no such form."""
-        technology, slash, rest = self.name.partition("/")
-        endpoint, dash, _serial = rest.rpartition("-")
-        return endpoint if technology and slash and dash else ""
+        return endpoint_of(self.name)
 
 
 class _Event(msgspec.Struct, frozen=True, kw_only=True):

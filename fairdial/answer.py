@@ -56,6 +56,13 @@ class Answer:
         return "*".join("" if field is None else str(field) for field in fields)
 
 
+def endpoint_of(channel_name: str) -> str:
+    """Name of the endpoint: "alice" of "PJSIP/alice-00000001"; "" where the name has no such form."""
+    technology, slash, rest = channel_name.partition("/")
+    endpoint, dash, _serial = rest.rpartition("-")
+    return endpoint if technology and slash and dash else ""
+
+
 def asked_from(
     *,
     channel_id: str,

@@ -196,18 +196,20 @@ class Service:
 
     async def _on_connected(self, restarted: bool) -> None:
         del restarted  # the listing shows it: no channel of before is up
-        await self._reconcile()
+        await self._reconcile(after_gap=True)
 
     async def _reconcile_periodically(self) -> None:
         while True:
             await asyncio.sleep(self._config.reconcile_every_s)
             if self.client.connected:
-                await self._reconcile()
+                await self._reconcile(after_gap=False)
 
-    async def _reconcile(self) -> None:
+    async def _reconcile(self, *, after_gap: bool) -> None:
         async with self._reconciling:
             try:
-                await reconcile(self._desk, self.dials, self._clock, belongs=self._is_ours)
+                await reconcile(
+                    self._desk, self.dials, self._clock, belongs=self._is_ours, after_gap=after_gap
+                )
             except (AriError, LedgerError) as error:
                 log.error("reconcile_failed", error=str(error))
 

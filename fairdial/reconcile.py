@@ -39,15 +39,22 @@ class Follower(Protocol[Channel]):
         """Follow a call again, of which at least one channel is up."""
         ...
 
-    async def refresh(self, up: Mapping[str, Channel], listed: Moment) -> None:
-        """Bring the calls that are followed into line with a listing."""
+    async def refresh(self, up: Mapping[str, Channel], listed: Moment, *, after_gap: bool) -> None:
+        """Bring the calls that are followed into line with a listing; `after_gap`: events were missed."""
         ...
 
 
 async def reconcile(
-    desk: Desk, follower: Follower[Channel], clock: Clock, *, belongs: Callable[[Grant], bool]
+    desk: Desk,
+    follower: Follower[Channel],
+    clock: Clock,
+    *,
+    belongs: Callable[[Grant], bool],
+    after_gap: bool,
 ) -> int:
     """One pass; returns how many grants it settled. `belongs`: whether a grant is of this switch.
+
+    `after_gap`: events may have been missed since the last pass, as after a new connection.
 
     A grant whose channels are gone ended unseen. It is settled, marked as estimated, with the time that
     it can have talked at most: until its lease ended or until now, whichever came first. A grant that
@@ -56,7 +63,7 @@ async def reconcile(
     before = clock.now()
     live = [grant for grant in await desk.ledger.live_grants() if belongs(grant)]
     up = await follower.channels()
-    await follower.refresh(up, before)
+    await follower.refresh(up, before, after_gap=after_gap)
     loose = [
         grant
         for grant in live

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from fairdial.answer import RING_S
 from fairdial.clock import Moment
 from fairdial.desk import Asked, Desk, decision_json
 from fairdial.ledger.contract import AccountSheet, Charge, LoadedCard
@@ -20,7 +21,6 @@ from fairdial.policy.numbers import Habit, Number
 from fairdial.policy.rating import currency_digits, decimal_text, parse_micros
 
 Json = dict[str, Any]
-RING_S = 120
 
 
 class OperationError(Exception):

@@ -128,3 +128,26 @@ exten => _[0-9+*#]!,1,Gosub(fairdial,s,1(outbound,${EXTEN}))
  same => n,Dial(PJSIP/${FAIRDIAL_NUMBER}@${DB(route/gb)},60,${FAIRDIAL_DIAL})
  same => n,Hangup()
 """
+
+
+async def test_a_caller_who_was_answered_by_the_dialplan_is_not_metered_while_it_rings(
+    installation: Installation, tmp_path: Path
+) -> None:
+    """The switch is compared with the ledger each second meanwhile: a caller who is up is no answer."""
+    extensions, files = dialplan()
+    files["outbound.conf"] = ANSWERS_FIRST
+    settings = {"reconcile_every_s": 1}
+    async with running_spine(installation, tmp_path, settings, plan=(extensions, files)) as spine:
+        await spine.server.account("acme", "quota", "alice")
+        outcome = await spine.call("alice", f"020794601{RINGS_4_S}", hang_up_after_s=6)
+        assert outcome.ended_by == "caller"
+        await spine.server.idle()
+        assert await spine.server.usage("acme") == {"used_s": 2, "reserved_s": 0}
+
+
+ANSWERS_FIRST = """[phones-outbound]
+exten => _[0-9+*#]!,1,Gosub(fairdial,s,1(outbound,${EXTEN}))
+ same => n,Answer()
+ same => n,Dial(PJSIP/${FAIRDIAL_NUMBER}@carrier,60,${FAIRDIAL_DIAL})
+ same => n,Hangup()
+"""

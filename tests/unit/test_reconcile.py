@@ -55,7 +55,7 @@ class Switch:
             raise Unlisted
         self.adopted[grant.call_id] = set(up)
 
-    async def refresh(self, up: Mapping[str, str], listed: Moment) -> None:
+    async def refresh(self, up: Mapping[str, str], listed: Moment, *, after_gap: bool) -> None:
         self.refreshed = listed
 
 
@@ -78,7 +78,13 @@ async def calls(desk: Desk, *call_ids: str, at_ms: int = NOON_MS) -> None:
 
 
 async def run(desk: Desk, switch: Switch, clock: SetClock) -> int:
-    return await reconcile(desk, switch, clock, belongs=lambda grant: not grant.call_id.startswith("other"))
+    return await reconcile(
+        desk,
+        switch,
+        clock,
+        belongs=lambda grant: not grant.call_id.startswith("other"),
+        after_gap=True,
+    )
 
 
 async def used(desk: Desk) -> dict[str, int | None]:
