@@ -34,6 +34,7 @@ def authorise_route(begin: Begin) -> Route:
                 ring_s=request.query.get("ring", ""),
                 line=request.query.get("line", ""),
                 caller=request.callerid,
+                encrypted=request.query.get("encrypted", ""),
             )
         except MalformedRequest as error:
             log.error("request_malformed", channel=request.channel[:80], error=str(error))

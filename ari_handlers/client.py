@@ -17,8 +17,7 @@ import socket
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Final, Literal, TypeVar
-from urllib.parse import quote
+from typing import Final, Literal
 
 import aiohttp
 import msgspec
@@ -27,6 +26,18 @@ import structlog
 from ari_handlers import events
 from ari_handlers.event_time import EventTime
 from ari_handlers.queues import CallQueues
+from ari_handlers.resources import (
+    Applications,
+    AriError,
+    AriRefused,
+    AriTimeout,
+    AriUnavailable,
+    AsteriskInfo,
+    Bridges,
+    Channel,
+    Channels,
+    Playbacks,
+)
 from fairdial.clock import Clock, Moment
 
 log = structlog.get_logger(__name__)
@@ -37,34 +48,8 @@ CLOSE_TIMEOUT_S: Final = 1.0
 Socket = aiohttp.ClientWebSocketResponse[Literal[False]]
 """Frames are left as bytes: text that is not UTF-8 then costs one event, not the connection."""
 
-Handler = Callable[["Channel", events.CallEvent, Moment], Awaitable[None]]
+Handler = Callable[[Channel, events.CallEvent, Moment], Awaitable[None]]
 """Runs on its call's queue. The moment is when the event happened (event_time.py)."""
-
-_Read = TypeVar("_Read")
-
-
-class AriError(Exception):
-    """Base of what the client raises."""
-
-
-class AriUnavailable(AriError):
-    """There is no connection, or it broke before the answer; the request may or may not have been done."""
-
-
-class AriTimeout(AriUnavailable):
-    """No answer within the time limit."""
-
-
-class AriRefused(AriError):
-    """Asterisk answered with an error. `status` is the HTTP status: 404 no such channel, 409 not in Stasis."""
-
-    def __init__(self, status: int, request: str, reason: str) -> None:
-        self.status = status
-        super().__init__(f"{request}: {status} {reason}")
-
-
-class AriUnreadable(AriError):
-    """Asterisk answered with something that its API does not describe."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +90,8 @@ class Client:
     def __init__(self, settings: AriSettings, clock: Clock, queues: CallQueues) -> None:
         self.settings = settings
         self.channels = Channels(self)
+        self.bridges = Bridges(self)
+        self.playbacks = Playbacks()
         self.applications = Applications(self)
         self.asterisk = AsteriskInfo(self)
         self.queues = queues
@@ -133,6 +120,7 @@ class Client:
             "StasisEnd": events.StasisEnd,
             "Dial": events.Dial,
             "ChannelDestroyed": events.ChannelDestroyed,
+            "ChannelDtmfReceived": events.ChannelDtmfReceived,
         }
         if event_type not in known:
             raise ValueError(f"event {event_type!r} is not followed; known are {', '.join(sorted(known))}")
@@ -296,6 +284,8 @@ class Client:
                     )
                     self.fenced.set()
                     return
+                case events.PlaybackFinished():
+                    self.playbacks.finished(event.playback.id)
                 case _:
                     self._dispatch(event)
 
@@ -324,6 +314,11 @@ class Client:
             channel.send_continue()
 
     # --- requests --------------------------------------------------------------------------------
+
+    @property
+    def app(self) -> str:
+        """Name of the application."""
+        return self.settings.app
 
     async def request(
         self, method: str, path: str, query: Mapping[str, str] | None = None, body: object = None
@@ -427,116 +422,5 @@ def _fail(answer: "asyncio.Future[str]", error: AriError) -> None:
         answer.exception()  # counts as seen: who sent it need not look
 
 
-def _read_as(decode: Callable[[str], _Read], body: str, request: str) -> _Read:
-    try:
-        return decode(body)
-    except msgspec.DecodeError as error:
-        raise AriUnreadable(f"{request}: {error}") from error
-
-
 def _told(error: BaseException) -> str:
     return str(error) or type(error).__name__
-
-
-@dataclass(frozen=True, slots=True)
-class Channel:
-    """A channel by id; whether it exists, the switch knows."""
-
-    client: Client
-    id: str
-
-    async def set_variable(self, variable: str, value: str) -> None:
-        """Only while it is in Stasis; elsewhere Asterisk answers 409."""
-        await self.send_variable(variable, value)
-
-    def send_variable(self, variable: str, value: str) -> Awaitable[str]:
-        """`set_variable` as a request on its way."""
-        return self.client.send("POST", f"{self._path}/variable", {"variable": variable, "value": value})
-
-    def send_continue(self, context: str = "", extension: str = "", priority: int = 1) -> Awaitable[str]:
-        """`continue_in_dialplan` as a request on its way."""
-        query = {"context": context, "extension": extension, "priority": str(priority)} if context else None
-        return self.client.send("POST", f"{self._path}/continue", query)
-
-    async def continue_in_dialplan(self, context: str = "", extension: str = "", priority: int = 1) -> None:
-        """Leave Stasis; the dialplan goes on there, or at the next priority if no context is given."""
-        await self.send_continue(context, extension, priority)
-
-    async def exists(self) -> None:
-        """Raises AriRefused (404) for a channel that is gone."""
-        await self.client.request("GET", self._path)
-
-    async def hangup(self, reason_code: int = 16) -> None:
-        """Hang up with a Q.850 cause. A channel that is gone already is no error, so it may be repeated."""
-        try:
-            await self.client.request("DELETE", self._path, {"reason_code": str(reason_code)})
-        except AriRefused as error:
-            if error.status != 404:
-                raise
-
-    @property
-    def _path(self) -> str:
-        return f"channels/{quote(self.id, safe='')}"
-
-
-@dataclass(frozen=True, slots=True)
-class Channels:
-    """`/channels`."""
-
-    client: Client
-
-    def get(self, channel_id: str) -> Channel:
-        """A handle; sends nothing."""
-        return Channel(self.client, channel_id)
-
-    async def list(self) -> tuple[events.ChannelInfo, ...]:
-        """All channels of the switch. Also raises AriUnreadable.
-
-        Over HTTP: Asterisk 22.10 puts a whole frame of the event socket onto its thread's stack. One of 465 KB
-        passed, a listing of 1,130 channels (about half a megabyte) crashed it.
-        """
-        body = await self.client.fetch("channels")
-        return _read_as(events.decode_channels, body, "GET channels")
-
-
-@dataclass(frozen=True, slots=True)
-class Applications:
-    """`/applications/{app}` of our own application."""
-
-    client: Client
-
-    async def follow_all_channels(self) -> None:
-        """Hear of every channel of the switch, in Stasis or not, in one subscription.
-
-        One for each channel would cost a request a leg, and each answer names all channels followed so far.
-        """
-        await self.client.request("POST", f"{self._path}/subscription", {"eventSource": "channel:"})
-
-    async def set_event_filter(self, types: tuple[str, ...]) -> None:
-        """Let only events of these types come."""
-        await self.client.request(
-            "PUT", f"{self._path}/eventFilter", body={"allowed": [{"type": name} for name in types]}
-        )
-
-    @property
-    def _path(self) -> str:
-        return f"applications/{quote(self.client.settings.app, safe='')}"
-
-
-@dataclass(frozen=True, slots=True)
-class AsteriskInfo:
-    """`/asterisk/info`."""
-
-    client: Client
-
-    async def startup_time(self) -> str:
-        """When this Asterisk was started; another value means another process."""
-        return await self._info("status", events.decode_startup_time)
-
-    async def version(self) -> str:
-        """Version of Asterisk, such as "22.10.1"."""
-        return await self._info("system", events.decode_version)
-
-    async def _info(self, only: str, decode: Callable[[str], str]) -> str:
-        body = await self.client.request("GET", "asterisk/info", {"only": only})
-        return _read_as(decode, body, "GET asterisk/info")

@@ -7,7 +7,7 @@ renews it, and settles once when the last answered leg or the caller is gone. Th
 """
 
 import asyncio
-from collections.abc import Mapping, Set
+from collections.abc import Awaitable, Callable, Mapping, Set
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
@@ -15,8 +15,9 @@ from typing import Protocol
 import structlog
 
 from ari_handlers import events
-from ari_handlers.client import AriError, AriRefused, Channel, Client
+from ari_handlers.client import Client
 from ari_handlers.queues import CallQueue
+from ari_handlers.resources import AriError, AriRefused, Channel
 from fairdial.answer import CONTEXT, Answer, MalformedRequest, answer_to, asked_from, failed
 from fairdial.clock import Clock, Moment
 from fairdial.desk import Asked, Desk, Failed
@@ -45,6 +46,14 @@ log = structlog.get_logger(__name__)
 
 ANSWER_SUBROUTINE = "fairdial-answered"
 SETTLE_ATTEMPTS = 5
+_BRIDGED_KINDS = frozenset({Kind.CALLBACK, Kind.COLLECT})
+CUT_CAUSE = 21
+"""Q.850: call rejected."""
+
+
+def bridge_of(call_id: str) -> str:
+    """Id of the bridge in which FairDial holds the two legs of a call."""
+    return f"own-{call_id}"
 
 
 class LeaseNotSet(Exception):
@@ -67,19 +76,21 @@ class DialRules:
 
 @dataclass(slots=True, eq=False)
 class DialCall:
-    """One dial that holds a grant."""
+    """One dial that holds a grant. bridged: FairDial holds its two legs in a bridge; they end together."""
 
     call_id: str
     channel: str
     queue: CallQueue
     state: State
     kind: Kind
+    account_id: str
     line_id: str
     dialled: str
     since: Moment
     names: dict[str, str] = field(default_factory=dict)
     estimated: bool = False
     missing: bool = False
+    bridged: bool = False
     timer: asyncio.TimerHandle | None = None
 
     @property
@@ -88,8 +99,15 @@ class DialCall:
         return self.state.legs if isinstance(self.state, Talking) else frozenset()
 
 
+StasisHandler = Callable[[events.ChannelInfo, tuple[str, ...], CallQueue, Moment], Awaitable[None]]
+"""Takes a channel that came with a word of its own, and the arguments after that word."""
+GoneHandler = Callable[[str, int], None]
+"""Hears the id of a channel and the Q.850 cause."""
+AdoptedHandler = Callable[[DialCall], None]
+
+
 class Dials:
-    """All plain dials of one switch."""
+    """All dials of one switch that hold a grant, whoever places them."""
 
     def __init__(
         self, client: Client, desk: Desk, set_lease: SetLease, clock: Clock, rules: DialRules | None = None
@@ -102,6 +120,9 @@ class Dials:
         self._calls: dict[str, DialCall] = {}
         self._by_queue: dict[CallQueue, list[DialCall]] = {}
         self._stopping = False
+        self._others: dict[str, StasisHandler] = {}
+        self._on_gone: list[GoneHandler] = []
+        self._on_adopted: list[AdoptedHandler] = []
         client.on_channel_event("StasisStart", self._on_stasis_start)
         client.on_channel_event("Dial", self._on_dial)
         client.on_channel_event("ChannelDestroyed", self._on_channel_destroyed)
@@ -110,6 +131,18 @@ class Dials:
     def calls(self) -> Mapping[str, DialCall]:
         """Live dials by call id."""
         return self._calls
+
+    def on_stasis(self, word: str, handler: StasisHandler) -> None:
+        """Hand channels that come with `word` as their first argument to `handler`, on their call's queue."""
+        self._others[word] = handler
+
+    def on_gone(self, handler: GoneHandler) -> None:
+        """Tell `handler` of each channel of a call here that is gone, on that call's queue."""
+        self._on_gone.append(handler)
+
+    def on_adopted(self, handler: AdoptedHandler) -> None:
+        """Tell `handler` of each call that is followed again after a restart."""
+        self._on_adopted.append(handler)
 
     def stop_granting(self) -> None:
         """From now on each dial is answered by its failure rule. Calls in progress are followed on."""
@@ -128,7 +161,11 @@ class Dials:
         queue = self._client.queues.find(info.id)
         assert queue is not None
         try:
-            await self._answer_question(channel, info, event.args, queue, moment)
+            other = self._others.get(event.args[0]) if event.args else None
+            if other is not None:
+                await other(info, event.args[1:], queue, moment)
+            else:
+                await self._answer_question(channel, info, event.args, queue, moment)
         finally:
             # Nothing more comes for a channel that holds no grant: it is not followed.
             self._close_if_idle(queue)
@@ -144,12 +181,14 @@ class Dials:
         call: DialCall | None = None
         try:
             asked = self._asked(info, args)
-            answer, call = await self._decide(asked, queue, info.name, moment)
+            answer, call, _ = await self.ask(asked, queue, info.name, moment)
         except MalformedRequest as error:
             log.error("request_malformed", channel=info.name, error=str(error))
             answer = failed(Reason.REQUEST_MALFORMED)
         try:
             await channel.continue_in_dialplan(CONTEXT, answer.packed())
+            if call is not None:
+                self._admit(call)
         except AriRefused as error:
             # The channel is gone, or the switch lost patience and its failure rule decided.
             log.warning("answer_not_delivered", channel=info.name, error=str(error))
@@ -169,11 +208,12 @@ class Dials:
             return failed(Reason.STOPPING)
         call: DialCall | None = None
         try:
-            answer, call = await self._decide(asked, queue, channel_name, self._clock.now())
+            answer, call, _ = await self.ask(asked, queue, channel_name, self._clock.now())
             if call is not None:
                 # A question that waited (we were held up) may be of a caller who is gone, whose end was
                 # told before there was a call to end.
                 await self._client.channels.get(asked.channel).exists()
+                self._admit(call)
         except (AriError, asyncio.CancelledError) as error:
             if call is not None:
                 self._drop(call)
@@ -187,11 +227,11 @@ class Dials:
         return answer
 
     def _asked(self, info: events.ChannelInfo, args: tuple[str, ...]) -> Asked:
-        if not 3 <= len(args) <= 5:
+        if not 3 <= len(args) <= 6:
             raise MalformedRequest(
                 f"Stasis() got {len(args)} arguments; use Gosub(fairdial,s,1(kind,number)), which passes the right ones"
             )
-        kind, number, attempt, ring_s, line = (*args, "", "")[:5]
+        kind, number, attempt, ring_s, line, encrypted = (*args, "", "", "")[:6]
         return asked_from(
             channel_id=info.id,
             endpoint=info.endpoint,
@@ -202,21 +242,24 @@ class Dials:
             line=line,
             caller=info.caller.number,
             sip_call_id=info.protocol_id,
+            encrypted=encrypted,
         )
 
-    async def _decide(
+    async def ask(
         self, asked: Asked, queue: CallQueue, channel_name: str, moment: Moment
-    ) -> tuple[Answer, DialCall | None]:
+    ) -> tuple[Answer, DialCall | None, Verdict | Failed]:
+        """Authorise a dial and, if it holds a grant, follow it on `queue`; None: there is nothing to follow."""
         await self._finish_earlier_dials(asked)
         if self._stopping or self._client.fenced.is_set():
-            return answer_to(asked, Failed(Reason.STOPPING)), None
+            stopping = Failed(Reason.STOPPING)
+            return answer_to(asked, stopping), None, stopping
         outcome = await self._desk.authorise(asked)
         answer = answer_to(asked, outcome)
         self._log_decision(asked, answer, outcome)
         if isinstance(outcome, Failed) or not isinstance(outcome.decision, Allow):
-            return answer, None
+            return answer, None, outcome
         if outcome.decision.account_id is None:
-            return answer, None  # an emergency call: nothing to follow, nothing to end
+            return answer, None, outcome  # an emergency call: nothing to follow, nothing to end
         call = self._calls.get(asked.call_id)
         if call is None:
             call = DialCall(
@@ -225,18 +268,42 @@ class Dials:
                 queue,
                 Ringing(outcome.decision.granted_s),
                 asked.kind,
+                outcome.decision.account_id,
                 asked.line_id,
                 asked.dialled,
                 moment,
                 {asked.channel: channel_name},
             )
             self._take(call)
-        return answer, call
+        return answer, call, outcome
+
+    async def bridged(self, call: DialCall, leg: events.ChannelInfo, moment: Moment) -> None:
+        """Both legs of a call are up in a bridge of ours: it is answered. Both get their lease."""
+        if not self._advance(call, Answered(leg.id, moment.mono_ms)):
+            return
+        call.bridged = True
+        call.names[leg.id] = leg.name
+        await self._lease(call)
+        await self._note_answer(call, leg.id, moment)
+        self._arm(call)
+
+    def abandon(self, call: DialCall) -> None:
+        """A call that never came to be: its grant goes back, and it is no longer followed."""
+        if isinstance(call.state, Ringing) and call.call_id in self._calls:
+            self._disarm(call)
+            self._drop(call)
+            self._desk.take_back(call.call_id)
+
+    def _admit(self, call: DialCall) -> None:
+        """Who was let into a conference is in it from that moment; the caller's own channel is the leg."""
+        if call.kind is Kind.CONFERENCE and isinstance(call.state, Ringing):
+            self._advance(call, Answered(call.channel, call.since.mono_ms))
+            self._arm(call)
 
     async def _finish_earlier_dials(self, asked: Asked) -> None:
         """A caller whose dialplan asks again has finished with the dial of before."""
         for call in self._of_channel(asked.channel):
-            if call.call_id != asked.call_id and not call.legs:
+            if call.call_id != asked.call_id and call.legs <= {call.channel}:
                 await self._end(call, self._clock.now())
 
     # --- the call --------------------------------------------------------------------------------
@@ -270,11 +337,15 @@ class Dials:
 
     async def _on_channel_destroyed(self, _channel: Channel, event: events.CallEvent, moment: Moment) -> None:
         assert isinstance(event, events.ChannelDestroyed)
-        await self.channel_gone(event.channel.id, moment)
+        await self.channel_gone(event.channel.id, moment, event.cause)
 
-    async def channel_gone(self, channel_id: str, moment: Moment) -> None:
-        """A channel is gone: advance its calls. Runs on the call's queue."""
+    async def channel_gone(self, channel_id: str, moment: Moment, cause: int = 0) -> None:
+        """A channel is gone: advance its calls. Runs on the call's queue. cause: Q.850, 0 where nobody saw."""
+        for told in self._on_gone:
+            told(channel_id, cause)
         for call in self._touching(channel_id):
+            if call.bridged and channel_id in (call.channel, *call.legs):
+                await self._end_other_legs(call, channel_id)
             if channel_id in call.legs:
                 await self._leg_ended(call, channel_id, moment)
             if channel_id == call.channel:
@@ -282,6 +353,18 @@ class Dials:
         queue = self._client.queues.find(channel_id)
         if queue is not None:
             self._close_if_idle(queue)
+
+    async def _end_other_legs(self, call: DialCall, gone: str) -> None:
+        """Who is left alone in our bridge hears nothing more, and waits for nobody."""
+        for channel in {call.channel, *call.legs} - {gone}:
+            try:
+                await self._client.channels.get(channel).hangup()
+            except AriError as error:
+                log.warning("leg_not_hung_up", call=call.call_id, channel=channel, error=str(error))
+        try:
+            await self._client.bridges.get(bridge_of(call.call_id)).destroy()
+        except AriError as error:
+            log.warning("bridge_not_destroyed", call=call.call_id, error=str(error))
 
     async def _leg_ended(self, call: DialCall, leg: str, moment: Moment) -> None:
         if leg in call.legs and self._advance(call, LegEnded(leg, moment.mono_ms)):
@@ -403,6 +486,15 @@ class Dials:
         await asyncio.gather(*(self._client.channels.get(channel).hangup(cause) for channel in channels))
         return True
 
+    async def cut(self, account_id: str | None, line_id: str | None) -> int:
+        """End all live calls of an account or a line (K12); how many were told to. Raises AriError."""
+        calls = [
+            call for call in self._calls.values() if account_id == call.account_id or line_id == call.line_id
+        ]
+        # The operator's word, as the far end hears it: call rejected.
+        await asyncio.gather(*(self.hangup(call.call_id, CUT_CAUSE) for call in calls))
+        return len(calls)
+
     def follows(self, call_id: str) -> bool:
         """Whether that dial is live here."""
         return call_id in self._calls
@@ -423,6 +515,7 @@ class Dials:
             queue,
             Ringing(grant.granted_s),
             grant.kind,
+            grant.account_id,
             grant.line_id,
             grant.dialled,
             Moment(grant.authorised_ms, now.mono_ms - (now.wall_ms - grant.authorised_ms)),
@@ -436,8 +529,17 @@ class Dials:
             self._client.queues.join(queue, leg)
         if grant.channel not in up and leg is not None:
             self._advance(call, CallerEnded(now.mono_ms))
+        call.bridged = grant.kind in _BRIDGED_KINDS and await self._holds_bridge(call)
         self._take(call)
         self._arm(call)
+        for told in self._on_adopted:
+            told(call)
+        if call.bridged and grant.channel not in up:
+            await self._end_other_legs(call, grant.channel)
+
+    async def _holds_bridge(self, call: DialCall) -> bool:
+        """Whether FairDial held the legs of that call together. Raises AriError."""
+        return any(bridge.id == bridge_of(call.call_id) for bridge in await self._client.bridges.list())
 
     @staticmethod
     def _leg_of(grant: Grant, up: Mapping[str, events.ChannelInfo]) -> str | None:

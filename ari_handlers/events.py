@@ -45,6 +45,13 @@ class ChannelInfo(msgspec.Struct, frozen=True):
         return endpoint_of(self.name)
 
 
+class BridgeInfo(msgspec.Struct, frozen=True):
+    """One bridge with the ids of the channels in it."""
+
+    id: str
+    channels: tuple[str, ...] = ()
+
+
 class _Event(msgspec.Struct, frozen=True, kw_only=True):
     """What every event has. `timestamp` is the switch's wall clock, ISO 8601 with offset."""
 
@@ -79,6 +86,25 @@ class ChannelDestroyed(_Event, frozen=True, tag=True):
     cause: int = 0
 
 
+class ChannelDtmfReceived(_Event, frozen=True, tag=True):
+    """A key was pressed: `digit` is one of 0-9, *, #, A-D."""
+
+    channel: ChannelInfo
+    digit: str = ""
+
+
+class Playback(msgspec.Struct, frozen=True):
+    """A sound that is or was played."""
+
+    id: str
+
+
+class PlaybackFinished(_Event, frozen=True, tag=True):
+    """A sound is over, or could not be played."""
+
+    playback: Playback
+
+
 class ApplicationReplaced(_Event, frozen=True, tag=True):
     """Another socket took the application over: this one is fenced off."""
 
@@ -94,11 +120,20 @@ class RestResponse(_Event, frozen=True, tag="RESTResponse"):
     message_body: str = ""
 
 
-CallEvent = StasisStart | StasisEnd | Dial | ChannelDestroyed
-Event = CallEvent | ApplicationReplaced | RestResponse
+CallEvent = StasisStart | StasisEnd | Dial | ChannelDestroyed | ChannelDtmfReceived
+Event = CallEvent | PlaybackFinished | ApplicationReplaced | RestResponse
 
 # RESTResponse must be among them: the filter drops answers to our own requests as well.
-EVENT_TYPES = ("StasisStart", "StasisEnd", "Dial", "ChannelDestroyed", "ApplicationReplaced", "RESTResponse")
+EVENT_TYPES = (
+    "StasisStart",
+    "StasisEnd",
+    "Dial",
+    "ChannelDestroyed",
+    "ChannelDtmfReceived",
+    "PlaybackFinished",
+    "ApplicationReplaced",
+    "RESTResponse",
+)
 
 _Shape = TypeVar("_Shape")
 
@@ -142,6 +177,7 @@ class _SystemInfo(msgspec.Struct, frozen=True):
 
 
 _channels = msgspec.json.Decoder(tuple[ChannelInfo, ...])
+_bridges = msgspec.json.Decoder(tuple[BridgeInfo, ...])
 _status = msgspec.json.Decoder(_StatusInfo)
 _system = msgspec.json.Decoder(_SystemInfo)
 
@@ -152,6 +188,11 @@ _system = msgspec.json.Decoder(_SystemInfo)
 def decode_channels(body: str) -> tuple[ChannelInfo, ...]:
     """Body of `GET /channels`."""
     return _decode(_channels, body)
+
+
+def decode_bridges(body: str) -> tuple[BridgeInfo, ...]:
+    """Body of `GET /bridges`."""
+    return _decode(_bridges, body)
 
 
 def decode_startup_time(body: str) -> str:

@@ -8,7 +8,7 @@ Asterisk 22 then refuses functions such as DB() to the rest of that call's dialp
 from dataclasses import dataclass
 
 from fairdial.desk import Asked, Failed
-from fairdial.policy.account import Kind
+from fairdial.policy.account import Encrypted, Kind
 from fairdial.policy.decide import Allow, Verdict
 from fairdial.policy.outcomes import OUTCOMES, Reason
 
@@ -28,7 +28,8 @@ class MalformedRequest(ValueError):
 @dataclass(frozen=True, slots=True)
 class Answer:
     """result: ALLOW, REFUSE or FAILED. number: what to dial, "" where that is what was asked for.
-    limit_s None: no end is held; lease_s is for the caller's leg before answer: ring time + limit.
+    limit_s None: no end is held; lease_s is for the caller's leg before answer: ring time + limit. caller:
+    the number to show instead of the caller's own, "" where it shows its own.
     """
 
     result: str
@@ -38,6 +39,7 @@ class Answer:
     limit_s: int | None = None
     lease_s: int | None = None
     prompt: str = ""
+    caller: str = ""
 
     def packed(self) -> str:
         """The extension in `fairdial-told`: fields in the order in which it is unpacked.
@@ -52,6 +54,7 @@ class Answer:
             self.limit_s,
             self.lease_s,
             self.prompt,
+            self.caller,
         )
         return "*".join("" if field is None else str(field) for field in fields)
 
@@ -74,11 +77,13 @@ def asked_from(
     line: str = "",
     caller: str = "",
     sip_call_id: str = "",
+    encrypted: str = "",
 ) -> Asked:
     """A request out of the words that the dialplan passed. Raises MalformedRequest.
 
     `line` is what the dialplan set in FAIRDIAL_LINE, or else the authenticated endpoint counts; the
-    caller's number never does. `attempt` counts the dials of one channel.
+    caller's number never does. `attempt` counts the dials of one channel. `encrypted` is two digits, 1 for yes:
+    signalling, media; "" where the channel is of a kind that does not say.
     """
     try:
         known_kind = Kind(kind)
@@ -89,6 +94,8 @@ def asked_from(
         raise MalformedRequest(f"attempt {attempt[:40]!r} is not a count")
     if ring_s and not _is_ring_time(ring_s):
         raise MalformedRequest(f"FAIRDIAL_RING {ring_s[:40]!r} is not 1 to {RING_MAX_S} seconds")
+    if encrypted not in _ENCRYPTED:
+        raise MalformedRequest(f"encryption {encrypted[:40]!r} is neither empty nor two digits of 0 and 1")
     if not channel_id or len(channel_id) > 150:
         raise MalformedRequest("the channel has no usable id")
     if len(line or endpoint) > _LINE_MAX:
@@ -100,10 +107,27 @@ def asked_from(
         dialled=number[:_DIALLED_MAX],
         line_id=line or endpoint,
         channel=channel_id,
-        ring_s=int(ring_s) if ring_s else RING_S,
+        ring_s=_ring_s(known_kind, ring_s),
         caller=caller[:80],
         sip_call_id=sip_call_id[:200],
+        encrypted=_ENCRYPTED[encrypted],
     )
+
+
+_ENCRYPTED = {
+    "": None,
+    **{
+        f"{int(signalling)}{int(media)}": Encrypted(signalling, media)
+        for signalling in (False, True)
+        for media in (False, True)
+    },
+}
+
+
+def _ring_s(kind: Kind, ring_s: str) -> int:
+    if kind is Kind.CONFERENCE:
+        return 0  # nobody rings: who is let in is in
+    return int(ring_s) if ring_s else RING_S
 
 
 def _is_ring_time(text: str) -> bool:
@@ -124,5 +148,13 @@ def answer_to(asked: Asked, outcome: Verdict | Failed) -> Answer:
     number = outcome.number.e164 or ""
     if isinstance(decision, Allow):
         lease_s = None if decision.granted_s is None else asked.ring_s + decision.granted_s
-        return Answer("ALLOW", decision.reason, told.cause, number, decision.granted_s, lease_s)
+        return Answer(
+            "ALLOW",
+            decision.reason,
+            told.cause,
+            number,
+            decision.granted_s,
+            lease_s,
+            caller=decision.caller or "",
+        )
     return Answer("REFUSE", decision.reason, told.cause, number, prompt=told.prompt)

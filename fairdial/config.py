@@ -73,6 +73,18 @@ class Desk(_Section):
     renew_lead_s: Annotated[int, Field(ge=1, le=60)] = 5
 
 
+class Calls(_Section):
+    """Calls that FairDial sets up itself.
+
+    public: the endpoint that is called for a number of the public network, with "{number}" where its E.164 form
+    belongs; line: for one of our own lines, with "{line}". ring_s: how long a leg may ring.
+    """
+
+    public: Annotated[str, Field(pattern=r"\{number\}")] = "PJSIP/{number}@carrier"
+    line: Annotated[str, Field(pattern=r"\{line\}")] = "PJSIP/{line}"
+    ring_s: Annotated[int, Field(ge=1, le=600)] = 60
+
+
 class Logs(_Section):
     """level of what is logged; format: console for people, json for collectors."""
 
@@ -99,6 +111,7 @@ class Config(_Section):
     agi: Agi = Agi()
     store: Store = Store()
     desk: Desk = Desk()
+    calls: Calls = Calls()
     logs: Logs = Logs()
 
 

@@ -8,37 +8,52 @@ so with a reason and takes back whatever was granted.
 
 import asyncio
 from collections.abc import Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import structlog
 
 from fairdial.clock import Clock, Moment
 from fairdial.ledger.contract import Grant, IdempotencyConflict, Ledger, LedgerError, LedgerUnavailable
-from fairdial.policy.account import Account, Credit, Dial, Kind, MeterWindow, Snapshot, Standing
+from fairdial.policy.account import (
+    Account,
+    Dial,
+    Encrypted,
+    Kind,
+    Line,
+    MeterWindow,
+    Needs,
+    Snapshot,
+    Standing,
+)
 from fairdial.policy.book import PolicyBook
 from fairdial.policy.cards import RateCard
 from fairdial.policy.decide import (
     EMERGENCY,
-    LONGEST_HORIZON_S,
     Allow,
-    GrantRules,
     Refuse,
-    Short,
-    Sized,
     Verdict,
+    asks_identity,
     decide,
     is_emergency,
     meters_at,
     number_for,
-    size_grant,
-    size_on_credit,
 )
 from fairdial.policy.document import Policy
+from fairdial.policy.explain import Looked, explain
 from fairdial.policy.numbers import Habit, Number, Numbering
 from fairdial.policy.outcomes import OUTCOMES, UNDECIDED, Reason
 from fairdial.policy.periods import zone_named
 from fairdial.policy.rating import decimal_text
+from fairdial.policy.sizing import (
+    LONGEST_HORIZON_S,
+    GrantRules,
+    Short,
+    Sized,
+    size_grant,
+    size_on_credit,
+    size_seat,
+)
 from fairdial.policy.terms import Mode
 
 log = structlog.get_logger(__name__)
@@ -65,6 +80,7 @@ class Asked:
     ring_s: int
     caller: str = ""
     sip_call_id: str = ""
+    encrypted: Encrypted | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +144,7 @@ class Desk:
             async with asyncio.timeout(self._rules.answer_within_s):
                 verdict = await self.ledger.authorise(
                     dial,
-                    lambda account: _plan(policies, account, dial),
+                    lambda line, account: self._needs(policies, line, account, dial),
                     lambda snapshot: self._judge(policies, dial, snapshot),
                 )
         except TimeoutError:
@@ -150,11 +166,19 @@ class Desk:
 
     async def check(self, asked: Asked, at_ms: int | None = None) -> Verdict:
         """The verdict that a dial would get at `at_ms` (now if None), without one. Raises LedgerError."""
+        return (await self.explain(asked, at_ms))[0]
+
+    async def explain(self, asked: Asked, at_ms: int | None = None) -> tuple[Verdict, tuple[Looked, ...]]:
+        """As `check`, with each rule that was looked at for it. Raises LedgerError."""
         now = self._clock.now()
         dial = self._dial(asked, now if at_ms is None else Moment(at_ms, now.mono_ms))
         policies = self.policies
-        snapshot = await self.ledger.snapshot(dial.line_id, lambda account: _plan(policies, account, dial))
-        return self._judge(policies, dial, snapshot)
+        snapshot = await self.ledger.snapshot(
+            dial.line_id, lambda line, account: self._needs(policies, line, account, dial)
+        )
+        verdict = self._judge(policies, dial, snapshot)
+        policy = _policy_for(policies, snapshot.account, dial) if snapshot.account else None
+        return verdict, explain(dial, verdict.number, snapshot, policy, verdict.decision)
 
     async def answered(self, call_id: str, leg: str, at: Moment) -> Grant:
         """Note that `leg` answered. Raises LedgerError."""
@@ -170,7 +194,7 @@ class Desk:
         return await self.ledger.renew(
             call_id,
             lambda grant, account: _plan_rest(policies, grant, account, lease_end_ms),
-            lambda grant, account, meters, credit: self._extend(grant, account, meters, credit, lease_end_ms),
+            lambda grant, payer: self._extend(grant, payer, lease_end_ms),
         )
 
     async def settle(self, call_id: str, used_s: int, ended: Moment, *, estimated: bool = False) -> Grant:
@@ -202,7 +226,19 @@ class Desk:
             asked.ring_s,
             asked.caller,
             asked.sip_call_id,
+            asked.encrypted,
         )
+
+    def _needs(self, policies: PolicyBook, line: Line, account: Account, dial: Dial) -> Needs:
+        policy = _policy_for(policies, account, dial)
+        if policy is None:
+            return Needs()
+        number = number_for(dial.kind, self.numbering.classify(dial.dialled, line.habit))
+        meters = meters_at(account, policy, dial, number.number_class)
+        if not asks_identity(policy, dial.kind):
+            return Needs(meters, room=dial.dialled if dial.kind is Kind.CONFERENCE else None)
+        shown = self.numbering.classify(dial.caller, line.habit).e164 if dial.caller else None
+        return Needs(meters, True, shown)
 
     def _judge(self, policies: PolicyBook, dial: Dial, snapshot: Snapshot) -> Verdict:
         habit = snapshot.line.habit if snapshot.line else self._habit
@@ -212,27 +248,27 @@ class Desk:
         policy = _policy_for(policies, snapshot.account, dial) if snapshot.account else None
         return Verdict(number, decide(dial, number, snapshot, policy, self._rules.grants, self.cards))
 
-    def _extend(
-        self,
-        grant: Grant,
-        account: Account,
-        meters: Sequence[MeterWindow],
-        credit: Credit | None,
-        lease_end_ms: int,
-    ) -> Sized | Short | None:
-        if account.standing is not Standing.ACTIVE:
+    def _extend(self, grant: Grant, payer: Snapshot, lease_end_ms: int) -> Sized | Short | None:
+        if payer.account is None or payer.account.standing is not Standing.ACTIVE:
             return None
         granted_s = grant.granted_s or 0
         rest_s = LONGEST_HORIZON_S if grant.longest_s is None else grant.longest_s - granted_s
-        if grant.terms is not None and grant.terms.mode is Mode.CREDIT:
-            free_micros = 0 if credit is None else credit.free_micros
+        if grant.credit_terms is not None:
+            free_micros = 0 if payer.credit is None else payer.credit.free_micros
             return size_on_credit(
-                grant.terms, free_micros, granted_s, grant.credit_hold_micros, rest_s, self._rules.grants
+                grant.credit_terms,
+                free_micros,
+                granted_s,
+                grant.credit_hold_micros,
+                rest_s,
+                self._rules.grants,
             )
-        if rest_s <= 0 or not meters:
+        if rest_s <= 0 or not payer.meters:
             # What no meter counts was granted whole at the start: no meters now means no right to more.
             return None
-        return size_grant(lease_end_ms, 0, rest_s, meters, self._rules.grants)
+        if grant.room is not None:
+            return size_seat(payer.room, lease_end_ms, rest_s, payer.meters, self._rules.grants)
+        return size_grant(lease_end_ms, 0, rest_s, payer.meters, self._rules.grants)
 
     def _failed(self, reason: Reason, dial: Dial, **facts: object) -> Verdict | Failed:
         log.error("no_decision", reason=reason, call=dial.call_id, line=dial.line_id, kind=dial.kind, **facts)
@@ -269,11 +305,6 @@ def _policy_for(policies: PolicyBook, account: Account, dial: Dial) -> Policy | 
     return policies.at(account.policy, zone_named(account.zone), dial.at_ms)
 
 
-def _plan(policies: PolicyBook, account: Account, dial: Dial) -> tuple[MeterWindow, ...]:
-    policy = _policy_for(policies, account, dial)
-    return () if policy is None else meters_at(account, policy, dial)
-
-
 def _plan_rest(
     policies: PolicyBook, grant: Grant, account: Account, lease_end_ms: int
 ) -> tuple[MeterWindow, ...]:
@@ -289,23 +320,31 @@ def _rest_of(grant: Grant, from_ms: int) -> Dial:
 
 def _charge_json(decision: Allow | Refuse) -> dict[str, Any]:
     """What the call costs from its first second; amounts are decimal texts."""
-    terms = decision.terms if isinstance(decision, Allow) else None
-    if terms is None or decision.reason not in (Reason.PAST_ALLOWANCE, Reason.BY_CREDIT):
+    every = decision.terms if isinstance(decision, Allow) else ()
+    surcharges = [terms for terms in every if terms.mode is Mode.SURCHARGE]
+    paid = [terms for terms in every if terms.mode is not Mode.SURCHARGE]
+    added = {"surcharge_per_min": decimal_text(sum(each.tariff.rate_per_min_micros for each in surcharges))}
+    if not paid or decision.reason not in (Reason.PAST_ALLOWANCE, Reason.BY_CREDIT):
         counted = isinstance(decision, Allow) and decision.holds
         mode = "included" if counted else "free"
-        return {"mode": mode, "currency": None, "connect_fee": "0", "rate_per_min": "0"}
+        currency = surcharges[0].currency if surcharges else None
+        return {"mode": mode, "currency": currency, "connect_fee": "0", "rate_per_min": "0"} | added
+    [terms] = paid
+    if terms.tariff.surcharge_per_min_micros:
+        added = {"surcharge_per_min": decimal_text(terms.tariff.surcharge_per_min_micros)}
     return {
         "mode": str(terms.mode),
         "currency": terms.currency,
         "connect_fee": decimal_text(terms.tariff.connect_fee_micros),
         "rate_per_min": decimal_text(terms.tariff.rate_per_min_micros),
-    }
+    } | added
 
 
-def decision_json(call_id: str, verdict: Verdict) -> dict[str, Any]:
-    """The decision as the contract's JSON (README, "How to read a refusal")."""
+def decision_json(call_id: str, verdict: Verdict, looked: Sequence[Looked] | None = None) -> dict[str, Any]:
+    """The decision as the contract's JSON (README, "Read a refusal"); `looked`: the rules, for `--explain`."""
     number, decision = verdict.number, verdict.decision
     clause = decision.clause
+    rules = {} if looked is None else {"rules": [asdict(each) for each in looked]}
     return {
         "decision": "allow" if isinstance(decision, Allow) else "refuse",
         "reason": str(decision.reason),
@@ -320,4 +359,4 @@ def decision_json(call_id: str, verdict: Verdict) -> dict[str, Any]:
         "charge": _charge_json(decision),
         "cause": OUTCOMES[decision.reason].cause,
         "id": call_id,
-    }
+    } | rules

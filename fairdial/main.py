@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from importlib import resources
 from importlib.metadata import version
 from pathlib import Path
@@ -19,10 +19,12 @@ import structlog
 from agi_app.ami import AmiError, AmiLink, AmiRefused
 from agi_app.authorise import authorise_route
 from agi_app.fastagi import FastAgiServer
-from ari_handlers.client import AriError, AriSettings, Client
+from ari_handlers.client import AriSettings, Client
 from ari_handlers.dial import DialRules, Dials, LeaseNotSet
+from ari_handlers.owned import Endpoints, OwnCalls, OwnRules
 from ari_handlers.probe import probe_ari
 from ari_handlers.queues import CallQueues
+from ari_handlers.resources import AriError
 from fairdial import logs
 from fairdial.clock import SystemClock
 from fairdial.config import Config
@@ -31,14 +33,14 @@ from fairdial.console.control import ControlServer, NotRunning, ask
 from fairdial.console.operations import CallRow, OperationError, Operations
 from fairdial.desk import Desk, DeskRules
 from fairdial.doctor import PROBE_WITHIN_S, Ailment, Finding, Probe, examine
-from fairdial.ledger.contract import Grant, LedgerError
+from fairdial.ledger.contract import Grant, LedgerError, PublishedPolicy
 from fairdial.ledger.sqlite import SqliteLedger
 from fairdial.policy.book import PolicyBook
 from fairdial.policy.cards import RateCard
-from fairdial.policy.decide import GrantRules
 from fairdial.policy.document import PolicyError, parse_policy
 from fairdial.policy.numbers import Numbering
 from fairdial.policy.prefixes import PrefixTable
+from fairdial.policy.sizing import GrantRules
 from fairdial.reconcile import reconcile
 
 log = structlog.get_logger(__name__)
@@ -62,6 +64,18 @@ def load_policies(folder: Path) -> PolicyBook:
         raise
     except ValueError as error:
         raise StartError(f"{folder}: {error}") from error
+
+
+def with_published(book: PolicyBook, published: Iterable[PublishedPolicy]) -> PolicyBook:
+    """The folder's policies and those that were published. Raises StartError where they contradict."""
+    for each in published:
+        try:
+            book = book.with_published(parse_policy(each.text, f"published {each.name}"))
+        except ValueError as error:
+            raise StartError(
+                f"policy {each.name} {each.version} was published, and the folder says otherwise: {error}"
+            ) from error
+    return book
 
 
 def load_numbering(prefixes: Path | None) -> Numbering:
@@ -88,6 +102,7 @@ async def open_desk(config: Config) -> AsyncIterator[Desk]:
     ledger = await SqliteLedger.open(config.store.path)
     desk = Desk(ledger, policies, numbering, SystemClock(), desk_rules(config))
     try:
+        desk.policies = with_published(policies, await ledger.published())
         desk.cards = {
             card.name: RateCard.parse(card.text, card.name, card.currency, f"card {card.name}")
             for card in await ledger.cards()
@@ -128,13 +143,21 @@ class Service:
             self._clock,
             DialRules(config.desk.renew_lead_s),
         )
+        self.own = OwnCalls(
+            self.client,
+            self.dials,
+            self._clock,
+            OwnRules(Endpoints(config.calls.public, config.calls.line), config.switch, config.calls.ring_s),
+        )
         self.agi = FastAgiServer(
             {"authorise": authorise_route(self.dials.begin)},
             host=config.agi.host,
             port=config.agi.port,
             allowed_peers=config.agi.allowed_peers,
         )
-        self.operations = Operations(desk, calls=self._calls, hang_up=self.dials.hangup, status=self._status)
+        self.operations = Operations(
+            desk, calls=self._calls, hang_up=self.dials.hangup, cut=self.dials.cut, status=self._status
+        )
         self._control = ControlServer(config.control, self.operations)
         self._reconciling = asyncio.Lock()
         self._reconciler: asyncio.Task[None] | None = None
@@ -160,6 +183,7 @@ class Service:
         if self._reconciler is not None:
             self._reconciler.cancel()
             await asyncio.gather(self._reconciler, return_exceptions=True)
+        await self.own.stop()
         await self._queues.stop(STOP_WITHIN_S)
         await self.agi.stop()
         await self.client.stop()

@@ -25,6 +25,7 @@ from typing import IO
 from testbed.configuration import DEFAULT_LINES, LOOPBACK, Line, Ports, Settings, write
 from testbed.installation import Installation, TestbedError, remove_tree
 from testbed.ports import free_ports
+from testbed.tls import certificate_path, make_certificate
 
 START_ATTEMPTS = 3
 READY_TIMEOUT_S = 20.0
@@ -49,7 +50,7 @@ class Switch:
         self.ami_secret = settings.ami_secret
         self.sip_host = settings.sip_host
         ports = settings.ports
-        self.ami_port, self.sip_port = ports.ami, ports.sip
+        self.ami_port, self.sip_port, self.sip_tls_port = ports.ami, ports.sip, ports.sip_tls
         self.carrier_port, self.agi_port = ports.carrier, ports.agi
         self.ari_url = f"http://{LOOPBACK}:{ports.http}/ari"
         self._process: asyncio.subprocess.Process | None = None
@@ -67,6 +68,7 @@ class Switch:
         sip_host: str = LOOPBACK,
         log_levels: str = "notice,warning,error",
         agi_global: str = "FAIRDIAL_AGI_PORT",
+        tls: bool = False,
         ready_timeout_s: float = READY_TIMEOUT_S,
     ) -> AsyncIterator[Switch]:
         """Run a switch with the dialplan `extensions` until the block ends.
@@ -74,13 +76,14 @@ class Switch:
         `files` (name to content) are written beside extensions.conf, for `#include`, and replace any other
         configuration file of the same name. Calls from `lines` start in their contexts, calls from the carrier in
         `carrier_context`. The dialplan finds the reserved AGI port in the global variable `agi_global`, and the
-        carrier's in `TESTBED_CARRIER_PORT`. `sip_host` is the address that phones use. The switch ends when the
-        calling process does, and when the calling thread does.
+        carrier's in `TESTBED_CARRIER_PORT`. `sip_host` is the address that phones use; with `tls` it
+        takes calls over TLS too, on `sip_tls_port`. The switch ends when the calling process does, and when the
+        calling thread does.
         Raises `TestbedError` where the switch is not up after `ready_timeout_s`.
         """
         for attempt in range(1, START_ATTEMPTS + 1):
             settings = Settings(
-                ports=Ports(*free_ports(5)),
+                ports=Ports(*free_ports(6)),
                 extensions=extensions,
                 lines=tuple(lines),
                 files=dict(files or {}),
@@ -92,9 +95,12 @@ class Switch:
                 sip_host=sip_host,
                 log_levels=log_levels,
                 agi_global=agi_global,
+                tls=tls,
             )
             with _own_directory(installation) as directory:
                 write(installation, directory, settings)
+                if tls:
+                    await make_certificate(certificate_path(directory), sip_host)
                 switch = cls(installation, directory, settings)
                 try:
                     await switch._launch(ready_timeout_s)

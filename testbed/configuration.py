@@ -16,6 +16,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from testbed.installation import Installation, TestbedError
+from testbed.tls import certificate_path
 
 LOOPBACK = "127.0.0.1"
 
@@ -142,6 +143,7 @@ class Ports:
     http: int
     ami: int
     sip: int
+    sip_tls: int
     carrier: int
     agi: int
 
@@ -162,6 +164,7 @@ class Settings:
     sip_host: str = LOOPBACK
     log_levels: str = "notice,warning,error"
     agi_global: str = "FAIRDIAL_AGI_PORT"
+    tls: bool = False
 
 
 def write(installation: Installation, directory: Path, settings: Settings) -> None:
@@ -176,7 +179,7 @@ def write(installation: Installation, directory: Path, settings: Settings) -> No
         "http.conf": _http(settings),
         "ari.conf": _ari(settings),
         "manager.conf": _ami(settings),
-        "pjsip.conf": _pjsip(settings),
+        "pjsip.conf": _pjsip(installation, directory, settings),
         "rtp.conf": f"[general]\nrtpstart={RTP_FIRST_PORT}\nrtpend={RTP_LAST_PORT}\nstrictrtp=no\n",
         "cdr.conf": _cdr(),
         "voicemail.conf": _voicemail(settings.lines),
@@ -285,13 +288,14 @@ def _extensions(settings: Settings) -> str:
     )
 
 
-def _pjsip(settings: Settings) -> str:
+def _pjsip(installation: Installation, directory: Path, settings: Settings) -> str:
     sections = [
         # By user first: all phones of the testbed share the loopback address.
         "[global]\ntype=global\nendpoint_identifier_order=username,auth_username,ip\n"
         "user_agent=switch\nkeep_alive_interval=0\n",
         "[system]\ntype=system\ntimer_t1=500\ndisable_tcp_switch=yes\n",
         f"[udp]\ntype=transport\nprotocol=udp\nbind={settings.sip_host}:{settings.ports.sip}\n",
+        _tls_transport(installation.inside(certificate_path(directory)), settings) if settings.tls else "",
         _endpoint(
             Line(
                 "carrier",
@@ -305,6 +309,13 @@ def _pjsip(settings: Settings) -> str:
         *(_endpoint(line, settings) for line in settings.lines),
     ]
     return "".join(sections)
+
+
+def _tls_transport(certificate: str, settings: Settings) -> str:
+    return (
+        f"[tls]\ntype=transport\nprotocol=tls\nbind={settings.sip_host}:{settings.ports.sip_tls}\n"
+        f"cert_file={certificate}\npriv_key_file={certificate}\nmethod=tlsv1_2\n"
+    )
 
 
 def _endpoint(line: Line, settings: Settings) -> str:

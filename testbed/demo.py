@@ -1,7 +1,8 @@
 """The demonstration: real calls through a real Asterisk, each held against what should become of it.
 
-`python -m testbed.demo` places them, prints one table and ends by itself; status 0 only if every call ended
-as it should. `--stay` leaves switch, carrier and FairDial up instead, for a softphone.
+`python -m testbed.demo` places them for each voice clause of the published policies, prints a table for each account
+and ends by itself; status 0 only if every call ended as it should. `--stay` leaves switch, carrier and FairDial up
+instead, for a softphone. The accounts are those of `testbed.world`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import tempfile
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -24,170 +26,408 @@ from rich.text import Text
 
 from fairdial.main import load_numbering
 from fairdial.policy.numbers import Habit
+from testbed import world
 from testbed.asterisk import Switch
-from testbed.configuration import LOOPBACK, Line
+from testbed.configuration import LOOPBACK
 from testbed.installation import TestbedError, obtain
-from testbed.server import Server, dialplan
+from testbed.server import Server
 from testbed.sipp import CallOutcome, Carrier, place_call
 from testbed.switch import describe
 
-ANSWERED = "02079460100"
 TOLERANCE_S = 1.0
+CALL_WITHIN_S = 20.0
+WIDTH = 190
 # Columns of Asterisk's Master.csv (cdr_csv.c).
 CDR_DST, CDR_CHANNEL, CDR_USERFIELD = 2, 5, 17
 
-ACCOUNTS = {
-    "flat": ("kryptotel", ("alice",)),
-    "scarce": ("quota", ("bob", "carol")),
-    "brief": ("short", ("dave",)),
-}
+LONDON, BERLIN, MADRID, TOKYO = "02079460100", "00493012345678", "0034911234567", "0081312345678"
+PREMIUM, NON_GEOGRAPHIC, INVALID, VOICEMAIL = "09098790000", "03001234567", "0207", "*97"
 
 
 @dataclass(frozen=True)
 class Expected:
-    """What should become of a call. talk_s None: it is not answered. decision None: FairDial is not asked."""
+    """What should become of a call.
+
+    line: the one that pays. decision None: FairDial is not asked. talk_s None: the call is not answered. metered:
+    seconds by allowance, or in all where no allowance counts them. charge: amount, currency and clause. caller: who
+    calls where it is not the line. during: a call while this one is up. suspend: the account is suspended after talk_s.
+    """
 
     what: str
     line: str
     number: str
     decision: str | None
     reason: str
-    status: int
+    clause: str = ""
+    status: int = 200
     talk_s: float | None = None
-    ended_by: str = "none"
-    metered_s: int | None = None
+    cut: bool = False
+    metered: str = ""
+    charge: str = ""
+    caller: str | None = None
+    during: Expected | None = None
+    suspend: bool = False
 
     @property
     def end(self) -> str:
         """The end in words."""
-        return _end(self.status, self.talk_s, self.ended_by)
+        return _end(self.status, self.talk_s, self.cut)
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What became of it: the phone's outcome, FairDial's decision and the ledger's seconds."""
+    """What became of it: the phone's outcome, FairDial's decision, the ledger's seconds and charges."""
 
     outcome: CallOutcome
     number_class: str
     decision: str | None
     reason: str
-    metered_s: int | None
+    clause: str = ""
+    metered: str = ""
+    charge: str = ""
 
     @property
     def end(self) -> str:
         """The end in words."""
         talk_s = self.outcome.talk_s if self.outcome.answered else None
-        return _end(self.outcome.final_status, talk_s, self.outcome.ended_by)
+        return _end(self.outcome.final_status, talk_s, self.outcome.ended_by == "far_end")
 
 
-def _end(status: int, talk_s: float | None, ended_by: str) -> str:
+Row = tuple[Expected, Seen]
+
+
+def _end(status: int, talk_s: float | None, cut: bool) -> str:
     if talk_s is None:
         return f"refused {status}"
-    who = {"caller": "caller hangs up", "far_end": "cut by the switch"}.get(ended_by, ended_by)
-    return f"{who}, {talk_s:.1f} s"
+    return f"{'cut' if cut else 'hangs up'}, {talk_s:.1f} s"
 
 
 def as_expected(expected: Expected, seen: Seen) -> bool:
     """Whether a call ended as it should."""
     outcome = seen.outcome
-    if (seen.decision, seen.reason, outcome.final_status) != (
+    told = (seen.decision, seen.reason, seen.clause, outcome.final_status, seen.metered, seen.charge)
+    if told != (
         expected.decision,
         expected.reason,
+        expected.clause,
         expected.status,
+        expected.metered,
+        expected.charge,
     ):
         return False
-    if outcome.answered != (expected.talk_s is not None) or seen.metered_s != expected.metered_s:
-        return False
-    if expected.talk_s is None:
-        return True
-    return outcome.ended_by == expected.ended_by and abs(outcome.talk_s - expected.talk_s) <= TOLERANCE_S
+    if expected.talk_s is None or not outcome.answered:
+        return (expected.talk_s is None) is not outcome.answered
+    ended_by = "far_end" if expected.cut else "caller"
+    return outcome.ended_by == ended_by and abs(outcome.talk_s - expected.talk_s) <= TOLERANCE_S
 
 
-ALLOWED = (
-    Expected("a normal number", "alice", ANSWERED, "allow", "covered", 200, 2, "caller", metered_s=2),
-    Expected("a premium number", "alice", "09098790000", "refuse", "class_not_covered", 403),
-    Expected("a non-geographic number", "alice", "03001234567", "refuse", "class_not_covered", 403),
-    Expected("a country outside the plan", "alice", "0081312345678", "refuse", "country_not_covered", 403),
-    Expected("an invalid number", "alice", "0207", "refuse", "number_invalid", 484),
-    Expected("an emergency number", "alice", "999", None, "emergency", 200, 2, "caller"),
-    Expected(
-        "a call with a limit of 3 s", "dave", ANSWERED, "allow", "covered", 200, 3, "far_end", metered_s=3
+def _talk(
+    what: str,
+    line: str,
+    number: str,
+    reason: str,
+    clause: str,
+    talk_s: float,
+    metered: str,
+    charge: str = "",
+    *,
+    cut: bool = False,
+    caller: str | None = None,
+    during: Expected | None = None,
+    suspend: bool = False,
+) -> Expected:
+    return Expected(
+        what,
+        line,
+        number,
+        "allow",
+        reason,
+        clause,
+        talk_s=talk_s,
+        cut=cut,
+        metered=metered,
+        charge=charge,
+        caller=caller,
+        during=during,
+        suspend=suspend,
+    )
+
+
+def _refused(what: str, line: str, number: str, reason: str, clause: str, status: int = 403) -> Expected:
+    return Expected(what, line, number, "refuse", reason, clause, status)
+
+
+def _emergency(line: str, number: str = "999", what: str = "emergency") -> Expected:
+    return Expected(what, line, number, None, "emergency", talk_s=1)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Calls of one account, one after the other. Scenes run at the same time: no account is in two of them."""
+
+    account: str
+    calls: tuple[Expected, ...]
+
+
+SCENES = (
+    Scene(
+        "kryptotel",
+        (
+            _talk("K1 a country bought", "alice", LONDON, "covered", "K1", 2, "voice 2"),
+            _talk("K1 another one", "alice", BERLIN, "covered", "K1", 2, "voice 2"),
+            _refused("K2 premium", "alice", PREMIUM, "class_not_covered", "K2"),
+            _refused("K2 non-geographic", "alice", NON_GEOGRAPHIC, "class_not_covered", "K2"),
+            _refused("an invalid number", "alice", INVALID, "number_invalid", "always", 484),
+            _talk("K4 on credit", "alice", MADRID, "by_credit", "K4", 3, "3", "0.08 EUR K4"),
+            _talk("K4 dialled again", "alice", MADRID, "by_credit", "K4", 3, "3", "0.08 EUR K4"),
+            _talk("K4 to the last cent", "alice", MADRID, "by_credit", "K4", 2, "2", "0.07 EUR K4", cut=True),
+            _refused("K4 no credit left", "alice", MADRID, "credit_too_low", "K4"),
+            _emergency("alice"),
+        ),
+    ),
+    Scene(
+        "kryptotel-small",
+        (
+            _talk("K3 the longest call", "dave", LONDON, "covered", "K1", 3, "voice 3", cut=True),
+            _talk("K3 dialled again", "dave", LONDON, "covered", "K1", 2, "voice 2"),
+            _talk("K12 suspended", "dave", LONDON, "covered", "K1", 1, "voice 1", cut=True, suspend=True),
+            _refused("K12 is suspended", "dave", LONDON, "account_suspended", "K12"),
+            _emergency("dave", "112", "suspended, emergency"),
+        ),
+    ),
+    Scene(
+        "acceptable-use",
+        (
+            _talk("A4 shows its number", "erin", LONDON, "within_allowance", "A8", 1, "day 1"),
+            _refused("A4 shows another's", "eve", LONDON, "caller_not_own", "A4"),
+            _refused("A1 premium", "erin", PREMIUM, "class_not_covered", "A1"),
+            _emergency("eve", what="another's, emergency"),
+        ),
+    ),
+    Scene(
+        "acceptable-use-small",
+        (
+            _talk("A8 the longest call", "frank", LONDON, "within_allowance", "A8", 3, "day 3", cut=True),
+            _talk("A8 a shorter one", "frank", LONDON, "within_allowance", "A8", 1, "day 1"),
+            _emergency("frank"),
+        ),
+    ),
+    Scene(
+        "redconnect",
+        (
+            _talk("R1 local", "grace", LONDON, "within_allowance", "R1", 2, "voice 2"),
+            _talk("R1 international", "grace", TOKYO, "within_allowance", "R1", 2, "voice 2"),
+            _refused("R1 premium", "grace", PREMIUM, "class_not_covered", "R1"),
+            _emergency("grace"),
+        ),
+    ),
+    Scene(
+        "redconnect-small",
+        (
+            _talk(
+                "R1 inbound",
+                "henry",
+                "442079460203",
+                "within_allowance",
+                "R1",
+                2,
+                "voice 2",
+                caller="carrier",
+            ),
+            _talk("R1 outbound", "henry", LONDON, "within_allowance", "R1", 2, "voice 2"),
+            _talk("R2 voicemail", "henry", VOICEMAIL, "not_counted", "R2", 1, "0"),
+            _talk(
+                "R3 passes the limit",
+                "henry",
+                LONDON,
+                "within_allowance",
+                "R1",
+                4,
+                "voice 1, past 3",
+                "0.04 USD R3",
+            ),
+            _talk("R3 past it", "henry", LONDON, "past_allowance", "R3", 2, "past 2", "0.04 USD R3"),
+            _emergency("henry"),
+        ),
+    ),
+    Scene(
+        "voxdirect",
+        (
+            _talk("V1 a country of the plan", "iris", LONDON, "within_allowance", "V1", 2, "voice 2"),
+            _talk("V1 another one", "iris", BERLIN, "within_allowance", "V1", 2, "voice 2"),
+            _refused("V1 outside the plan", "iris", TOKYO, "country_not_covered", "V1"),
+            _emergency("iris"),
+        ),
+    ),
+    Scene(
+        "voxdirect-small",
+        (
+            _talk("V6 callback", "ivan", world.CALLBACK + LONDON, "within_allowance", "V6", 2, "voice 4"),
+            _talk(
+                "V1 a second line",
+                "ines",
+                LONDON,
+                "within_allowance",
+                "V1",
+                4,
+                "voice 2, past 2",
+                "0.02 USD V2",
+            ),
+            _talk("V2 past the limit", "ines", BERLIN, "past_allowance", "V2", 2, "past 2", "0.02 USD V2"),
+            _talk(
+                "V6 callback past it",
+                "ivan",
+                world.CALLBACK + LONDON,
+                "past_allowance",
+                "V2",
+                2,
+                "past 4",
+                "0.04 USD V2",
+            ),
+            _emergency("ivan"),
+        ),
+    ),
+    Scene(
+        "spokephone",
+        (
+            _talk("S1 outbound", "judy", LONDON, "covered", "S1", 2, "outbound 2"),
+            _talk("S1 inbound", "judy", "442079460204", "covered", "S1", 2, "inbound 2", caller="carrier"),
+            _talk("S1 internal", "judy", "101", "covered", "S1", 2, "internal 2"),
+            _refused("S8 premium", "judy", PREMIUM, "class_not_covered", "S8"),
+            _refused("S1 outside the plan", "judy", TOKYO, "country_not_covered", "S1"),
+            _emergency("judy"),
+        ),
+    ),
+    Scene(
+        "contact-centre",
+        (
+            _talk("S5 surcharge agreed", "leo", LONDON, "covered", "S1", 3, "outbound 3", "0.0005 USD S5"),
+            _emergency("leo"),
+        ),
+    ),
+    Scene(
+        "scarce",
+        (
+            _talk(
+                "the last 15 s",
+                "bob",
+                LONDON,
+                "within_allowance",
+                "Q4",
+                3,
+                "voice 3",
+                during=_refused("meanwhile", "carol", LONDON, "allowance_reserved", "Q4"),
+            ),
+            _emergency("carol"),
+        ),
     ),
 )
-HOLDER = Expected(
-    "the quota's last 15 s", "bob", ANSWERED, "allow", "within_allowance", 200, 3, "caller", metered_s=3
-)
-WHILE_HELD = Expected("a second call meanwhile", "carol", "02079460101", "refuse", "allowance_reserved", 403)
-STOPPED = (
-    Expected("FairDial stopped: a number", "alice", "02079460102", None, "fairdial_unreachable", 503),
-    Expected("FairDial stopped: emergency", "alice", "112", None, "emergency", 200, 2, "caller"),
+STOPPED = Scene(
+    "kryptotel",
+    (
+        Expected("a number", "alice", LONDON, None, "fairdial_unreachable", status=503),
+        _emergency("alice", "112"),
+    ),
 )
 
 
 class Demonstration:
     """One run on a switch of its own."""
 
-    def __init__(self, switch: Switch, carrier: Carrier, server: Server, say: Callable[[str], None]) -> None:
+    def __init__(self, switch: Switch, server: Server, say: Callable[[str], None]) -> None:
         self._switch = switch
-        self._carrier = carrier
         self._server = server
         self._say = say
         self._numbering = load_numbering(None)
-        self.rows: list[tuple[Expected, Seen]] = []
+        self.tables: list[tuple[str, list[Row]]] = []
 
     async def run(self) -> bool:
         """Place all calls; whether each ended as it should."""
-        await provision(self._server)
-        for expected in ALLOWED:
-            await self._try(expected)
-        holder = asyncio.create_task(self._try(HOLDER))
-        await self._carrier.call_when("+442079460100", answered=True, timeout_s=10)
-        await self._until_reserved()
-        await self._try(WHILE_HELD)
-        await holder
+        await world.provision(self._switch, self._server)
+        async with asyncio.TaskGroup() as group:
+            running = [(scene, group.create_task(self._play(scene))) for scene in SCENES]
+        self.tables += [(_title(scene.account), task.result()) for scene, task in running]
         await self._server.stop()
-        for expected in STOPPED:
-            await self._try(expected)
-        return all(as_expected(expected, seen) for expected, seen in self.rows)
+        self.tables.append(("FairDial is stopped: the dialplan decides", await self._play(STOPPED)))
+        return all(as_expected(expected, seen) for _, rows in self.tables for expected, seen in rows)
 
-    async def _until_reserved(self) -> None:
-        async with asyncio.timeout(10):
-            while not (await self._server.usage("scarce"))["reserved_s"]:
-                await asyncio.sleep(0.02)
+    async def _play(self, scene: Scene) -> list[Row]:
+        rows: list[Row] = []
+        for expected in scene.calls:
+            rows += await self._try(scene.account, expected)
+        return rows
 
-    async def _try(self, expected: Expected) -> None:
-        self._say(f"{expected.line} dials {expected.number}: {expected.what}")
-        limit_s = expected.talk_s if expected.ended_by == "caller" else None
-        outcome = await place_call(
-            self._switch, line=expected.line, number=expected.number, hang_up_after_s=limit_s, timeout_s=20
+    async def _try(self, account: str, expected: Expected) -> list[Row]:
+        """The call, and the one during it."""
+        self._say(f"{expected.line}: {expected.what}")
+        before = await self._known(account, expected.line)
+        limit_s = None if expected.cut else expected.talk_s
+        calling = asyncio.create_task(
+            place_call(
+                self._switch,
+                line=expected.caller or expected.line,
+                number=expected.number,
+                hang_up_after_s=limit_s,
+                timeout_s=CALL_WITHIN_S,
+            )
         )
-        self.rows.append((expected, await self._seen(expected, outcome)))
+        try:
+            others = await self._meanwhile(account, expected)
+            outcome = await calling
+        finally:
+            calling.cancel()
+        return [(expected, await self._seen(account, expected, outcome, before)), *others]
 
-    async def _seen(self, expected: Expected, outcome: CallOutcome) -> Seen:
-        record = await self._record(expected) if self._server.running else None
-        if record is None:
+    async def _meanwhile(self, account: str, expected: Expected) -> list[Row]:
+        if expected.suspend or expected.during:
+            await self._server.talking(expected.line, CALL_WITHIN_S)
+        if expected.suspend:
+            await asyncio.sleep(expected.talk_s or 0)
+            await self._server.ask("account_standing", account=account, standing="suspended")
+        return await self._try(account, expected.during) if expected.during else []
+
+    async def _seen(self, account: str, expected: Expected, outcome: CallOutcome, before: Known) -> Seen:
+        record = await self._newest(account, expected.line)
+        if record is None or record["call_id"] == before.call_id:
             # The dialplan decided by itself; the reason stands in the call's CDR.
             number = self._numbering.classify(expected.number, Habit(region="GB"))
-            return Seen(outcome, number.number_class, None, await self._reason_in_cdr(expected), None)
+            return Seen(outcome, number.number_class, None, await self._reason_in_cdr(expected))
+        decided = (record["number_class"], record["decision"], record["reason"], record["clause_id"])
+        if record["decision"] != "allow":
+            return Seen(outcome, *decided)
+        used_s = await self._used_s(record["call_id"])
+        sheet = await self._server.ask("usage", account=account)
         return Seen(
             outcome,
-            str(record["number_class"]),
-            str(record["decision"]),
-            str(record["reason"]),
-            await self._metered_s(str(record["call_id"])) if record["decision"] == "allow" else None,
+            *decided,
+            metered=_metered(before.counted, _counted(sheet)) or str(used_s),
+            charge=", ".join(
+                f"{charge['amount']} {charge['currency']} {charge['clause']['id']}"
+                for charge in sheet["charges"]
+                if charge["call"] == record["call_id"]
+            ),
         )
 
-    async def _record(self, expected: Expected) -> dict[str, object] | None:
-        rows = await self._server.ask("decisions", limit=100)
-        found = (r for r in rows if (r["line_id"], r["dialled"]) == (expected.line, expected.number))
-        return next(found, None)
+    async def _known(self, account: str, line: str) -> Known:
+        if not self._server.running:
+            return Known(None, {})
+        record = await self._newest(account, line)
+        sheet = await self._server.ask("usage", account=account)
+        return Known(record["call_id"] if record else None, _counted(sheet))
+
+    async def _newest(self, account: str, line: str) -> dict[str, Any] | None:
+        """The newest decision about a dial of that line."""
+        if not self._server.running:
+            return None
+        rows = await self._server.ask("decisions", account=account)
+        return next((row for row in rows if row["line_id"] == line), None)
 
     async def _reason_in_cdr(self, expected: Expected) -> str:
         """What the dialplan wrote into the userfield, once the record is there; "" if none comes."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(5):
                 while True:
-                    for row in csv.reader(self._switch.cdr_path.read_text().splitlines()):
+                    for row in reversed(list(csv.reader(self._switch.cdr_path.read_text().splitlines()))):
                         if (
                             row[CDR_CHANNEL].startswith(f"PJSIP/{expected.line}-")
                             and row[CDR_DST] == expected.number
@@ -196,7 +436,7 @@ class Demonstration:
                     await asyncio.sleep(0.02)
         return ""
 
-    async def _metered_s(self, call_id: str) -> int | None:
+    async def _used_s(self, call_id: str) -> int:
         """The settled seconds of a call, once they are settled."""
         async with asyncio.timeout(10):
             while True:
@@ -205,72 +445,102 @@ class Demonstration:
                     return int(grant["used_s"])
                 await asyncio.sleep(0.02)
 
-    def table(self) -> Table:
-        """All calls, expected beside seen."""
-        table = Table(title="Calls through Asterisk and FairDial", title_justify="left")
-        columns = (
-            "call",
-            "dialled",
-            "class",
-            "decision",
-            "reason",
-            "expected end",
-            "real end",
-            "metered s",
-            "",
-        )
-        for column in columns:
-            table.add_column(column, overflow="fold")
-        for expected, seen in self.rows:
-            well = as_expected(expected, seen)
-            cells = (
-                f"{expected.line}: {expected.what}",
-                expected.number,
-                seen.number_class,
-                seen.decision or "(dialplan)",
-                seen.reason,
-                expected.end,
-                seen.end,
-                "" if seen.metered_s is None else str(seen.metered_s),
-                "ok" if well else "WRONG",
-            )
-            table.add_row(*(Text(cell) for cell in cells), style=None if well else "red")
-        return table
+    def show(self, console: Console) -> None:
+        """All calls, expected beside seen; a table for each account, in columns of the same width."""
+        shown = [(title, [_cells(expected, seen) for expected, seen in rows]) for title, rows in self.tables]
+        every = [COLUMNS, *(cells for _, rows in shown for cells in rows)]
+        widths = [max(map(len, column)) for column in zip(*every, strict=True)]
+        for index, (title, rows) in enumerate(shown):
+            table = Table(title=title, title_justify="left", show_header=index == 0)
+            for column, width in zip(COLUMNS, widths, strict=True):
+                table.add_column(column, overflow="fold", width=width)
+            for cells in rows:
+                table.add_row(*map(Text, cells), style=None if cells[-1] == "ok" else "red")
+            console.print(table)
 
 
-async def provision(server: Server) -> None:
-    """The accounts of the demonstration."""
-    for account, (policy, lines) in ACCOUNTS.items():
-        await server.account(account, policy, *lines)
+@dataclass(frozen=True)
+class Known:
+    """What stood in the ledger before a call: the line's newest decision, the account's seconds by allowance."""
+
+    call_id: str | None
+    counted: dict[str, int]
 
 
-def _lines(with_passwords: bool) -> list[Line]:
-    return [
-        Line(
-            name,
-            accountcode=account,
-            context="phones",
-            password=secrets.token_urlsafe(9) if with_passwords else None,
-        )
-        for account, (_policy, names) in ACCOUNTS.items()
-        for name in names
-    ]
+def _counted(sheet: dict[str, Any]) -> dict[str, int]:
+    """Seconds by allowance, over all its lines and windows; "past" are those past any."""
+    found: dict[str, int] = {}
+    for entry in sheet["usage"]:
+        name = entry["allowance"].partition("/")[0]
+        for key, units in ((name, entry["used_units"]), ("past", entry["over_units"])):
+            found[key] = found.get(key, 0) + units
+    return found
+
+
+def _metered(before: dict[str, int], after: dict[str, int]) -> str:
+    grown = {name: units - before.get(name, 0) for name, units in after.items()}
+    return ", ".join(f"{name} {units}" for name, units in grown.items() if units)
+
+
+def _title(account: str) -> str:
+    [policy] = [customer.policy for customer in world.customers() if customer.account == account]
+    copy = world.SHRUNK.get(policy)
+    if copy is None:
+        return f"account {account}, policy {policy}"
+    numbers = ", ".join(f"{new} (published: {old})" for old, new in copy.numbers.items())
+    return f"account {account}, policy {copy.policy} with {numbers}"
+
+
+COLUMNS = (
+    "call",
+    "dialled",
+    "class",
+    "decision",
+    "reason",
+    "clause",
+    "expected end",
+    "real end",
+    "metered s",
+    "charge",
+    "",
+)
+
+
+def _cells(expected: Expected, seen: Seen) -> tuple[str, ...]:
+    """A row of the table; what is not as expected says so in its cell."""
+
+    def held(found: str | None, wanted: str | None) -> str:
+        return found or "" if found == wanted else f"{found or 'none'}, not {wanted or 'none'}"
+
+    return (
+        f"{expected.line}: {expected.what}",
+        expected.number,
+        seen.number_class,
+        held(seen.decision or "dialplan", expected.decision or "dialplan"),
+        held(seen.reason, expected.reason),
+        held(seen.clause, expected.clause),
+        expected.end,
+        seen.end,
+        held(seen.metered, expected.metered),
+        held(seen.charge, expected.charge),
+        "ok" if as_expected(expected, seen) else "WRONG",
+    )
 
 
 async def demonstrate() -> int:
     """Run it all; the exit status."""
     installation = await asyncio.to_thread(obtain, _say)
-    extensions, files = dialplan()
+    extensions, files = world.plan()
     with tempfile.TemporaryDirectory(prefix="fairdial-demo-") as directory:
         async with (
-            Switch.start(installation, extensions, files=files, lines=_lines(False)) as switch,
-            Carrier.start(switch) as carrier,
-            Server.start(switch, Path(directory)) as server,
+            Switch.start(installation, extensions, files=files, lines=world.lines()) as switch,
+            Carrier.start(switch),
+            Server.start(switch, Path(directory), policies=world.policies()) as server,
         ):
-            demonstration = Demonstration(switch, carrier, server, _say)
+            demonstration = Demonstration(switch, server, _say)
             well = await demonstration.run()
             left = await switch.no_channels()
-    Console(width=None if sys.stdout.isatty() else 190).print(demonstration.table())
+    demonstration.show(Console(width=None if sys.stdout.isatty() else WIDTH))
     if left:
         print(f"channels left over: {', '.join(left)}")
     return 0 if well and not left else 1
@@ -279,8 +549,9 @@ async def demonstrate() -> int:
 async def stay(sip_host: str) -> int:
     """Keep switch, carrier and FairDial up until Ctrl-C."""
     installation = await asyncio.to_thread(obtain, _say)
-    extensions, files = dialplan()
-    lines = _lines(True)
+    extensions, files = world.plan()
+    names = [line.name for line in world.lines()]
+    lines = world.lines({name: secrets.token_urlsafe(9) for name in names})
     ended = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, ended.set)
@@ -288,12 +559,14 @@ async def stay(sip_host: str) -> int:
         async with (
             Switch.start(installation, extensions, files=files, lines=lines, sip_host=sip_host) as switch,
             Carrier.start(switch),
-            Server.start(switch, Path(directory)) as server,
+            Server.start(switch, Path(directory), policies=world.policies()) as server,
         ):
-            await provision(server)
+            await world.provision(switch, server)
             print(describe(switch, lines))
-            for account, (policy, names) in ACCOUNTS.items():
-                print(f"  account {account} on policy {policy}: {', '.join(names)}")
+            for customer in world.customers():
+                print(
+                    f"  account {customer.account} on policy {customer.policy}: {', '.join(customer.lines)}"
+                )
             print(f"FairDial is up; its log is {server.log_path}. In another terminal:")
             print(f"  export FAIRDIAL_CONFIG={server.config_path}")
             print(

@@ -47,10 +47,12 @@ class Phone:
         scenario: str,
         *,
         port: int | None = None,
+        target: str | None = None,
         options: Sequence[str] = (),
     ) -> None:
+        """`target`: host:port that it calls, by default the switch over UDP."""
         self._sipp = switch.installation.sipp
-        self._target = f"{switch.sip_host}:{switch.sip_port}"
+        self._target = target or f"{switch.sip_host}:{switch.sip_port}"
         self._directory = directory
         self._port = port
         self._options = options

@@ -10,8 +10,12 @@ their INVITE (9.1, 17.1.1.3), the ACK of a 200 a new one (13.2.2.4).
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 from testbed.installation import TestbedError
+
+Signalling = Literal["clear", "tls", "claims-tls"]
+"""How a phone signals; "claims-tls" is in clear with a Contact that says otherwise."""
 
 # The ending of a number whose phone answers and then hangs up by itself.
 HANGS_UP = "92"
@@ -38,12 +42,17 @@ def caller(
     ring_limit_ms: int,
     talk_limit_ms: int,
     extra_headers: Mapping[str, str],
+    signalling: Signalling = "clear",
+    srtp: bool = False,
 ) -> str:
     """A phone that calls: From user and dialled number are fields 0 and 1 of the injection file.
 
     It cancels after `give_up_after_ms`, at most `ring_limit_ms`, and hangs up after `hang_up_after_ms`. A
-    conversation that lasts longer than `talk_limit_ms` is logged as `overdue` and ended.
+    conversation that lasts longer than `talk_limit_ms` is logged as `overdue` and ended. What it says over
+    `signalling` "tls" another has to carry. With `srtp` it offers encrypted media (SDES, RFC 4568) and nothing else.
     """
+    via = "TLS" if signalling == "tls" else "UDP"
+    contact = "" if signalling == "clear" else ";transport=tls"
     headers = "".join(f"      {_checked(name)}: {_checked(value)}\n" for name, value in extra_headers.items())
     give_up_ms = ring_limit_ms if give_up_after_ms is None else min(give_up_after_ms, ring_limit_ms)
     hanging_up = "overdue" if hang_up_after_ms is None or hang_up_after_ms > talk_limit_ms else "caller"
@@ -61,16 +70,16 @@ def caller(
   <nop><action>{_CLOCK}<log message="invite {_STAMP}"/></action></nop>
   <send retrans="500"><![CDATA[
       INVITE sip:[field1]@[remote_ip]:[remote_port] SIP/2.0
-      Via: SIP/2.0/UDP [local_ip]:[local_port];branch=z9hG4bK-[pid]-[call_number]-invite
+      Via: SIP/2.0/{via} [local_ip]:[local_port];branch=z9hG4bK-[pid]-[call_number]-invite
       From: <sip:[field0]@[local_ip]:[local_port]>;tag=[pid]-[call_number]
       To: <sip:[field1]@[remote_ip]:[remote_port]>
       Call-ID: [call_id]
       CSeq: 1 INVITE
-      Contact: <sip:[field0]@[local_ip]:[local_port]>
+      Contact: <sip:[field0]@[local_ip]:[local_port]{contact}>
       Max-Forwards: 70
 {headers}      Content-Type: application/sdp
       Content-Length: [len]
-{_SDP}
+{_SRTP_SDP if srtp else _SDP}
   ]]></send>
   <recv response="100" optional="true" {giving_up.replace("give_up", "unanswered")}/>
   <recv response="180" optional="true" {giving_up}><action>{_CLOCK}<log message="ringing {_STAMP}"/></action></recv>
@@ -78,7 +87,7 @@ def caller(
 {refusals}  <recv response="200" rrs="true" {giving_up}>
     <action>{_CLOCK}<log message="final {_STAMP} 200"/></action>
   </recv>
-{_ack("[branch]")}
+{_ack("[branch]", via)}
   <recv request="BYE" timeout="{hang_up_ms}" ontimeout="hang_up"><action>{_CLOCK}{_REASON}
     <log message="far_end {_STAMP} [$reason]"/></action></recv>
 {_OK_TO_REQUEST}
@@ -88,7 +97,7 @@ def caller(
   <nop><action>{_CLOCK}<log message="{hanging_up} {_STAMP}"/></action></nop>
   <send retrans="500"><![CDATA[
       BYE [next_url] SIP/2.0
-      Via: SIP/2.0/UDP [local_ip]:[local_port];branch=[branch]
+      Via: SIP/2.0/{via} [local_ip]:[local_port];branch=[branch]
       [routes]
       From: <sip:[field0]@[local_ip]:[local_port]>;tag=[pid]-[call_number]
       To: <sip:[field1]@[remote_ip]:[remote_port]>[peer_tag_param]
@@ -109,7 +118,7 @@ def caller(
   <nop><action>{_CLOCK}<log message="cancel {_STAMP}"/></action></nop>
   <send retrans="500"><![CDATA[
       CANCEL sip:[field1]@[remote_ip]:[remote_port] SIP/2.0
-      Via: SIP/2.0/UDP [local_ip]:[local_port];branch=z9hG4bK-[pid]-[call_number]-invite
+      Via: SIP/2.0/{via} [local_ip]:[local_port];branch=z9hG4bK-[pid]-[call_number]-invite
       From: <sip:[field0]@[local_ip]:[local_port]>;tag=[pid]-[call_number]
       To: <sip:[field1]@[remote_ip]:[remote_port]>
       Call-ID: [call_id]
@@ -123,7 +132,7 @@ def caller(
     <log message="final {_STAMP} 487 [$reason]"/></action></recv>
 
   <label id="refused"/>
-{_ack("z9hG4bK-[pid]-[call_number]-invite")}
+{_ack("z9hG4bK-[pid]-[call_number]-invite", via)}
   <nop next="end"><action/></nop>
 
   <label id="unanswered"/>
@@ -262,6 +271,12 @@ _SDP = """
       a=rtpmap:0 PCMU/8000
 """
 
+# The key is 30 bytes in Base64, of which nothing depends: no media is sent.
+_SRTP_SDP = (
+    _SDP.replace("RTP/AVP", "RTP/SAVP")
+    + "      a=crypto:1 AES_CM_128_HMAC_SHA1_80 inline:MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5\n"
+)
+
 _OK_TO_REQUEST = """  <send><![CDATA[
       SIP/2.0 200 OK
       [last_Via:]
@@ -301,10 +316,10 @@ def _reply(status: str, *, retransmitted: bool = False, body: str = "") -> str:
   ]]></send>"""
 
 
-def _ack(branch: str) -> str:
+def _ack(branch: str, via: str) -> str:
     return f"""  <send><![CDATA[
       ACK sip:[field1]@[remote_ip]:[remote_port] SIP/2.0
-      Via: SIP/2.0/UDP [local_ip]:[local_port];branch={branch}
+      Via: SIP/2.0/{via} [local_ip]:[local_port];branch={branch}
       From: <sip:[field0]@[local_ip]:[local_port]>;tag=[pid]-[call_number]
       To: <sip:[field1]@[remote_ip]:[remote_port]>[peer_tag_param]
       Call-ID: [call_id]

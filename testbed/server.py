@@ -52,34 +52,54 @@ class Completed:
 class Server:
     """`fairdial serve` in `directory`, for one switch. Make one with `async with Server.start(…)`."""
 
-    def __init__(self, switch: Switch, directory: Path, settings: Mapping[str, object]) -> None:
+    def __init__(
+        self,
+        switch: Switch,
+        directory: Path,
+        settings: Mapping[str, object],
+        policies: Mapping[str, str] | None = None,
+    ) -> None:
+        """Use `start`."""
         self.switch = switch
         self.directory = directory
         self.config_path = directory / "fairdial.toml"
         self.control_path = directory / "control.sock"
         self.log_path = directory / "fairdial.log"
         self._process: asyncio.subprocess.Process | None = None
+        self._write_policies(policies or {})
         self._write_config(settings)
 
     @classmethod
     @asynccontextmanager
     async def start(
-        cls, switch: Switch, directory: Path, settings: Mapping[str, object] | None = None
+        cls,
+        switch: Switch,
+        directory: Path,
+        settings: Mapping[str, object] | None = None,
+        policies: Mapping[str, str] | None = None,
     ) -> AsyncIterator[Server]:
-        """A running server until the block ends; `settings` are further lines of the configuration."""
-        server = cls(switch, directory, settings or {})
+        """A running server until the block ends.
+
+        `settings` are further lines of the configuration, `policies` further policy files (name to text) beside
+        those of the project and of the testbed.
+        """
+        server = cls(switch, directory, settings or {}, policies)
         try:
             await server.launch()
             yield server
         finally:
             await server.stop()
 
-    def _write_config(self, settings: Mapping[str, object]) -> None:
-        policies = self.directory / "policies"
-        policies.mkdir(exist_ok=True)
+    def _write_policies(self, policies: Mapping[str, str]) -> None:
+        directory = self.directory / "policies"
+        directory.mkdir(exist_ok=True)
         for folder in (PROJECT / "policies", PROJECT / "testbed" / "policies"):
             for file in folder.glob("*.toml"):
-                (policies / file.name).write_text(file.read_text())
+                (directory / file.name).write_text(file.read_text())
+        for name, text in policies.items():
+            (directory / f"{name}.toml").write_text(text)
+
+    def _write_config(self, settings: Mapping[str, object]) -> None:
         values: dict[str, object] = {
             "policies": "policies",
             "control": self.control_path.name,
@@ -226,16 +246,15 @@ class Server:
     async def usage(self, account: str) -> dict[str, int]:
         """Used and reserved seconds of an account's newest voice window."""
         entries = (await self.ask("usage", account=account))["usage"]
-        now = [entry for entry in entries if entry["used_s"] or entry["reserved_s"]] or entries
-        return (
-            {"used_s": 0, "reserved_s": 0}
-            if not now
-            else {key: now[0][key] for key in ("used_s", "reserved_s")}
-        )
+        now = [entry for entry in entries if entry["used_units"] or entry["reserved_units"]] or entries
+        if not now:
+            return {"used_s": 0, "reserved_s": 0}
+        return {"used_s": now[0]["used_units"], "reserved_s": now[0]["reserved_units"]}
 
-    async def account(self, account: str, policy: str, *lines: str) -> None:
-        """Provision an account with lines."""
-        await self.ask("account_add", account=account, policy=policy, zone="Europe/London")
+    async def account(self, account: str, policy: str, *lines: str, countries: Sequence[str] = ()) -> None:
+        """Provision an account with lines and the countries that it bought."""
+        zone = "Europe/London"
+        await self.ask("account_add", account=account, policy=policy, zone=zone, countries=countries)
         for line in lines:
             await self.ask("line_add", line=line, account=account)
 

@@ -27,7 +27,7 @@ import asyncio
 import statistics
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -36,6 +36,8 @@ from testbed import scenarios
 from testbed.asterisk import Switch
 from testbed.installation import TestbedError
 from testbed.phone import Event, Phone, scratch_directory
+from testbed.ports import LOOPBACK
+from testbed.tls import tunnel
 
 RINGS_2_S = "82"
 RINGS_4_S = "84"
@@ -246,16 +248,22 @@ async def place_call(
     give_up_after_s: float | None = None,
     timeout_s: float = 30.0,
     extra_headers: Mapping[str, str] | None = None,
+    signalling: scenarios.Signalling = "clear",
+    srtp: bool = False,
 ) -> CallOutcome:
     """Call `number` from `line` and follow the call to its end.
 
     The caller hangs up `hang_up_after_s` after the answer, or stays until the other side hangs up; it cancels
     `give_up_after_s` after the INVITE or the last provisional answer to it, at the latest after `timeout_s`. A
-    conversation may last `timeout_s`. A `line` named "carrier" places a call from the far network. When the
+    conversation may last `timeout_s`. A `line` named "carrier" places a call from the far network. `signalling`
+    "tls" needs a switch that was started with it, and `srtp`, which offers encrypted media and nothing else, an
+    endpoint that takes it. When the
     coroutine is cancelled, the phone vanishes without a farewell, as in a power cut. Raises `TestbedError` where
     the conversation lasts longer or SIPp fails.
     """
-    async with scratch_directory() as directory:
+    async with AsyncExitStack() as undo:
+        directory = await undo.enter_async_context(scratch_directory())
+        tunnel_port = await undo.enter_async_context(tunnel(switch)) if signalling == "tls" else None
         phone = _caller(
             switch,
             directory,
@@ -265,6 +273,9 @@ async def place_call(
             give_up_after_s,
             timeout_s,
             extra_headers or {},
+            tunnel_port,
+            signalling=signalling,
+            srtp=srtp,
         )
         status = await phone.run(2 * timeout_s + OVERHEAD_S, "-m", "1")
         calls, overdue = _calls_in(phone.events())
@@ -318,6 +329,10 @@ def _caller(
     give_up_after_s: float | None,
     timeout_s: float,
     extra_headers: Mapping[str, str],
+    tunnel_port: int | None = None,
+    *,
+    signalling: scenarios.Signalling = "clear",
+    srtp: bool = False,
 ) -> Phone:
     limit_ms = round(timeout_s * 1000)
     text = scenarios.caller(
@@ -326,6 +341,8 @@ def _caller(
         ring_limit_ms=limit_ms,
         talk_limit_ms=limit_ms,
         extra_headers=extra_headers,
+        signalling=signalling,
+        srtp=srtp,
     )
     for field in (*lines, *numbers):
         if not field or any(mark in field for mark in ";\r\n[]<>@ "):
@@ -337,7 +354,11 @@ def _caller(
     ]
     rows = "".join(f"{line};{number};\n" for line, number in pairs)
     (directory / "calls.csv").write_text(f"SEQUENTIAL\n{rows}")
-    return Phone(switch, directory, text, options=("-inf", "calls.csv"))
+    options = ("-inf", "calls.csv")
+    if tunnel_port is None:
+        return Phone(switch, directory, text, options=options)
+    target = f"{LOOPBACK}:{tunnel_port}"
+    return Phone(switch, directory, text, target=target, options=(*options, "-t", "t1"))
 
 
 def _cycle(lines: Sequence[str], numbers: Sequence[str]) -> int:

@@ -10,11 +10,12 @@ from fairdial.ledger.contract import Charge, Ledger
 from fairdial.policy.account import Account, Credit, Kind, Line, Options
 from fairdial.policy.book import PolicyBook
 from fairdial.policy.cards import RateCard
-from fairdial.policy.decide import Allow, GrantRules, Refuse, Verdict
+from fairdial.policy.decide import Allow, Refuse, Verdict
 from fairdial.policy.document import Policy, parse_policy
 from fairdial.policy.numbers import Numbering
 from fairdial.policy.outcomes import Reason
 from fairdial.policy.prefixes import PrefixTable
+from fairdial.policy.sizing import GrantRules
 from tests.samples import NOON_MS, RULES, SetClock
 
 PER_S, FEE, UNIT = 10_000, 100_000, 1_000_000
@@ -116,32 +117,52 @@ class Counter:
         return await self.ledger.add_credit("acme", currency, amount_micros, reference, NOON_MS)
 
     async def dial(
-        self, call_id: str = "call-1", number: str = LONDON, *, line: str = "alice", ring_s: int = 60
+        self,
+        call_id: str = "call-1",
+        number: str = LONDON,
+        *,
+        line: str = "alice",
+        ring_s: int = 60,
+        kind: Kind = Kind.OUTBOUND,
     ) -> Verdict:
         """The verdict on a dial now."""
-        outcome = await self.desk.authorise(
-            Asked(call_id, Kind.OUTBOUND, number, line, f"channel-{call_id}", ring_s)
-        )
+        outcome = await self.desk.authorise(Asked(call_id, kind, number, line, f"channel-{call_id}", ring_s))
         assert not isinstance(outcome, Failed), outcome
         return outcome
 
     async def allow(
-        self, call_id: str = "call-1", number: str = LONDON, *, line: str = "alice", ring_s: int = 60
+        self,
+        call_id: str = "call-1",
+        number: str = LONDON,
+        *,
+        line: str = "alice",
+        ring_s: int = 60,
+        kind: Kind = Kind.OUTBOUND,
     ) -> Allow:
         """A dial that must be allowed."""
-        verdict = await self.dial(call_id, number, line=line, ring_s=ring_s)
+        verdict = await self.dial(call_id, number, line=line, ring_s=ring_s, kind=kind)
         assert isinstance(verdict.decision, Allow), verdict
         return verdict.decision
 
-    async def refuse(self, call_id: str, number: str = LONDON) -> tuple[Reason, str]:
+    async def refuse(
+        self, call_id: str, number: str = LONDON, *, line: str = "alice", kind: Kind = Kind.OUTBOUND
+    ) -> tuple[Reason, str]:
         """A dial that must be refused: its reason and clause."""
-        decision = (await self.dial(call_id, number)).decision
+        decision = (await self.dial(call_id, number, line=line, kind=kind)).decision
         assert isinstance(decision, Refuse), decision
         return decision.reason, decision.clause.id
 
-    async def talk(self, call_id: str, used_s: int, number: str = LONDON, *, line: str = "alice") -> None:
+    async def talk(
+        self,
+        call_id: str,
+        used_s: int,
+        number: str = LONDON,
+        *,
+        line: str = "alice",
+        kind: Kind = Kind.OUTBOUND,
+    ) -> None:
         """A call from dial to settlement, answered at once; the clock goes on by its length."""
-        await self.allow(call_id, number, line=line)
+        await self.allow(call_id, number, line=line, kind=kind)
         await self.desk.answered(call_id, "leg", self.clock.now())
         self.clock.forward(used_s * 1000)
         await self.settle(call_id, used_s)
@@ -167,7 +188,8 @@ class Counter:
     async def charged(self) -> dict[str, tuple[int, int]]:
         """Seconds and micros that acme was charged for, by call."""
         return {
-            call: (charge.charged_s, charge.amount_micros) for call, charge in (await self.charges()).items()
+            call: (charge.charged_units, charge.amount_micros)
+            for call, charge in (await self.charges()).items()
         }
 
     async def meters(self) -> list[tuple[str, int, int, int]]:
@@ -176,5 +198,7 @@ class Counter:
             (entry.meter for entry in (await self.ledger.sheet("acme")).usage),
             key=lambda meter: (meter.window, meter.allowance),
         )
-        rows = [(meter.allowance, meter.used_s, meter.reserved_s, meter.over_s) for meter in usage]
+        rows = [
+            (meter.allowance, meter.used_units, meter.reserved_units, meter.over_units) for meter in usage
+        ]
         return [row for row in rows if any(row[1:])]

@@ -4,12 +4,13 @@ from dataclasses import replace
 
 from fairdial.clock import Moment
 from fairdial.ledger.contract import Ledger
-from fairdial.policy.account import Account, Dial, Kind, Line
-from fairdial.policy.decide import GrantRules, Verdict, decide, meters_at
+from fairdial.policy.account import Account, Dial, Kind, Line, Needs
+from fairdial.policy.decide import Verdict, decide, meters_at
 from fairdial.policy.document import Allowance, Policy, parse_policy
 from fairdial.policy.numbers import Number
 from fairdial.policy.periods import Period
 from fairdial.policy.prefixes import NumberClass
+from fairdial.policy.sizing import GrantRules
 
 NOON_MS = 1_795_262_400_000
 """2026-11-21 12:00:00 UTC."""
@@ -89,7 +90,7 @@ async def authorise(
     number = replace(LONDON, dialled=dial.dialled)
     return await ledger.authorise(
         dial,
-        lambda account: meters_at(account, deciding, dial),
+        lambda _line, account: Needs(meters_at(account, deciding, dial)),
         lambda snapshot: Verdict(number, decide(dial, number, snapshot, deciding, rules)),
     )
 

@@ -4,23 +4,47 @@ Every operation takes and returns plain JSON values, so that it means the same i
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 
 from fairdial.answer import RING_S
 from fairdial.clock import Moment
+from fairdial.console.shapes import (
+    Json,
+    account_json,
+    agreement_json,
+    card_json,
+    credit_json,
+    line_json,
+    own_number_json,
+    sheet_json,
+)
 from fairdial.desk import Asked, Desk, decision_json
-from fairdial.ledger.contract import AccountSheet, Charge, LoadedCard
-from fairdial.policy.account import Account, Credit, Kind, Line, Options, Standing
+from fairdial.ledger.contract import LoadedCard, PublishedPolicy
+from fairdial.policy import publishing
+from fairdial.policy.account import (
+    Account,
+    Agreement,
+    Consent,
+    Kind,
+    Line,
+    Options,
+    OwnNumber,
+    Standing,
+)
 from fairdial.policy.call import Ringing, State, Talking, lease_end_ms
 from fairdial.policy.cards import RateCard
-from fairdial.policy.numbers import Habit, Number
-from fairdial.policy.rating import currency_digits, decimal_text, parse_micros
-
-Json = dict[str, Any]
+from fairdial.policy.difference import difference, takes_effect
+from fairdial.policy.document import parse_policy
+from fairdial.policy.lint import Severity, lint
+from fairdial.policy.numbers import Habit
+from fairdial.policy.periods import zone_named
+from fairdial.policy.rating import currency_digits, parse_micros
+from fairdial.provision import Known, read_entries
 
 
 class OperationError(Exception):
@@ -62,24 +86,40 @@ class Operations:
         *,
         calls: Callable[[], list[CallRow]] | None = None,
         hang_up: Callable[[str], Awaitable[bool]] | None = None,
+        cut: Callable[[str | None, str | None], Awaitable[int]] | None = None,
         status: Callable[[], Json] | None = None,
     ) -> None:
+        """Without `calls`, `hang_up`, `cut` and `status` no server runs here.
+
+        cut: ends the calls of an account, or of a line, and says how many were told to.
+        """
         self._desk = desk
         self._ledger = desk.ledger
         self._calls = calls
         self._hang_up = hang_up
+        self._cut = cut
         self._status = status
+        self._publishing = asyncio.Lock()
         self._by_name: Mapping[str, Callable[..., Awaitable[Any]]] = {
             "account_add": self._account_add,
             "account_list": self._account_list,
             "account_show": self._account_show,
             "account_standing": self._account_standing,
+            "agreement_add": self._agreement_add,
+            "agreement_list": self._agreement_list,
+            "agreement_withdraw": self._agreement_withdraw,
+            "import": self._import,
             "subscribe": self._subscribe,
             "credit_add": self._credit_add,
             "rates_load": self._rates_load,
             "rates_list": self._rates_list,
             "line_add": self._line_add,
             "line_list": self._line_list,
+            "line_standing": self._line_standing,
+            "number_add": self._number_add,
+            "number_list": self._number_list,
+            "number_remove": self._number_remove,
+            "policy_publish": self._policy_publish,
             "usage": self._account_show,
             "check": self._check,
             "decisions": self._decisions,
@@ -102,9 +142,11 @@ class Operations:
         except TypeError as error:
             raise OperationError(f"{name}: {error}") from error
 
-    async def _account_add(self, account: str, policy: str, zone: str = "UTC", name: str = "") -> Json:
+    async def _account_add(
+        self, account: str, policy: str, zone: str = "UTC", name: str = "", **options: Any
+    ) -> Json:
         self._known_policy(policy)
-        entry = Account(account, policy, zone, name)
+        entry = Account(account, policy, zone, name, options=options_of(**options))
         await self._ledger.add_account(entry)
         return account_json(entry)
 
@@ -112,22 +154,96 @@ class Operations:
         return [account_json(account) for account in await self._ledger.accounts()]
 
     async def _account_show(self, account: str) -> Json:
-        return sheet_json(await self._ledger.sheet(account))
+        sheet = await self._ledger.sheet(account)
+        return sheet_json(sheet, self._counted_in_messages(sheet.account))
 
-    async def _account_standing(self, account: str, standing: str) -> Json:
-        return account_json(await self._ledger.set_standing(account, Standing(standing)))
+    def _counted_in_messages(self, account: Account) -> frozenset[str]:
+        """Names of the allowances of the account's policy, in any version, that do not measure talk."""
+        versions = self._desk.policies.versions(account.policy)
+        return frozenset(
+            allowance.name
+            for version in versions
+            for allowance in version.allowances
+            if not allowance.measures_talk
+        )
 
-    async def _subscribe(
-        self,
-        account: str,
-        policy: str,
-        countries: list[str] | None = None,
-        until_ms: int | None = None,
-        cycle_day: int = 1,
-    ) -> Json:
+    async def _account_standing(self, account: str, standing: str, fraud: bool = False) -> Json:
+        set_to = Standing(standing)
+        entry = await self._ledger.set_standing(account, set_to, self._desk.now_ms(), fraud=fraud)
+        return account_json(entry) | {"calls_cut": await self._cut_calls(set_to, account=account)}
+
+    async def _line_standing(self, line: str, standing: str) -> Json:
+        set_to = Standing(standing)
+        entry = await self._ledger.set_line_standing(line, set_to)
+        return line_json(entry) | {"calls_cut": await self._cut_calls(set_to, line=line)}
+
+    async def _cut_calls(
+        self, standing: Standing, *, account: str | None = None, line: str | None = None
+    ) -> int:
+        """After the ledger's step, so that no dial slips in between (K12). Without a server nothing is cut."""
+        if standing is Standing.ACTIVE or self._cut is None:
+            return 0
+        return await self._cut(account, line)
+
+    async def _number_add(self, number: str, account: str, line: str | None = None) -> Json:
+        entry = OwnNumber(number, account, line)
+        await self._ledger.add_number(entry)
+        return own_number_json(entry)
+
+    async def _number_list(self, account: str) -> list[Json]:
+        return [own_number_json(number) for number in (await self._ledger.sheet(account)).numbers]
+
+    async def _number_remove(self, number: str) -> Json:
+        await self._ledger.remove_number(number)
+        return {"number": number, "removed": True}
+
+    async def _agreement_add(self, account: str, consent: str, agreed_by: str, note: str = "") -> list[Json]:
+        entry = Agreement(account, Consent(consent), agreed_by, self._desk.now_ms(), note)
+        await self._ledger.agree(entry)
+        return [row for row in await self._agreement_list(account) if row["consent"] == consent]
+
+    async def _agreement_list(self, account: str) -> list[Json]:
+        return [agreement_json(agreement) for agreement in (await self._ledger.sheet(account)).agreements]
+
+    async def _agreement_withdraw(self, account: str, consent: str) -> Json:
+        await self._ledger.withdraw(account, Consent(consent), self._desk.now_ms())
+        return {"account": account, "consent": consent, "withdrawn": True}
+
+    async def _import(self, text: str, where: str, region: str, dry_run: bool = False) -> Json:
+        now_ms = self._desk.now_ms()
+        known = Known(self._desk.policies.names, region, now_ms)
+        # Half a second for a large file: not on the loop that answers calls.
+        entries = await asyncio.to_thread(read_entries, text, where, known)
+        new, there_already = await self._ledger.provision(
+            entries, now_ms, self._desk.lines_max, keep=not dry_run
+        )
+        return {"new": new, "there_already": there_already, "dry_run": dry_run}
+
+    async def _policy_publish(self, text: str, where: str) -> Json:
+        errors = [finding for finding in lint(text, where) if finding.severity is Severity.ERROR]
+        if errors:
+            raise OperationError("\n".join(str(finding) for finding in errors))
+        policy = parse_policy(text, where)
+        # One at a time: whether a version may be published depends on those that were.
+        async with self._publishing:
+            now_ms = self._desk.now_ms()
+            today = datetime.fromtimestamp(now_ms / 1000, UTC).date()
+            if faults := publishing.faults(policy, self._desk.policies, today):
+                raise OperationError("\n".join(f"{where}: {fault}" for fault in faults))
+            before = self._desk.policies.at(policy.name, zone_named("UTC"), now_ms)
+            await self._ledger.publish(PublishedPolicy(policy.name, policy.version, now_ms, text))
+            self._desk.policies = self._desk.policies.with_published(policy)
+        return {
+            "policy": policy.name,
+            "version": policy.version,
+            "effective": str(policy.effective),
+            "changes": [] if before is None else list(difference(before, policy)),
+            "takes_effect": takes_effect(policy),
+        }
+
+    async def _subscribe(self, account: str, policy: str, **options: Any) -> Json:
         self._known_policy(policy)
-        options = Options(frozenset(countries or ()), until_ms, cycle_day)
-        return account_json(await self._ledger.subscribe(account, policy, options))
+        return account_json(await self._ledger.subscribe(account, policy, options_of(**options)))
 
     async def _credit_add(
         self, account: str, amount: str, currency: str, reference: str, note: str = ""
@@ -156,8 +272,7 @@ class Operations:
 
     async def _line_add(self, line: str, account: str, habit: Json | None = None) -> Json:
         entry = Line(line, account, habit_of(habit or {}))
-        holder = (await self._ledger.sheet(account)).account
-        await self._ledger.add_line(entry, self._desk.lines_max(holder))
+        await self._ledger.add_line(entry, self._desk.lines_max)
         return line_json(entry)
 
     async def _line_list(self, account: str | None = None) -> list[Json]:
@@ -171,11 +286,13 @@ class Operations:
         kind: str = "outbound",
         caller: str = "",
         at_ms: int | None = None,
+        explain: bool = False,
     ) -> Json:
         asked = Asked(
             "check", Kind(kind), number, await self._line_of(account, line), "check", RING_S, caller
         )
-        return decision_json("check", await self._desk.check(asked, at_ms))
+        verdict, looked = await self._desk.explain(asked, at_ms)
+        return decision_json("check", verdict, looked if explain else None)
 
     async def _line_of(self, account: str | None, line: str | None) -> str:
         lines = await self._ledger.lines(account)
@@ -234,6 +351,18 @@ class Operations:
         return {"serving": False} if self._status is None else {"serving": True} | self._status()
 
 
+def options_of(
+    countries: Sequence[str] = (),
+    until_ms: int | None = None,
+    cycle_day: int = 1,
+    plan: str = "",
+    currency: str | None = None,
+    estimate_s: int | None = None,
+) -> Options:
+    """What was bought, out of JSON. Raises ValueError."""
+    return Options(frozenset(countries), until_ms, cycle_day, plan, currency, estimate_s)
+
+
 def habit_of(fields: Mapping[str, Any]) -> Habit:
     """A line's dialling habit out of JSON. Raises ValueError or OperationError."""
     known = set(Habit.__dataclass_fields__)
@@ -241,92 +370,3 @@ def habit_of(fields: Mapping[str, Any]) -> Habit:
     if unknown:
         raise OperationError(f"habit has no {unknown[0]!r}; known are {', '.join(sorted(known))}")
     return msgspec.convert(fields, Habit)
-
-
-def number_json(number: Number) -> Json:
-    """A classified number."""
-    return {
-        "dialled": number.dialled,
-        "e164": number.e164,
-        "class": str(number.number_class),
-        "country": number.country,
-        "high_risk": number.high_risk,
-        "source": number.source,
-        "problem": number.problem,
-    }
-
-
-def account_json(account: Account) -> Json:
-    """An account without its lines."""
-    return {
-        "account": account.id,
-        "name": account.name,
-        "policy": account.policy,
-        "zone": account.zone,
-        "standing": str(account.standing),
-        "countries": sorted(account.options.countries),
-        "until_ms": account.options.until_ms,
-        "cycle_day": account.options.cycle_day,
-    }
-
-
-def credit_json(credit: Credit) -> Json:
-    """Prepaid credit; amounts are decimal texts."""
-    return {
-        "currency": credit.currency,
-        "balance": decimal_text(credit.balance_micros),
-        "reserved": decimal_text(credit.reserved_micros),
-        "free": decimal_text(credit.free_micros),
-    }
-
-
-def charge_json(charge: Charge) -> Json:
-    """What a call cost."""
-    return {
-        "call": charge.call_id,
-        "mode": str(charge.mode),
-        "at_ms": charge.at_ms,
-        "charged_s": charge.charged_s,
-        "amount": decimal_text(charge.amount_micros),
-        "currency": charge.currency,
-        "rate": charge.rate,
-        "clause": {"policy": charge.clause.policy, "version": charge.clause.version, "id": charge.clause.id},
-    }
-
-
-def card_json(card: RateCard) -> Json:
-    """A rate card without its rows."""
-    return {"card": card.name, "currency": card.currency, "rates": len(card), "version": card.version}
-
-
-def line_json(line: Line) -> Json:
-    """A line."""
-    return {
-        "line": line.id,
-        "account": line.account_id,
-        "standing": str(line.standing),
-        "habit": asdict(line.habit),
-    }
-
-
-def sheet_json(sheet: AccountSheet) -> Json:
-    """An account with lines and usage."""
-    usage = [
-        {
-            "allowance": entry.meter.allowance,
-            "start_ms": entry.meter.window.start_ms,
-            "end_ms": entry.meter.window.end_ms,
-            "limit_s": entry.meter.limit_s,
-            "used_s": entry.meter.used_s,
-            "reserved_s": entry.meter.reserved_s,
-            "over_s": entry.meter.over_s,
-            "calls": entry.calls,
-        }
-        for entry in sheet.usage
-    ]
-    return account_json(sheet.account) | {
-        "lines": [line_json(line) for line in sheet.lines],
-        "usage": usage,
-        "credit": None if sheet.credit is None else credit_json(sheet.credit),
-        "charges": [charge_json(charge) for charge in sheet.charges],
-    }

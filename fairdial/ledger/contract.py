@@ -11,20 +11,25 @@ from typing import Protocol
 
 from fairdial.policy.account import (
     Account,
+    Agreement,
+    Consent,
     Credit,
     Dial,
     Kind,
     Line,
     MeterWindow,
+    Needs,
     Options,
+    OwnNumber,
     Snapshot,
     Standing,
 )
-from fairdial.policy.decide import Short, Sized, Verdict
+from fairdial.policy.decide import Verdict
+from fairdial.policy.sizing import Short, Sized
 from fairdial.policy.terms import Clause, Mode, Terms
 
-Plan = Callable[[Account], tuple[MeterWindow, ...]]
-"""The empty meters in whose windows a dial of that account can fall."""
+Plan = Callable[[Line, Account], Needs]
+"""What the decision about a dial of that line wants to know."""
 
 Judge = Callable[[Snapshot], Verdict]
 """Reads the number and decides; pure, run inside the store's transaction."""
@@ -32,8 +37,11 @@ Judge = Callable[[Snapshot], Verdict]
 PlanMore = Callable[["Grant", Account], tuple[MeterWindow, ...]]
 """The empty meters in whose windows the rest of a live call can fall."""
 
-Extend = Callable[["Grant", Account, Sequence[MeterWindow], Credit | None], Sized | Short | None]
-"""How much more a live grant gets, given the meters as they are; None: it has all that it can ever have."""
+Extend = Callable[["Grant", Snapshot], Sized | Short | None]
+"""How much more a live grant gets, given its payer (no line is looked up); None: it has all that it can ever have."""
+
+LinesMax = Callable[[Account], int | None]
+"""The most lines that an account may hold now; None: any number (V3)."""
 
 
 class LedgerError(Exception):
@@ -72,6 +80,14 @@ class TooMany(LedgerError):
     """The account holds as many as it may."""
 
 
+class BatchRefused(LedgerError):
+    """Entries of a batch cannot be taken, so none was. The text has one line for each: where, what, cure."""
+
+    def __init__(self, faults: Sequence[str]) -> None:
+        self.faults = tuple(faults)
+        super().__init__("\n".join(faults))
+
+
 class GrantState(StrEnum):
     """Life of a grant in the ledger. RINGING and TALKING are live; SETTLED is for ever."""
 
@@ -85,7 +101,7 @@ class Grant:
     """Seconds reserved for a dial. granted_s None: no end is held. Instants are UTC milliseconds.
 
     `leg` is the channel that answered. `used_s` is None until settled; `estimated` marks a settlement
-    whose end nobody saw.
+    whose end nobody saw. room: the session of a conference, which is the call that opened it.
     """
 
     call_id: str
@@ -105,20 +121,29 @@ class Grant:
     ended_ms: int | None = None
     used_s: int | None = None
     estimated: bool = False
-    terms: Terms | None = None
+    terms: tuple[Terms, ...] = ()
     credit_hold_micros: int = 0
     policy: str = ""
     policy_version: str = ""
+    room: str | None = None
 
     @property
     def live(self) -> bool:
         """Whether it still holds seconds."""
         return self.state is not GrantState.SETTLED
 
+    @property
+    def credit_terms(self) -> Terms | None:
+        """What it costs where prepaid credit pays for it."""
+        return next((terms for terms in self.terms if terms.mode is Mode.CREDIT), None)
+
 
 @dataclass(frozen=True, slots=True)
 class DecisionRecord:
-    """A decision as it stands in the ledger. decision: allow, refuse, or undecided (the failure rule applied)."""
+    """A decision as it stands in the ledger. decision: allow, refuse, or undecided (the failure rule applied).
+
+    flag: what was noted of a call that was let through, such as "unencrypted" (A7); "" for nothing.
+    """
 
     call_id: str
     at_ms: int
@@ -136,16 +161,20 @@ class DecisionRecord:
     clause_id: str
     granted_s: int | None
     limit_s: int | None
+    flag: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Charge:
-    """What a settled call cost. mode: overage or credit. rate: where the price comes from."""
+    """What a settled call or a message cost. rate: where the price comes from.
+
+    charged_units: seconds of talk, or messages.
+    """
 
     call_id: str
     mode: Mode
     at_ms: int
-    charged_s: int
+    charged_units: int
     amount_micros: int
     currency: str
     rate: str
@@ -159,6 +188,47 @@ class LoadedCard:
     name: str
     currency: str
     text: str
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedPolicy:
+    """A version of a policy as it was published; the text is the operator's file and never changes."""
+
+    name: str
+    version: str
+    published_ms: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Payment:
+    """Prepaid credit to add, once for each reference of an account."""
+
+    account_id: str
+    currency: str
+    amount_micros: int
+    reference: str
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Subscribing:
+    """An account to be put on a policy."""
+
+    account_id: str
+    policy: str
+    options: Options
+
+
+Provision = Account | Line | OwnNumber | Subscribing | Payment | Agreement
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One thing to provision, and where it was written: "customers.csv, line 7"."""
+
+    where: str
+    what: Provision
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +248,8 @@ class AccountSheet:
     usage: tuple[Usage, ...] = field(default_factory=tuple)
     credit: Credit | None = None
     charges: tuple[Charge, ...] = field(default_factory=tuple)
+    numbers: tuple[OwnNumber, ...] = field(default_factory=tuple)
+    agreements: tuple[Agreement, ...] = field(default_factory=tuple)
 
 
 class Ledger(Protocol):
@@ -185,6 +257,8 @@ class Ledger(Protocol):
 
     async def authorise(self, dial: Dial, plan: Plan, judge: Judge) -> Verdict:
         """Read the snapshot, decide, write the decision and, if an account's dial is allowed, the grant.
+        A message has no end to wait for: it is counted and charged at once. Who joins a conference is in it,
+        and metered, from then on.
 
         Repeated with the same dial while its grant lives: the first verdict again. Raises
         IdempotencyConflict, LedgerUnavailable. `plan` and `judge` may run in another thread, and twice.
@@ -236,15 +310,66 @@ class Ledger(Protocol):
         """
         ...
 
-    async def add_line(self, line: Line, lines_max: int | None = None) -> None:
-        """Repeating with the same contents changes nothing. lines_max: of the account, this one counted.
+    async def add_line(self, line: Line, lines_max: LinesMax | None = None) -> None:
+        """Repeating with the same contents changes nothing. lines_max: this one counted; None: no bound.
 
         Raises AlreadyExists, NotFound (account), TooMany.
         """
         ...
 
-    async def set_standing(self, account_id: str, standing: Standing) -> Account:
-        """Suspend, restore or terminate. Raises NotFound."""
+    async def add_number(self, number: OwnNumber) -> None:
+        """Give a number to an account, or to another of its lines. Repeating changes nothing.
+
+        Raises AlreadyExists (it belongs to another account), NotFound (account, or that line of it).
+        """
+        ...
+
+    async def remove_number(self, number: str) -> None:
+        """Take a number, in E.164, from its account. Raises NotFound."""
+        ...
+
+    async def agree(self, agreement: Agreement) -> None:
+        """Record an agreement; one that holds already stays as it is. Raises NotFound (account)."""
+        ...
+
+    async def withdraw(self, account_id: str, consent: Consent, at_ms: int) -> None:
+        """End an agreement; it stays on record. Raises NotFound (account, or no such agreement holds)."""
+        ...
+
+    async def set_standing(
+        self, account_id: str, standing: Standing, at_ms: int, *, fraud: bool = False
+    ) -> Account:
+        """Suspend, restore or terminate. Raises NotFound.
+
+        fraud: with TERMINATED, the credit is forfeited, what calls in progress reserve as they end; charges
+        stay owed (V8). Restoring gives no credit back.
+        """
+        ...
+
+    async def set_line_standing(self, line_id: str, standing: Standing) -> Line:
+        """Suspend, restore or terminate one line. Raises NotFound."""
+        ...
+
+    async def provision(
+        self, entries: Sequence[Entry], at_ms: int, lines_max: LinesMax | None = None, *, keep: bool = True
+    ) -> tuple[int, int]:
+        """Take all entries in their order, or none; how many are new, and how many were there already.
+
+        Each as its own step does, except that an account that exists keeps its policy and options: those come
+        from `Subscribing`. keep False: a trial, after which nothing is kept. Raises BatchRefused with every
+        entry that cannot be taken.
+        """
+        ...
+
+    async def publish(self, policy: PublishedPolicy) -> None:
+        """Keep a policy version. Repeating with the same text changes nothing.
+
+        Raises AlreadyExists (that version, with another text).
+        """
+        ...
+
+    async def published(self) -> tuple[PublishedPolicy, ...]:
+        """All published versions, by name, then in the order of publishing."""
         ...
 
     async def subscribe(self, account_id: str, policy: str, options: Options) -> Account:

@@ -5,13 +5,13 @@ Each is one transaction of the writer. What each promises stands at the method o
 
 import sqlite3
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import groupby
 from operator import itemgetter
 
 import msgspec
 
-from fairdial.ledger import reading
+from fairdial.ledger import crediting, reading, rooms
 from fairdial.ledger.contract import (
     ConstraintViolated,
     Extend,
@@ -24,13 +24,16 @@ from fairdial.ledger.contract import (
 )
 from fairdial.policy.account import (
     Dial,
+    Kind,
+    Snapshot,
 )
-from fairdial.policy.decide import Allow, Decision, Hold, Refuse, Sized, Verdict
+from fairdial.policy.decide import Allow, Decision, Refuse, Verdict
 from fairdial.policy.numbers import Number
 from fairdial.policy.outcomes import UNDECIDED, Reason
 from fairdial.policy.periods import MS_PER_S, Window, fit_s, split_s
 from fairdial.policy.prefixes import NumberClass
-from fairdial.policy.terms import Clause, Mode, credit_micros, overage_micros, seconds_past
+from fairdial.policy.sizing import Hold, Sized
+from fairdial.policy.terms import Clause, Mode, Terms, overage_micros, seconds_past, whole_micros
 
 _Stretch = tuple[int, int]
 """Seconds of a talk, counted from its answer: [from, until)."""
@@ -45,6 +48,8 @@ def authorise(db: sqlite3.Connection, dial: Dial, plan: Plan, judge: Judge) -> V
     # An emergency call holds nothing, so it has no grant that could be lost or end it.
     if isinstance(verdict.decision, Allow) and verdict.decision.account_id is not None:
         _write_grant(db, dial, verdict.decision)
+        if dial.kind is Kind.MESSAGE:
+            _count_message(db, dial)
     return verdict
 
 
@@ -64,7 +69,7 @@ def _repeat(db: sqlite3.Connection, row: sqlite3.Row, dial: Dial) -> Verdict:
     if row["decision"] != "allow":
         return Verdict(number, Refuse(Reason(row["reason"]), clause, row["account_id"]))
     grant = reading.need_grant(db, dial.call_id) if row["account_id"] is not None else None
-    if grant is not None and not grant.live:
+    if grant is not None and not grant.live and grant.kind is not Kind.MESSAGE:
         # Nothing is held for it any more, so it cannot be allowed once again.
         raise IdempotencyConflict(f"call {dial.call_id} is over; a new dial needs a new call id")
     allow = Allow(
@@ -77,14 +82,18 @@ def _repeat(db: sqlite3.Connection, row: sqlite3.Row, dial: Dial) -> Verdict:
             Hold(
                 hold["allowance"],
                 Window(hold["start_ms"], hold["end_ms"]),
-                hold["limit_s"],
-                hold["hold_s"],
+                hold["limit_units"],
+                hold["hold_units"],
                 bool(hold["over"]),
+                hold["weight"],
+                bool(hold["room"]),
             )
             for hold in reading.holds_of(db, dial.call_id)
         ),
-        grant.terms if grant else None,
+        grant.terms if grant else (),
         grant.credit_hold_micros if grant else 0,
+        row["shown"],
+        row["flag"],
     )
     return Verdict(number, allow)
 
@@ -92,7 +101,7 @@ def _repeat(db: sqlite3.Connection, row: sqlite3.Row, dial: Dial) -> Verdict:
 def _write_decision(db: sqlite3.Connection, dial: Dial, verdict: Verdict) -> None:
     number, decision = verdict.number, verdict.decision
     db.execute(
-        "INSERT INTO decisions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO decisions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             dial.call_id,
             dial.at_ms,
@@ -110,10 +119,15 @@ def _write_decision(db: sqlite3.Connection, dial: Dial, verdict: Verdict) -> Non
             decision.clause.policy,
             decision.clause.version,
             decision.clause.id,
-            decision.granted_s if isinstance(decision, Allow) else None,
-            decision.limit_s if isinstance(decision, Allow) else None,
+            *_allowed(decision),
         ),
     )
+
+
+def _allowed(decision: Decision) -> tuple[int | None, int | None, str | None, str]:
+    if isinstance(decision, Allow):
+        return decision.granted_s, decision.limit_s, decision.caller, decision.flag
+    return None, None, None, ""
 
 
 def _word(decision: Decision) -> str:
@@ -123,22 +137,36 @@ def _word(decision: Decision) -> str:
 
 
 def _write_grant(db: sqlite3.Connection, dial: Dial, allow: Allow) -> None:
+    room = _room(db, dial, str(allow.account_id)) if dial.kind is Kind.CONFERENCE else None
     db.execute(
-        "INSERT INTO grants (call_id, account_id, channel, ring_s, state, granted_s, authorised_ms, terms,"
-        " credit_hold_micros) VALUES (?, ?, ?, ?, 'ringing', ?, ?, ?, ?)",
+        "INSERT INTO grants (call_id, account_id, line_id, kind, room, channel, ring_s, state, granted_s,"
+        " authorised_ms, answered_ms, leg, terms, credit_hold_micros)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             dial.call_id,
             allow.account_id,
+            dial.line_id,
+            dial.kind,
+            room,
             dial.channel,
             dial.ring_s,
+            GrantState.RINGING if room is None else GrantState.TALKING,
             allow.granted_s,
             dial.at_ms,
-            None if allow.terms is None else msgspec.json.encode(allow.terms).decode(),
+            None if room is None else dial.at_ms,
+            None if room is None else dial.channel,
+            msgspec.json.encode(allow.terms).decode() if allow.terms else None,
             allow.credit_hold_micros,
         ),
     )
     _reserve_credit(db, str(allow.account_id), allow.credit_hold_micros)
     _reserve(db, dial.call_id, str(allow.account_id), allow.holds)
+
+
+def _room(db: sqlite3.Connection, dial: Dial, account_id: str) -> str:
+    """The session that this dial joins, or opens."""
+    joined = reading.room_of(db, account_id, dial.dialled)
+    return dial.call_id if joined is None else joined.id
 
 
 def _reserve_credit(db: sqlite3.Connection, account_id: str, hold_micros: int) -> None:
@@ -155,32 +183,35 @@ def _reserve(db: sqlite3.Connection, call_id: str, account_id: str, holds: Seque
         # the limit stored is always that of the policy, and the check of the table holds it. Only a call
         # that goes on past the limit comes there too: it finds what is used as the limit, and no room.
         db.execute(
-            "INSERT INTO meters (account_id, allowance, start_ms, end_ms, limit_s, reserved_s)"
+            "INSERT INTO meters (account_id, allowance, start_ms, end_ms, limit_units, reserved_units)"
             " VALUES (?, ?, ?, ?, ?, ?)"
-            " ON CONFLICT DO UPDATE SET reserved_s = reserved_s + excluded.reserved_s,"
-            " limit_s = CASE WHEN ? THEN max(excluded.limit_s, used_s + reserved_s) ELSE excluded.limit_s END",
+            " ON CONFLICT DO UPDATE SET reserved_units = reserved_units + excluded.reserved_units,"
+            " limit_units = CASE WHEN ? THEN max(excluded.limit_units, used_units + reserved_units)"
+            " ELSE excluded.limit_units END",
             (
                 account_id,
                 hold.allowance,
                 hold.window.start_ms,
                 hold.window.end_ms,
-                hold.limit_s,
-                hold.hold_s,
+                hold.limit_units,
+                hold.hold_units,
                 int(hold.over),
             ),
         )
         db.execute(
-            "INSERT INTO holds (call_id, account_id, allowance, start_ms, end_ms, hold_s, over)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET hold_s = hold_s + excluded.hold_s,"
-            " over = max(over, excluded.over)",
+            "INSERT INTO holds (call_id, account_id, allowance, start_ms, end_ms, hold_units, over, weight, room)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET"
+            " hold_units = hold_units + excluded.hold_units, over = max(over, excluded.over)",
             (
                 call_id,
                 account_id,
                 hold.allowance,
                 hold.window.start_ms,
                 hold.window.end_ms,
-                hold.hold_s,
+                hold.hold_units,
                 int(hold.over),
+                hold.weight,
+                int(hold.room),
             ),
         )
 
@@ -201,9 +232,13 @@ def renew(db: sqlite3.Connection, call_id: str, plan: PlanMore, extend: Extend) 
     account = reading.need_account(db, grant.account_id)
     sized = extend(
         grant,
-        account,
-        reading.filled(db, account.id, plan(grant, account)),
-        reading.credit_of(db, account.id),
+        Snapshot(
+            None,
+            account,
+            reading.filled(db, account.id, plan(grant, account)),
+            reading.credit_of(db, account.id),
+            room=None if grant.room is None else reading.room_of(db, account.id, grant.dialled),
+        ),
     )
     if not isinstance(sized, Sized) or not sized.granted_s:
         return grant
@@ -226,24 +261,28 @@ def settle(db: sqlite3.Connection, call_id: str, used_s: int, ended_ms: int, est
     if grant.granted_s is not None:
         used_s = min(used_s, grant.granted_s)
     start_ms = _talk_began_ms(grant, used_s, ended_ms, estimated)
-    endless = grant.granted_s is None
-    past: list[_Stretch] = []
-    for _, same in groupby(reading.holds_of(db, call_id), key=itemgetter("allowance")):
-        holds = list(same)
-        windows = [Window(hold["start_ms"], hold["end_ms"]) for hold in holds]
-        parts = split_s(start_ms, used_s, windows)
-        if any(hold["over"] for hold in holds):
-            past += _use_past(db, holds, parts)
-            continue
-        bounds = [None if endless or hold["limit_s"] is None else hold["hold_s"] for hold in holds]
-        for hold, part_s in zip(holds, fit_s(parts, bounds), strict=True):
-            _use(db, hold, part_s, endless)
+    past = _meter(db, grant, start_ms, used_s)
+    if grant.room is not None:
+        rooms.meter(db, grant, (start_ms, start_ms + used_s * MS_PER_S))
     _charge(db, grant, used_s, past, ended_ms)
+    _close(db, grant, used_s, ended_ms, estimated)
+    return replace(grant, state=GrantState.SETTLED, used_s=used_s, ended_ms=ended_ms, estimated=estimated)
+
+
+def _count_message(db: sqlite3.Connection, dial: Dial) -> None:
+    """A message is one unit on each of its meters, and over at once."""
+    grant = reading.need_grant(db, dial.call_id)
+    past = _meter(db, grant, dial.at_ms, 1)
+    _charge(db, grant, 1, past, dial.at_ms)
+    _close(db, grant, 0, dial.at_ms, False)
+
+
+def _close(db: sqlite3.Connection, grant: Grant, used_s: int, ended_ms: int, estimated: bool) -> None:
     db.execute(
         "UPDATE grants SET state = 'settled', used_s = ?, ended_ms = ?, estimated = ? WHERE call_id = ?",
-        (used_s, ended_ms, int(estimated), call_id),
+        (used_s, ended_ms, int(estimated), grant.call_id),
     )
-    return replace(grant, state=GrantState.SETTLED, used_s=used_s, ended_ms=ended_ms, estimated=estimated)
+    crediting.forfeit(db, grant.account_id, ended_ms)
 
 
 def _talk_began_ms(grant: Grant, used_s: int, ended_ms: int, estimated: bool) -> int:
@@ -255,82 +294,122 @@ def _talk_began_ms(grant: Grant, used_s: int, ended_ms: int, estimated: bool) ->
     return max(grant.authorised_ms, ended_ms - used_s * MS_PER_S)
 
 
-def _use(db: sqlite3.Connection, hold: sqlite3.Row, used_s: int, endless: bool) -> None:
-    key = (hold["account_id"], hold["allowance"], hold["start_ms"], hold["end_ms"])
+@dataclass(frozen=True, slots=True)
+class _Past:
+    """What of a call lies past its allowances. weight: how often each of its seconds is charged."""
+
+    stretches: tuple[_Stretch, ...] = ()
+    weight: int = 1
+
+
+def _meter(db: sqlite3.Connection, grant: Grant, start_ms: int, used_s: int) -> _Past:
+    """Write `used_s` of use from `start_ms` on the meters that the grant holds, and release the rest."""
+    endless = grant.granted_s is None
+    stretches: list[_Stretch] = []
+    weight = 1
+    own = (hold for hold in reading.holds_of(db, grant.call_id) if not hold["room"])
+    for _, same in groupby(own, key=itemgetter("allowance")):
+        holds = list(same)
+        parts = split_s(start_ms, used_s, [Window(hold["start_ms"], hold["end_ms"]) for hold in holds])
+        if any(hold["over"] for hold in holds):
+            past = _use_past(db, holds, parts)
+            stretches += past
+            weight = max(weight, holds[0]["weight"]) if past else weight
+            continue
+        bounds = [
+            None if endless or hold["limit_units"] is None else hold["hold_units"] // hold["weight"]
+            for hold in holds
+        ]
+        for hold, part_s in zip(holds, fit_s(parts, bounds), strict=True):
+            _use(db, hold, part_s * hold["weight"], endless)
+    return _Past(tuple(stretches), weight)
+
+
+def _use(db: sqlite3.Connection, hold: sqlite3.Row, used_units: int, endless: bool) -> None:
     if endless:
         # Granted without an end while the meter had no limit. If it has got one since, what was
         # talked is stored as that limit: nothing more is granted, and the check stays true.
         db.execute(
-            "UPDATE meters SET limit_s = max(limit_s, used_s + reserved_s + ?)"
+            "UPDATE meters SET limit_units = max(limit_units, used_units + reserved_units + ?)"
             " WHERE account_id = ? AND allowance = ? AND start_ms = ? AND end_ms = ?",
-            (used_s, *key),
+            (used_units, *_key(hold)),
         )
+    _write_use(db, hold, used_units, 0)
+
+
+def _write_use(db: sqlite3.Connection, hold: sqlite3.Row, used_units: int, over_units: int) -> None:
     db.execute(
-        "UPDATE meters SET reserved_s = reserved_s - ?, used_s = used_s + ?, calls = calls + ?"
+        "UPDATE meters SET reserved_units = reserved_units - ?, used_units = used_units + ?,"
+        " over_units = over_units + ?, calls = calls + ?"
         " WHERE account_id = ? AND allowance = ? AND start_ms = ? AND end_ms = ?",
-        (hold["hold_s"], used_s, 1 if used_s else 0, *key),
+        (hold["hold_units"], used_units, over_units, int(used_units + over_units > 0), *_key(hold)),
     )
     db.execute(
-        "UPDATE holds SET used_s = ? WHERE call_id = ? AND allowance = ? AND start_ms = ? AND end_ms = ?",
-        (used_s, hold["call_id"], *key[1:]),
+        "UPDATE holds SET used_units = ?, over_units = ?"
+        " WHERE call_id = ? AND allowance = ? AND start_ms = ? AND end_ms = ?",
+        (used_units, over_units if hold["over"] else None, hold["call_id"], *_key(hold)[1:]),
     )
+
+
+def _key(hold: sqlite3.Row) -> tuple[str, str, int, int]:
+    return hold["account_id"], hold["allowance"], hold["start_ms"], hold["end_ms"]
 
 
 def _use_past(db: sqlite3.Connection, holds: Sequence[sqlite3.Row], parts: Sequence[int]) -> list[_Stretch]:
     """Use an allowance past which calls go on; returns the stretches of the talk that lie past it."""
     begin_s, past = 0, []
     for hold, part_s in zip(holds, parts, strict=True):
-        included_s = part_s
-        if hold["limit_s"] is not None:
+        included_s, weight = part_s, hold["weight"]
+        if hold["limit_units"] is not None:
             # Something is held here where the allowance began to be charged while the call was up.
-            others_s = hold["meter_reserved_s"] - hold["hold_s"]
-            included_s = min(part_s, max(0, hold["limit_s"] - hold["meter_used_s"] - others_s))
+            others_units = hold["meter_reserved_units"] - hold["hold_units"]
+            room_units = max(0, hold["limit_units"] - hold["meter_used_units"] - others_units)
+            included_s = min(part_s, room_units // weight)
         over_s = part_s - included_s
-        key = (hold["account_id"], hold["allowance"], hold["start_ms"], hold["end_ms"])
-        db.execute(
-            "UPDATE meters SET reserved_s = reserved_s - ?, used_s = used_s + ?, over_s = over_s + ?,"
-            " calls = calls + ?"
-            " WHERE account_id = ? AND allowance = ? AND start_ms = ? AND end_ms = ?",
-            (hold["hold_s"], included_s, over_s, 1 if part_s else 0, *key),
-        )
-        db.execute(
-            "UPDATE holds SET used_s = ?, over_s = ?"
-            " WHERE call_id = ? AND allowance = ? AND start_ms = ? AND end_ms = ?",
-            (included_s, over_s, hold["call_id"], *key[1:]),
-        )
+        _write_use(db, hold, included_s * weight, over_s * weight)
         if over_s:
             past.append((begin_s + included_s, begin_s + part_s))
         begin_s += part_s
     return past
 
 
-def _charge(db: sqlite3.Connection, grant: Grant, used_s: int, past: Sequence[_Stretch], at_ms: int) -> None:
-    terms = grant.terms
-    if terms is None:
+def _charge(db: sqlite3.Connection, grant: Grant, used_s: int, past: _Past, at_ms: int) -> None:
+    for terms in grant.terms:
+        if terms.mode is Mode.OVERAGE:
+            charged_s, began_included = seconds_past(past.stretches)
+            # A callback is two legs, and each is billed.
+            amount_micros = past.weight * overage_micros(
+                terms, used_s, charged_s, began_included=began_included
+            )
+            _write_charge(db, grant, terms, charged_s * past.weight, amount_micros, at_ms)
+            continue
+        amount_micros = whole_micros(terms, used_s)
+        if terms.mode is Mode.CREDIT:
+            _pay_from_credit(db, grant, amount_micros, at_ms)
+        _write_charge(db, grant, terms, used_s, amount_micros, at_ms)
+
+
+def _write_charge(
+    db: sqlite3.Connection, grant: Grant, terms: Terms, charged_units: int, amount_micros: int, at_ms: int
+) -> None:
+    if not charged_units:
         return
-    if terms.mode is Mode.CREDIT:
-        charged_s, amount_micros = used_s, credit_micros(terms, used_s)
-        _pay_from_credit(db, grant, amount_micros, at_ms)
-    else:
-        charged_s, began_included = seconds_past(past)
-        amount_micros = overage_micros(terms, used_s, charged_s, began_included=began_included)
-    if charged_s:
-        db.execute(
-            "INSERT INTO charges VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                grant.call_id,
-                terms.mode,
-                grant.account_id,
-                at_ms,
-                charged_s,
-                amount_micros,
-                terms.currency,
-                terms.rate,
-                terms.clause.policy,
-                terms.clause.version,
-                terms.clause.id,
-            ),
-        )
+    db.execute(
+        "INSERT INTO charges VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            grant.call_id,
+            terms.mode,
+            grant.account_id,
+            at_ms,
+            charged_units,
+            amount_micros,
+            terms.currency,
+            terms.rate,
+            terms.clause.policy,
+            terms.clause.version,
+            terms.clause.id,
+        ),
+    )
 
 
 def _pay_from_credit(db: sqlite3.Connection, grant: Grant, amount_micros: int, at_ms: int) -> None:
@@ -340,26 +419,11 @@ def _pay_from_credit(db: sqlite3.Connection, grant: Grant, amount_micros: int, a
         (grant.credit_hold_micros, amount_micros, grant.account_id),
     )
     if amount_micros:
-        note_credit(db, grant.account_id, "call", grant.call_id, -amount_micros, at_ms, "")
-
-
-def note_credit(
-    db: sqlite3.Connection,
-    account_id: str,
-    origin: str,
-    reference: str,
-    amount_micros: int,
-    at_ms: int,
-    note: str,
-) -> None:
-    db.execute(
-        "INSERT INTO credit_entries (account_id, origin, reference, at_ms, amount_micros, balance_micros, note)"
-        " SELECT account_id, ?, ?, ?, ?, balance_micros, ? FROM credits WHERE account_id = ?",
-        (origin, reference, at_ms, amount_micros, note, account_id),
-    )
+        crediting.note_credit(db, grant.account_id, "call", grant.call_id, -amount_micros, at_ms, "")
 
 
 def release(db: sqlite3.Connection, call_id: str) -> None:
     grant = reading.find_grant(db, call_id)
-    if grant is not None and grant.state is GrantState.RINGING:
+    # Who joined a conference counts as in it at once; taken back, it never was.
+    if grant is not None and (grant.state is GrantState.RINGING or grant.room is not None):
         settle(db, call_id, 0, grant.authorised_ms, False)

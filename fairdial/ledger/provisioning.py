@@ -1,35 +1,52 @@
-"""Accounts, lines, subscriptions, credit and rate cards on SQLite.
+"""Accounts, lines, numbers, agreements, subscriptions, credit, policies and rate cards on SQLite.
 
-What each step promises stands at the method of its name in contract.py.
+What each step promises stands at the method of its name in contract.py. Those of a batch say whether they
+changed anything.
 """
 
 import sqlite3
+from collections.abc import Sequence
 from dataclasses import replace
 
 import msgspec
 
-from fairdial.ledger import granting, reading
+from fairdial.ledger import reading
 from fairdial.ledger.contract import (
     AlreadyExists,
+    BatchRefused,
     ConstraintViolated,
+    Entry,
+    LedgerError,
+    LinesMax,
     LoadedCard,
+    NotFound,
+    Payment,
+    Provision,
+    PublishedPolicy,
+    Subscribing,
     TooMany,
 )
+from fairdial.ledger.crediting import forfeit, note_credit
 from fairdial.policy.account import (
     Account,
+    Agreement,
+    Consent,
     Credit,
     Line,
     Options,
+    OwnNumber,
     Standing,
 )
 from fairdial.policy.rating import currency_digits, decimal_text
 
 
-def add_account(db: sqlite3.Connection, account: Account) -> None:
+def add_account(db: sqlite3.Connection, account: Account, *, any_subscription: bool = False) -> bool:
+    """any_subscription: one that exists may have another policy and other options."""
     row = db.execute("SELECT * FROM accounts WHERE id = ?", (account.id,)).fetchone()
     if row is None:
         db.execute(
-            "INSERT INTO accounts (id, name, policy, zone, standing, options) VALUES (?, ?, ?, ?, ?, ?)",
+            "INSERT INTO accounts (id, name, policy, zone, standing, options, fraud)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?)",
             (
                 account.id,
                 account.name,
@@ -37,34 +54,124 @@ def add_account(db: sqlite3.Connection, account: Account) -> None:
                 account.zone,
                 account.standing,
                 reading.from_options(account.options),
+                int(account.fraud),
             ),
         )
-    elif replace(reading.to_account(row), standing=account.standing) != account:
+        return True
+    kept = reading.to_account(row)
+    wanted = replace(account, standing=kept.standing, fraud=kept.fraud)
+    if any_subscription:
+        wanted = replace(wanted, policy=kept.policy, options=kept.options)
+    if kept != wanted:
         raise AlreadyExists(f"account {account.id!r} exists with other contents; choose another id")
+    return False
 
 
-def add_line(db: sqlite3.Connection, line: Line, lines_max: int | None) -> None:
-    reading.need_account(db, line.account_id)
+def add_line(db: sqlite3.Connection, line: Line, lines_max: LinesMax | None) -> bool:
+    account = reading.need_account(db, line.account_id)
     row = db.execute("SELECT * FROM lines WHERE id = ?", (line.id,)).fetchone()
     if row is None:
-        query = "SELECT count(*) FROM lines WHERE account_id = ?"
-        [held] = db.execute(query, (line.account_id,)).fetchone()
-        if lines_max is not None and held >= lines_max:
-            raise TooMany(
-                f"account {line.account_id!r} holds {held} lines, and its policy allows {lines_max}"
-            )
+        _need_room(db, account, lines_max)
         db.execute(
             "INSERT INTO lines (id, account_id, standing, habit) VALUES (?, ?, ?, ?)",
             (line.id, line.account_id, line.standing, msgspec.json.encode(line.habit).decode()),
         )
-    elif (row["account_id"], reading.to_habit(row["habit"])) != (line.account_id, line.habit):
+        return True
+    if (row["account_id"], reading.to_habit(row["habit"])) != (line.account_id, line.habit):
         raise AlreadyExists(f"line {line.id!r} exists with other contents, at account {row['account_id']!r}")
+    return False
 
 
-def set_standing(db: sqlite3.Connection, account_id: str, standing: Standing) -> Account:
+def _need_room(db: sqlite3.Connection, account: Account, lines_max: LinesMax | None) -> None:
+    most = None if lines_max is None else lines_max(account)
+    if most is None:
+        return
+    [held] = db.execute("SELECT count(*) FROM lines WHERE account_id = ?", (account.id,)).fetchone()
+    if held >= most:
+        raise TooMany(f"account {account.id!r} holds {held} lines, and its policy allows {most}")
+
+
+def add_number(db: sqlite3.Connection, number: OwnNumber) -> bool:
+    reading.need_account(db, number.account_id)
+    if number.line_id is not None:
+        _need_line_of(db, number.line_id, number.account_id)
+    row = db.execute("SELECT * FROM numbers WHERE number = ?", (number.number,)).fetchone()
+    if row is not None and row["account_id"] != number.account_id:
+        raise AlreadyExists(
+            f"number {number.number} belongs to account {row['account_id']!r}; "
+            f"take it from there with `fairdial number remove {number.number}`"
+        )
+    if row is not None and row["line_id"] == number.line_id:
+        return False
+    db.execute(
+        "INSERT INTO numbers (number, account_id, line_id) VALUES (?, ?, ?)"
+        " ON CONFLICT DO UPDATE SET line_id = excluded.line_id",
+        (number.number, number.account_id, number.line_id),
+    )
+    return True
+
+
+def _need_line_of(db: sqlite3.Connection, line_id: str, account_id: str) -> None:
+    query = "SELECT 1 FROM lines WHERE id = ? AND account_id = ?"
+    if db.execute(query, (line_id, account_id)).fetchone() is None:
+        raise NotFound(
+            f"account {account_id!r} has no line {line_id!r}; `fairdial line list {account_id}` shows its lines"
+        )
+
+
+def remove_number(db: sqlite3.Connection, number: str) -> None:
+    if not db.execute("DELETE FROM numbers WHERE number = ?", (number,)).rowcount:
+        raise NotFound(
+            f"number {number!r} belongs to no account; write it in E.164, as `fairdial number list` shows it"
+        )
+
+
+def agree(db: sqlite3.Connection, agreement: Agreement) -> bool:
+    reading.need_account(db, agreement.account_id)
+    if _holds(db, agreement.account_id, agreement.consent):
+        return False
+    db.execute(
+        "INSERT INTO agreements (account_id, consent, at_ms, agreed_by, note) VALUES (?, ?, ?, ?, ?)",
+        (agreement.account_id, agreement.consent, agreement.at_ms, agreement.agreed_by, agreement.note),
+    )
+    return True
+
+
+def withdraw(db: sqlite3.Connection, account_id: str, consent: Consent, at_ms: int) -> None:
     reading.need_account(db, account_id)
-    db.execute("UPDATE accounts SET standing = ? WHERE id = ?", (standing, account_id))
+    if not _holds(db, account_id, consent):
+        raise NotFound(f"account {account_id!r} has not agreed to {consent}; nothing is to be withdrawn")
+    # Not before it began, also where the clock was set back since.
+    db.execute(
+        "UPDATE agreements SET withdrawn_ms = max(at_ms, ?)"
+        " WHERE account_id = ? AND consent = ? AND withdrawn_ms IS NULL",
+        (at_ms, account_id, consent),
+    )
+
+
+def _holds(db: sqlite3.Connection, account_id: str, consent: Consent) -> bool:
+    return any(agreement.consent is consent for agreement in reading.agreements_of(db, account_id))
+
+
+def set_standing(
+    db: sqlite3.Connection, account_id: str, standing: Standing, at_ms: int, fraud: bool
+) -> Account:
+    if fraud and standing is not Standing.TERMINATED:
+        raise ValueError(f"an account is terminated for fraud, not {standing}; terminate it")
+    account = reading.need_account(db, account_id)
+    # Terminating it again for no reason given does not make the fraud undone.
+    fraud = standing is Standing.TERMINATED and (fraud or account.fraud)
+    db.execute("UPDATE accounts SET standing = ?, fraud = ? WHERE id = ?", (standing, int(fraud), account_id))
+    forfeit(db, account_id, at_ms)
     return reading.need_account(db, account_id)
+
+
+def set_line_standing(db: sqlite3.Connection, line_id: str, standing: Standing) -> Line:
+    row = db.execute("SELECT * FROM lines WHERE id = ?", (line_id,)).fetchone()
+    if row is None:
+        raise NotFound(f"no line {line_id!r}; `fairdial line list` shows all")
+    db.execute("UPDATE lines SET standing = ? WHERE id = ?", (standing, line_id))
+    return Line(line_id, row["account_id"], reading.to_habit(row["habit"]), standing)
 
 
 def subscribe(db: sqlite3.Connection, account_id: str, policy: str, options: Options) -> Account:
@@ -76,15 +183,8 @@ def subscribe(db: sqlite3.Connection, account_id: str, policy: str, options: Opt
     return reading.need_account(db, account_id)
 
 
-def add_credit(
-    db: sqlite3.Connection,
-    account_id: str,
-    currency: str,
-    amount_micros: int,
-    reference: str,
-    at_ms: int,
-    note: str,
-) -> Credit:
+def add_credit(db: sqlite3.Connection, payment: Payment, at_ms: int) -> bool:
+    account_id, currency, amount_micros = payment.account_id, payment.currency, payment.amount_micros
     reading.need_account(db, account_id)
     currency_digits(currency)
     before = reading.credit_of(db, account_id)
@@ -92,14 +192,8 @@ def add_credit(
         raise ValueError(
             f"account {account_id!r} holds {before.currency}; give the amount in that, not {currency}"
         )
-    earlier = db.execute(
-        "SELECT amount_micros FROM credit_entries WHERE account_id = ? AND origin = 'added' AND reference = ?",
-        (account_id, reference),
-    ).fetchone()
-    if earlier is not None:
-        if earlier["amount_micros"] != amount_micros or before is None:
-            raise AlreadyExists(f"reference {reference!r} was used for another amount; choose another one")
-        return before
+    if _was_added(db, payment):
+        return False
     free_micros = 0 if before is None else before.free_micros
     if free_micros + amount_micros < 0:
         raise ConstraintViolated(
@@ -114,10 +208,99 @@ def add_credit(
         "UPDATE credits SET balance_micros = balance_micros + ? WHERE account_id = ?",
         (amount_micros, account_id),
     )
-    granting.note_credit(db, account_id, "added", reference, amount_micros, at_ms, note)
-    after = reading.credit_of(db, account_id)
+    note_credit(db, account_id, "added", payment.reference, amount_micros, at_ms, payment.note)
+    return True
+
+
+def _was_added(db: sqlite3.Connection, payment: Payment) -> bool:
+    earlier = db.execute(
+        "SELECT amount_micros FROM credit_entries WHERE account_id = ? AND origin = 'added' AND reference = ?",
+        (payment.account_id, payment.reference),
+    ).fetchone()
+    if earlier is not None and earlier["amount_micros"] != payment.amount_micros:
+        raise AlreadyExists(
+            f"reference {payment.reference!r} was used for another amount; choose another one"
+        )
+    return earlier is not None
+
+
+def credit_after(db: sqlite3.Connection, payment: Payment, at_ms: int) -> Credit:
+    """Add credit; what the account has then."""
+    add_credit(db, payment, at_ms)
+    after = reading.credit_of(db, payment.account_id)
     assert after is not None
     return after
+
+
+def provision(
+    db: sqlite3.Connection, entries: Sequence[Entry], at_ms: int, lines_max: LinesMax | None, keep: bool
+) -> tuple[int, int]:
+    """keep False: what the batch would do, and nothing of it done."""
+    db.execute("SAVEPOINT batch")
+    try:
+        new = _provision_all(db, entries, at_ms, lines_max)
+    except BaseException:
+        _undo(db)
+        raise
+    if keep:
+        db.execute("RELEASE batch")
+    else:
+        _undo(db)
+    return new, len(entries) - new
+
+
+def _undo(db: sqlite3.Connection) -> None:
+    db.execute("ROLLBACK TO batch")
+    db.execute("RELEASE batch")
+
+
+def _provision_all(
+    db: sqlite3.Connection, entries: Sequence[Entry], at_ms: int, lines_max: LinesMax | None
+) -> int:
+    new, faults = 0, []
+    for entry in entries:
+        try:
+            new += _provide(db, entry.what, at_ms, lines_max)
+        except (LedgerError, ValueError) as error:
+            faults.append(f"{entry.where}: {error}")
+        except sqlite3.IntegrityError as error:
+            faults.append(f"{entry.where}: cannot be stored ({error}); correct it")
+    if faults:
+        raise BatchRefused(faults)
+    return new
+
+
+def _provide(db: sqlite3.Connection, what: Provision, at_ms: int, lines_max: LinesMax | None) -> bool:
+    match what:
+        case Account():
+            return add_account(db, what, any_subscription=True)
+        case Line():
+            return add_line(db, what, lines_max)
+        case OwnNumber():
+            return add_number(db, what)
+        case Subscribing(account_id, policy, options):
+            before = reading.need_account(db, account_id)
+            return subscribe(db, account_id, policy, options) != before
+        case Payment():
+            return add_credit(db, what, at_ms)
+        case Agreement():
+            return agree(db, what)
+
+
+def publish(db: sqlite3.Connection, policy: PublishedPolicy) -> None:
+    row = db.execute(
+        "SELECT text FROM policies WHERE name = ? AND version = ?", (policy.name, policy.version)
+    ).fetchone()
+    if row is None:
+        db.execute(
+            "INSERT INTO policies (name, version, published_ms, text) VALUES (?, ?, ?, ?)",
+            (policy.name, policy.version, policy.published_ms, policy.text),
+        )
+    elif row["text"] != policy.text:
+        raise AlreadyExists(
+            f"version {policy.version!r} of policy {policy.name!r} was published with another text; "
+            "give the change a version of its own"
+        )
 
 
 def load_card(db: sqlite3.Connection, card: LoadedCard, at_ms: int) -> None:

@@ -14,15 +14,22 @@ from fairdial.ledger.contract import (
     GrantState,
     NotFound,
     Plan,
+    PublishedPolicy,
     Usage,
 )
 from fairdial.policy.account import (
     Account,
+    Agreement,
+    Consent,
     Credit,
+    Identity,
     Kind,
     Line,
     MeterWindow,
+    Needs,
     Options,
+    OwnNumber,
+    Room,
     Snapshot,
     Standing,
 )
@@ -32,9 +39,9 @@ from fairdial.policy.terms import Clause, Mode, Terms
 
 # The columns are the fields of Grant, in order.
 _GRANT = """
-    SELECT g.call_id, g.account_id, d.line_id, d.kind, d.dialled, d.e164, g.channel, g.state, g.granted_s,
+    SELECT g.call_id, g.account_id, g.line_id, g.kind, d.dialled, d.e164, g.channel, g.state, g.granted_s,
            d.limit_s, g.ring_s, g.authorised_ms, g.answered_ms, g.leg, g.ended_ms, g.used_s, g.estimated,
-           g.terms, g.credit_hold_micros, d.clause_policy, d.clause_version
+           g.terms, g.credit_hold_micros, d.clause_policy, d.clause_version, g.room
       FROM grants g JOIN decisions d USING (call_id)
 """
 
@@ -44,7 +51,7 @@ CHARGES_SHOWN = 1000
 # Those of DecisionRecord.
 _DECISION = """
     SELECT call_id, at_ms, kind, line_id, account_id, dialled, e164, number_class, country, decision,
-           reason, clause_policy, clause_version, clause_id, granted_s, limit_s
+           reason, clause_policy, clause_version, clause_id, granted_s, limit_s, flag
       FROM decisions
 """
 
@@ -52,8 +59,11 @@ _DECISION = """
 def snapshot(db: sqlite3.Connection, line_id: str, plan: Plan) -> Snapshot:
     row = db.execute(
         "SELECT l.id AS line_id, l.standing AS line_standing, l.habit, a.*,"
-        " c.currency, c.balance_micros, c.reserved_micros, (SELECT count(*) FROM grants g"
-        "   WHERE g.account_id = a.id AND g.state <> 'settled') AS live_calls"
+        " c.currency, c.balance_micros, c.reserved_micros,"
+        " (SELECT count(*) FROM grants g"
+        "   WHERE g.account_id = a.id AND g.state <> 'settled') AS live_calls,"
+        " (SELECT count(*) FROM grants g"
+        "   WHERE g.line_id = l.id AND g.kind = 'inbound' AND g.state <> 'settled') AS live_inbound"
         " FROM lines l JOIN accounts a ON a.id = l.account_id LEFT JOIN credits c ON c.account_id = a.id"
         " WHERE l.id = ?",
         (line_id,),
@@ -62,29 +72,93 @@ def snapshot(db: sqlite3.Connection, line_id: str, plan: Plan) -> Snapshot:
         return Snapshot(None, None)
     account = to_account(row)
     line = Line(row["line_id"], account.id, to_habit(row["habit"]), Standing(row["line_standing"]))
-    meters = filled(db, account.id, plan(account))
-    return Snapshot(line, account, meters, _to_credit(row), row["live_calls"])
+    needs = plan(line, account)
+    return Snapshot(
+        line,
+        account,
+        filled(db, account.id, needs.meters),
+        _to_credit(row),
+        row["live_calls"],
+        row["live_inbound"],
+        frozenset(agreement.consent for agreement in agreements_of(db, account.id)),
+        _identity(db, line, needs) if needs.identity else None,
+        room_of(db, account.id, needs.room) if needs.room is not None else None,
+    )
+
+
+def _identity(db: sqlite3.Connection, line: Line, needs: Needs) -> Identity:
+    own = db.execute(
+        "SELECT 1 FROM numbers WHERE number = ? AND account_id = ?", (needs.shown, line.account_id)
+    ).fetchone()
+    # The line's own number first, then one of no line in particular.
+    instead = db.execute(
+        "SELECT number FROM numbers WHERE account_id = ? AND (line_id IS NULL OR line_id = ?)"
+        " ORDER BY line_id IS NULL, number LIMIT 1",
+        (line.account_id, line.id),
+    ).fetchone()
+    return Identity(own is not None, None if instead is None else instead["number"])
+
+
+def room_of(db: sqlite3.Connection, account_id: str, name: str) -> Room | None:
+    """The conference of that name in which somebody of the account is."""
+    row = db.execute(
+        "SELECT min(g.room) AS id, count(*) AS seats, max(g.granted_s IS NULL) AS endless,"
+        " max(g.answered_ms + g.granted_s * 1000) AS until_ms,"
+        " (SELECT min(first.authorised_ms) FROM grants first WHERE first.room = g.room) AS opened_ms"
+        " FROM grants g JOIN decisions d USING (call_id)"
+        " WHERE g.account_id = ? AND g.state <> 'settled' AND g.room IS NOT NULL AND d.dialled = ?",
+        (account_id, name),
+    ).fetchone()
+    if not row["seats"]:
+        return None
+    return Room(row["id"], row["seats"], row["opened_ms"], None if row["endless"] else row["until_ms"])
+
+
+def agreements_of(db: sqlite3.Connection, account_id: str) -> tuple[Agreement, ...]:
+    rows = db.execute(
+        "SELECT * FROM agreements WHERE account_id = ? AND withdrawn_ms IS NULL ORDER BY consent",
+        (account_id,),
+    )
+    return tuple(
+        Agreement(row["account_id"], Consent(row["consent"]), row["agreed_by"], row["at_ms"], row["note"])
+        for row in rows
+    )
+
+
+def numbers_of(db: sqlite3.Connection, account_id: str) -> tuple[OwnNumber, ...]:
+    rows = db.execute("SELECT * FROM numbers WHERE account_id = ? ORDER BY number", (account_id,))
+    return tuple(OwnNumber(row["number"], row["account_id"], row["line_id"]) for row in rows)
+
+
+def published(db: sqlite3.Connection) -> tuple[PublishedPolicy, ...]:
+    rows = db.execute("SELECT name, version, published_ms, text FROM policies ORDER BY name, published_ms")
+    return tuple(PublishedPolicy(*row) for row in rows)
 
 
 def filled(db: sqlite3.Connection, account_id: str, meters: Sequence[MeterWindow]) -> tuple[MeterWindow, ...]:
     filled = []
     for meter in meters:
         row = db.execute(
-            "SELECT used_s, reserved_s, over_s FROM meters"
+            "SELECT used_units, reserved_units, over_units FROM meters"
             " WHERE account_id = ? AND allowance = ? AND start_ms = ? AND end_ms = ?",
             (account_id, meter.allowance, meter.window.start_ms, meter.window.end_ms),
         ).fetchone()
         filled.append(
             meter
             if row is None
-            else replace(meter, used_s=row["used_s"], reserved_s=row["reserved_s"], over_s=row["over_s"])
+            else replace(
+                meter,
+                used_units=row["used_units"],
+                reserved_units=row["reserved_units"],
+                over_units=row["over_units"],
+            )
         )
     return tuple(filled)
 
 
 def holds_of(db: sqlite3.Connection, call_id: str) -> list[sqlite3.Row]:
     return db.execute(
-        "SELECT h.*, m.limit_s, m.used_s AS meter_used_s, m.reserved_s AS meter_reserved_s"
+        "SELECT h.*, m.limit_units, m.used_units AS meter_used_units, m.reserved_units AS meter_reserved_units"
         " FROM holds h JOIN meters m USING (account_id, allowance, start_ms, end_ms)"
         " WHERE call_id = ? ORDER BY allowance, start_ms, end_ms",
         (call_id,),
@@ -150,10 +224,10 @@ def sheet_of(db: sqlite3.Connection, account_id: str) -> AccountSheet:
             MeterWindow(
                 row["allowance"],
                 Window(row["start_ms"], row["end_ms"]),
-                row["limit_s"],
-                row["used_s"],
-                row["reserved_s"],
-                row["over_s"],
+                row["limit_units"],
+                row["used_units"],
+                row["reserved_units"],
+                row["over_units"],
             ),
             row["calls"],
         )
@@ -169,6 +243,8 @@ def sheet_of(db: sqlite3.Connection, account_id: str) -> AccountSheet:
         usage,
         credit_of(db, account_id),
         tuple(_to_charge(row) for row in charges),
+        numbers_of(db, account_id),
+        agreements_of(db, account_id),
     )
 
 
@@ -185,6 +261,7 @@ def to_account(row: sqlite3.Row) -> Account:
         row["name"],
         Standing(row["standing"]),
         msgspec.json.decode(row["options"], type=Options),
+        bool(row["fraud"]),
     )
 
 
@@ -198,8 +275,8 @@ def _to_credit(row: sqlite3.Row) -> Credit | None:
     return Credit(row["currency"], row["balance_micros"], row["reserved_micros"])
 
 
-def _to_terms(text: str | None) -> Terms | None:
-    return None if text is None else msgspec.json.decode(text, type=Terms)
+def _to_terms(text: str | None) -> tuple[Terms, ...]:
+    return () if text is None else msgspec.json.decode(text, type=tuple[Terms, ...])
 
 
 def _to_charge(row: sqlite3.Row) -> Charge:
@@ -207,7 +284,7 @@ def _to_charge(row: sqlite3.Row) -> Charge:
         row["call_id"],
         Mode(row["mode"]),
         row["at_ms"],
-        row["charged_s"],
+        row["charged_units"],
         row["amount_micros"],
         row["currency"],
         row["rate"],

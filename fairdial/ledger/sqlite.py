@@ -1,25 +1,33 @@
 """The ledger on SQLite: the contract's methods, each one step of the writer or one reading."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from fairdial.ledger import granting, provisioning, reading
 from fairdial.ledger.contract import (
     AccountSheet,
     DecisionRecord,
+    Entry,
     Extend,
     Grant,
     Judge,
+    LinesMax,
     LoadedCard,
+    Payment,
     Plan,
     PlanMore,
+    PublishedPolicy,
 )
 from fairdial.ledger.writer import Writer
 from fairdial.policy.account import (
     Account,
+    Agreement,
+    Consent,
     Credit,
     Dial,
     Line,
     Options,
+    OwnNumber,
     Snapshot,
     Standing,
 )
@@ -77,11 +85,46 @@ class SqliteLedger:
     async def add_account(self, account: Account) -> None:
         await self._writer.do(lambda db: provisioning.add_account(db, account))
 
-    async def add_line(self, line: Line, lines_max: int | None = None) -> None:
+    async def add_line(self, line: Line, lines_max: LinesMax | None = None) -> None:
         await self._writer.do(lambda db: provisioning.add_line(db, line, lines_max))
 
-    async def set_standing(self, account_id: str, standing: Standing) -> Account:
-        return await self._writer.do(lambda db: provisioning.set_standing(db, account_id, standing))
+    async def add_number(self, number: OwnNumber) -> None:
+        await self._writer.do(lambda db: provisioning.add_number(db, number))
+
+    async def remove_number(self, number: str) -> None:
+        await self._writer.do(lambda db: provisioning.remove_number(db, number))
+
+    async def agree(self, agreement: Agreement) -> None:
+        await self._writer.do(lambda db: provisioning.agree(db, agreement))
+
+    async def withdraw(self, account_id: str, consent: Consent, at_ms: int) -> None:
+        await self._writer.do(lambda db: provisioning.withdraw(db, account_id, consent, at_ms))
+
+    async def set_standing(
+        self, account_id: str, standing: Standing, at_ms: int, *, fraud: bool = False
+    ) -> Account:
+        return await self._writer.do(
+            lambda db: provisioning.set_standing(db, account_id, standing, at_ms, fraud)
+        )
+
+    async def set_line_standing(self, line_id: str, standing: Standing) -> Line:
+        return await self._writer.do(lambda db: provisioning.set_line_standing(db, line_id, standing))
+
+    async def provision(
+        self,
+        entries: Sequence[Entry],
+        at_ms: int,
+        lines_max: LinesMax | None = None,
+        *,
+        keep: bool = True,
+    ) -> tuple[int, int]:
+        return await self._writer.do(lambda db: provisioning.provision(db, entries, at_ms, lines_max, keep))
+
+    async def publish(self, policy: PublishedPolicy) -> None:
+        await self._writer.do(lambda db: provisioning.publish(db, policy))
+
+    async def published(self) -> tuple[PublishedPolicy, ...]:
+        return await self._writer.read(reading.published)
 
     async def subscribe(self, account_id: str, policy: str, options: Options) -> Account:
         return await self._writer.do(lambda db: provisioning.subscribe(db, account_id, policy, options))
@@ -89,11 +132,8 @@ class SqliteLedger:
     async def add_credit(
         self, account_id: str, currency: str, amount_micros: int, reference: str, at_ms: int, note: str = ""
     ) -> Credit:
-        return await self._writer.do(
-            lambda db: provisioning.add_credit(
-                db, account_id, currency, amount_micros, reference, at_ms, note
-            )
-        )
+        payment = Payment(account_id, currency, amount_micros, reference, note)
+        return await self._writer.do(lambda db: provisioning.credit_after(db, payment, at_ms))
 
     async def load_card(self, card: LoadedCard, at_ms: int) -> None:
         await self._writer.do(lambda db: provisioning.load_card(db, card, at_ms))

@@ -1,15 +1,17 @@
 """Account, line, and the snapshot that a decision sees.
 
-An account pays; it holds lines. A line is an authenticated endpoint of the switch. The snapshot is
-what the ledger knows at the moment of the dial, read in the same transaction that writes the grant.
+An account pays; it holds lines and numbers. A line is an authenticated endpoint of the switch. The snapshot
+is what the ledger knows at the moment of the dial, read in the same transaction that writes the grant.
 """
 
+import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 from fairdial.policy.numbers import Habit
 from fairdial.policy.periods import Window, zone_named
 from fairdial.policy.prefixes import COUNTRIES
+from fairdial.policy.rating import currency_digits
 
 
 class Kind(StrEnum):
@@ -40,12 +42,16 @@ class Options:
 
     countries: those that the plan was bought for, where the policy leaves them to the subscription (K1).
     until_ms: end of the period bought, None where it runs on. cycle_day: first day of the billing cycle,
-    1 to 31, the last day of shorter months.
+    1 to 31, the last day of shorter months. plan: the operator's name for what was sold. currency: in which
+    a policy that names none charges. estimate_s: talk a month that the customer declared (S2).
     """
 
     countries: frozenset[str] = frozenset()
     until_ms: int | None = None
     cycle_day: int = 1
+    plan: str = ""
+    currency: str | None = None
+    estimate_s: int | None = None
 
     def __post_init__(self) -> None:
         unknown = sorted(self.countries - COUNTRIES)
@@ -55,6 +61,10 @@ class Options:
             )
         if not 1 <= self.cycle_day <= 31:
             raise ValueError(f"cycle day {self.cycle_day} is not a day of a month; write 1 to 31")
+        if self.currency is not None:
+            currency_digits(self.currency)
+        if self.estimate_s is not None and self.estimate_s < 0:
+            raise ValueError(f"estimate of {self.estimate_s} s is below zero; write seconds a month")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +83,10 @@ class Credit:
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """Who pays. `zone` is the IANA zone in whose local midnight its periods begin."""
+    """Who pays. `zone` is the IANA zone in whose local midnight its periods begin.
+
+    fraud: terminated for fraud, so that what is left of its credit is forfeited (V8).
+    """
 
     id: str
     policy: str
@@ -81,6 +94,7 @@ class Account:
     name: str = ""
     standing: Standing = Standing.ACTIVE
     options: Options = field(default_factory=Options)
+    fraud: bool = False
 
     def __post_init__(self) -> None:
         _identifier("account", self.id)
@@ -100,6 +114,46 @@ class Line:
         _identifier("line", self.id)
 
 
+_E164 = re.compile(r"\+[1-9][0-9]{2,14}")
+
+
+@dataclass(frozen=True, slots=True)
+class OwnNumber:
+    """A number of the public network that belongs to an account, and may be shown by its lines (A4).
+
+    number: E.164. line_id: the line that it is the number of; None: of the account as a whole.
+    """
+
+    number: str
+    account_id: str
+    line_id: str | None = None
+
+    def __post_init__(self) -> None:
+        if not _E164.fullmatch(self.number):
+            raise ValueError(f"number {self.number!r} is not in E.164; write it like +442079460000")
+
+
+class Consent(StrEnum):
+    """What a customer can agree to beside the policy; a rule that needs it has no effect without."""
+
+    SURCHARGE = "surcharge"
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """An agreement that holds: who gave it, when (UTC milliseconds), and what it was about (S5)."""
+
+    account_id: str
+    consent: Consent
+    agreed_by: str
+    at_ms: int
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.agreed_by.strip():
+            raise ValueError("an agreement needs a name: say who gave it")
+
+
 def _identifier(what: str, value: str) -> None:
     plain = value.isascii() and value.isprintable() and " " not in value and '"' not in value
     if not plain or not 1 <= len(value) <= 80:
@@ -110,7 +164,11 @@ def _identifier(what: str, value: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Dial:
-    """One dial as the desk asks about it. `call_id` is the idempotency key: one per dial, not per channel."""
+    """One dial as the desk asks about it. `call_id` is the idempotency key: one per dial, not per channel.
+
+    caller: the number that the line shows, as the switch has it; "" where it shows none. encrypted: the
+    caller's leg; None where the switch did not say.
+    """
 
     call_id: str
     kind: Kind
@@ -121,23 +179,36 @@ class Dial:
     ring_s: int
     caller: str = ""
     sip_call_id: str = ""
+    encrypted: "Encrypted | None" = None
+
+
+@dataclass(frozen=True, slots=True)
+class Encrypted:
+    """Whether a leg's signalling goes over TLS and its media over SRTP (A7)."""
+
+    signalling: bool
+    media: bool
 
 
 @dataclass(frozen=True, slots=True)
 class MeterWindow:
-    """One allowance in one window, as the ledger has it. limit_s None: metered, not limited.
+    """One allowance in one window, as the ledger has it. limit_units None: metered, not limited.
 
-    allowance: the rule's name; "name/line" where each line has its own (R1).
-    over: use past the limit goes on and is charged (R3, V2); `over_s` is how much that was.
+    Units are seconds of talk, or messages. allowance: the rule's name; "name/line" where each line has its own
+    (R1). over: use past the limit goes on and is charged (R3, V2); `over_units` is how much that was. weight: how
+    many units a second of this call counts (V6). room: it counts the room's clock, once for all who are in a
+    conference (K5).
     """
 
     allowance: str
     window: Window
-    limit_s: int | None
-    used_s: int = 0
-    reserved_s: int = 0
-    over_s: int = 0
+    limit_units: int | None
+    used_units: int = 0
+    reserved_units: int = 0
+    over_units: int = 0
     over: bool = False
+    weight: int = 1
+    room: bool = False
 
     @property
     def rule(self) -> str:
@@ -145,17 +216,69 @@ class MeterWindow:
         return self.allowance.partition("/")[0]
 
     @property
+    def room_units(self) -> int | None:
+        """Unreserved units; None where there is no limit."""
+        if self.limit_units is None:
+            return None
+        return max(0, self.limit_units - self.used_units - self.reserved_units)
+
+    @property
     def room_s(self) -> int | None:
-        """Unreserved seconds; None where there is no limit."""
-        return None if self.limit_s is None else max(0, self.limit_s - self.used_s - self.reserved_s)
+        """Seconds of this call that fit into what is unreserved; None where there is no limit."""
+        room_units = self.room_units
+        return None if room_units is None else room_units // self.weight
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What a decision wants to know beside the account: meters, still empty, and whether a number is its own.
+
+    shown: the caller's number in E.164, None where it shows none. identity: whether numbers matter at all.
+    room: the conference room of the account that the dial is for.
+    """
+
+    meters: tuple[MeterWindow, ...] = ()
+    identity: bool = False
+    shown: str | None = None
+    room: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """A conference room in which somebody is. id: of its session, the call that opened it. seats: taken.
+
+    until_ms: where the longest grant of those in it ends; None: one of them has no end.
+    """
+
+    id: str
+    seats: int
+    opened_ms: int
+    until_ms: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """own: the caller shows a number of the account. instead: the line's number, or else one of the account."""
+
+    own: bool
+    instead: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What the ledger knows about the payer of a dial. live_calls: dials of the account that hold a grant."""
+    """What the ledger knows about the payer of a dial.
+
+    live_calls: dials of the account that hold a grant. live_inbound: those that came in for this line.
+    agreed: the agreements of the account that hold. identity: None where it was not asked for. room: the
+    conference that the dial is for, None where nobody is in it.
+    """
 
     line: Line | None
     account: Account | None
     meters: tuple[MeterWindow, ...] = ()
     credit: Credit | None = None
     live_calls: int = 0
+    live_inbound: int = 0
+    agreed: frozenset[Consent] = frozenset()
+    identity: Identity | None = None
+    room: Room | None = None

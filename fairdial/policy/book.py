@@ -6,6 +6,7 @@ that is effective at once, from the day on which it was published (A11), or alwa
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from itertools import chain
 from zoneinfo import ZoneInfo
 
 from fairdial.policy.document import Policy
@@ -52,6 +53,22 @@ class PolicyBook:
     def version(self, name: str, version: str) -> Policy | None:
         """One version."""
         return next((policy for policy in self.versions(name) if policy.version == version), None)
+
+    def with_published(self, policy: Policy) -> "PolicyBook":
+        """A book that has this version too; the same book where it has it already.
+
+        Raises ValueError for a version that is known with other contents. Whether it may be published at all
+        is for `publishing.faults` to say.
+        """
+        known = self.version(policy.name, policy.version)
+        if known == policy:
+            return self
+        if known is not None:
+            raise ValueError(
+                f"policy {policy.name!r} has version {policy.version!r} with other contents; "
+                "give the new text its own version"
+            )
+        return PolicyBook((*chain.from_iterable(self._versions.values()), policy))
 
 
 def _from_ms(policy: Policy, zone: ZoneInfo) -> int:

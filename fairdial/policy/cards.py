@@ -5,7 +5,6 @@ the longest prefix that has a row in force then, and of that prefix the latest r
 tariff makes of seconds, and to the caller to read the file: this module sees text.
 """
 
-import csv
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,6 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
+from fairdial.policy import csv_rows
 from fairdial.policy.prefixes import E164_DIGITS_MAX, TableError
 from fairdial.policy.rating import Increment, Tariff, currency_digits, parse_micros
 
@@ -203,33 +203,13 @@ def _instant_ms(text: str) -> int:
     return ((instant if instant.tzinfo else instant.replace(tzinfo=UTC)) - _EPOCH) // _MS
 
 
-def _rows(text: str, where: str, problems: list[str]) -> Iterator[tuple[int, list[str]]]:
+def _rows(text: str, where: str, problems: list[str]) -> Iterator[csv_rows.Row]:
     """The rows after the header, each with its line number and as many fields as the header has."""
-    lines = _lines(text, where, problems)
+    lines = csv_rows.lines(text, where, problems)
     line, header = next(lines, (1, []))
-    if tuple(header) != COLUMNS:
+    if tuple(header) == COLUMNS:
+        yield from csv_rows.as_wide_as(COLUMNS, lines, where, problems)
+    else:
         problems.append(
             f"{where}, line {line}: the header must be {','.join(COLUMNS)}: begin the card with it"
         )
-        return
-    for line, fields in lines:
-        if len(fields) == len(COLUMNS):
-            yield line, fields
-        else:
-            problems.append(
-                f"{where}, line {line}: {len(fields)} fields where {len(COLUMNS)} are wanted: "
-                f"write {','.join(COLUMNS)}, and put a field that holds a comma in quotes"
-            )
-
-
-def _lines(text: str, where: str, problems: list[str]) -> Iterator[tuple[int, list[str]]]:
-    # Line by line, so that a quote left open spoils its own line alone and line numbers stay true.
-    for number, line in enumerate(text.removeprefix("\ufeff").split("\n"), start=1):
-        if not line.strip() or line.startswith("#"):
-            continue
-        try:
-            fields = next(csv.reader((line,), strict=True))
-        except csv.Error as error:
-            problems.append(f"{where}, line {number}: {error}: close every quote on the line it begins")
-        else:
-            yield number, [field.strip() for field in fields]

@@ -1,51 +1,53 @@
 """The decision about one dial: allow it, with how many seconds, or refuse it, and on which clause.
 
-The order is fixed: emergency; the line and its account; the number; calls at once; kind, class and
-country; what is left of each allowance, or of the credit that pays instead; the longest call. The first rule that
-refuses is the reason. Nothing here reads a clock or a store, so equal inputs give equal decisions.
+The order is fixed: emergency; the line and its account; the policy; then CHECKS, one after the other; then what
+is left of each allowance, or of the credit that pays instead; the longest call. The first rule that refuses is
+the reason. Nothing here reads a clock or a store, so equal inputs give equal decisions. Leaves to `sizing.py` how
+large a grant is, to `explain.py` to tell what was looked at.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from fairdial.policy.account import Account, Dial, Kind, Line, MeterWindow, Snapshot, Standing
+from fairdial.policy.account import (
+    Account,
+    Dial,
+    Kind,
+    Line,
+    MeterWindow,
+    Snapshot,
+    Standing,
+)
 from fairdial.policy.cards import RateCard
-from fairdial.policy.document import Allowance, Meter, Pay, Policy, Scope
+from fairdial.policy.document import Allowance, Cap, Meter, Pay, Policy, Scope
 from fairdial.policy.numbers import Number
 from fairdial.policy.outcomes import Reason
-from fairdial.policy.periods import (
-    MS_PER_S,
-    Window,
-    largest_grant_s,
-    most_in_window_s,
-    windows_over,
-    zone_named,
-)
+from fairdial.policy.periods import MS_PER_S, windows_over, zone_named
 from fairdial.policy.prefixes import NumberClass
-from fairdial.policy.rating import affordable_s, reserve_micros
-from fairdial.policy.terms import Clause, Terms, credit_terms, overage_terms
+from fairdial.policy.sizing import (
+    LONGEST_HORIZON_S,
+    GrantRules,
+    Hold,
+    Short,
+    Sized,
+    size_grant,
+    size_message,
+    size_on_credit,
+    size_seat,
+)
+from fairdial.policy.terms import Clause, Terms, credit_terms, message_terms, overage_terms, surcharge_terms
 
 NO_CARDS: Mapping[str, RateCard] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
-class Hold:
-    """Seconds reserved in one window of one allowance. over: nothing is; what does not fit is charged."""
-
-    allowance: str
-    window: Window
-    limit_s: int | None
-    hold_s: int
-    over: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class Allow:
-    """The dial may go on. granted_s None: no end is held (emergency, kinds without a limit).
+    """The dial may go on. granted_s None: no end is held (emergency, messages, kinds without a limit).
 
     terms: what it costs, or what it would cost past the allowance. credit_hold_micros: reserved of the credit.
+    caller: the number to show instead of the caller's own (A4). flag: what is noted though it may go on (A7).
     """
 
     reason: Reason
@@ -54,8 +56,10 @@ class Allow:
     granted_s: int | None = None
     limit_s: int | None = None
     holds: tuple[Hold, ...] = ()
-    terms: Terms | None = None
+    terms: tuple[Terms, ...] = ()
     credit_hold_micros: int = 0
+    caller: str | None = None
+    flag: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,41 +82,19 @@ class Verdict:
     decision: Decision
 
 
-@dataclass(frozen=True, slots=True)
-class GrantRules:
-    """How the last minutes of an allowance are shared among calls.
-
-    useful_s: no grant is shorter while that much is left; a rest below it goes out whole.
-    slice_s: the largest grant while calls share the last minutes, which are LAST_SLICES of these; it is
-        renewed during the call.
-    """
-
-    useful_s: int = 10
-    slice_s: int = 60
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.useful_s <= self.slice_s:
-            raise ValueError(
-                f"useful_s {self.useful_s} must be at least 1 and at most slice_s {self.slice_s}"
-            )
-
-
-LAST_SLICES = 16
-"""Where more slices than this are left, a grant is that part of what is left instead of a slice: hours that
-remain are not handed out by the minute, as each lease that ends early is a call that a crash would cut."""
-
 ALWAYS = Clause("fairdial", "1", "always")
 """Rules that hold under every policy: emergency, known line, valid number (CLAUSES.md, reading rules)."""
 
 # Kinds whose destination is a number of the public network.
-_PUBLIC = frozenset({Kind.OUTBOUND, Kind.CALLBACK, Kind.COLLECT})
+PUBLIC = frozenset({Kind.OUTBOUND, Kind.CALLBACK, Kind.COLLECT, Kind.MESSAGE})
 # Kinds whose destination is an extension of the switch, whatever number it looks like.
 _ON_SWITCH = frozenset({Kind.INTERNAL, Kind.VOICEMAIL, Kind.CONFERENCE})
-# Kinds that policies speak of and whose calls this release does not handle: let through as a plain dial,
-# they would escape what the policy says of them.
-_NOT_HANDLED = frozenset({Kind.CONFERENCE, Kind.CALLBACK, Kind.COLLECT, Kind.MESSAGE})
-LONGEST_HORIZON_S = 86_400
-"""The longest single grant, for kinds whose calls the policy does not limit; it is renewed."""
+# Kinds whose asking channel is another's than the line's: nothing is known of the line's own leg.
+_FROM_OUTSIDE = frozenset({Kind.INBOUND})
+# Minutes in and out, on which a surcharge lies (S5).
+_SURCHARGED = PUBLIC - {Kind.MESSAGE} | {Kind.INBOUND, Kind.CONFERENCE}
+
+UNENCRYPTED = "unencrypted"
 
 # What may stand in an extension or a number that is handed back to the dialplan: whatever could end a
 # dial string or a field of the answer is not among it.
@@ -135,22 +117,285 @@ def number_for(kind: Kind, classified: Number) -> Number:
     return classified
 
 
-def meters_at(account: Account, policy: Policy, dial: Dial) -> tuple[MeterWindow, ...]:
-    """The meters, still empty, in whose windows this dial can fall; the ledger fills in what they hold."""
+def meters_at(
+    account: Account, policy: Policy, dial: Dial, number_class: NumberClass | None = None
+) -> tuple[MeterWindow, ...]:
+    """The meters, still empty, in whose windows this dial can fall; the ledger fills in what they hold.
+
+    number_class: a message within the switch is a chat, any other counts as a message (S1).
+    """
     zone = zone_named(account.zone)
-    longest_s = policy.longest_call_s(dial.kind) or LONGEST_HORIZON_S
-    until_ms = dial.at_ms + (dial.ring_s + longest_s) * MS_PER_S
+    if dial.kind is Kind.MESSAGE:
+        wanted = {Meter.CHATS if number_class is NumberClass.INTERNAL else Meter.MESSAGES}
+        until_ms = dial.at_ms
+    else:
+        wanted = {Meter.VOICE, Meter.CONFERENCE}
+        until_ms = dial.at_ms + (
+            (dial.ring_s + (policy.longest_call_s(dial.kind) or LONGEST_HORIZON_S)) * MS_PER_S
+        )
     return tuple(
         MeterWindow(
             f"{allowance.name}/{dial.line_id}" if allowance.scope is Scope.LINE else allowance.name,
             window,
-            allowance.limit_s,
+            allowance.limit_units,
             over=allowance.used_up is Pay.OVERAGE,
+            weight=allowance.weight(dial.kind),
+            room=allowance.meter is Meter.CONFERENCE,
         )
         for allowance in policy.meters_for(dial.kind)
-        if allowance.meter is Meter.VOICE
+        if allowance.meter in wanted
         for window in windows_over(allowance.period, zone, dial.at_ms, until_ms, account.options.cycle_day)
     )
+
+
+def asks_identity(policy: Policy, kind: Kind) -> bool:
+    """Whether it matters which number the caller shows (A4)."""
+    return kind in PUBLIC and policy.identity is not None and policy.identity.caller_number != "any"
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A dial of a known line on a loaded policy: what every check is asked about."""
+
+    dial: Dial
+    number: Number
+    line: Line
+    account: Account
+    snapshot: Snapshot
+    policy: Policy
+
+    def clause(self, clause_id: str) -> Clause:
+        """A clause of the policy."""
+        return Clause(self.policy.name, self.policy.version, clause_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One rule that can refuse a dial. refuses: why, None where it lets the dial pass. saw: the facts, in words.
+
+    clause: behind it; None where the policy has no such rule, which then asks nothing.
+    """
+
+    name: str
+    clause: Callable[[Question], Clause | None]
+    refuses: Callable[[Question], Reason | None]
+    saw: Callable[[Question], str]
+
+
+def _standing(question: Question) -> Reason | None:
+    if question.account.standing is Standing.TERMINATED:
+        return Reason.ACCOUNT_TERMINATED
+    if question.account.standing is Standing.SUSPENDED:
+        return Reason.ACCOUNT_SUSPENDED
+    return None if question.line.standing is Standing.ACTIVE else Reason.LINE_SUSPENDED
+
+
+def _standing_clause(question: Question) -> Clause:
+    rule = question.policy.standing
+    if rule is None:
+        return ALWAYS
+    return question.clause((question.account.fraud and rule.fraud_clause) or rule.clause)
+
+
+def _readable(question: Question) -> Reason | None:
+    public = question.dial.kind in PUBLIC
+    if public and question.number.number_class is NumberClass.INVALID:
+        return Reason.NUMBER_INVALID
+    return None if _DIALLABLE.fullmatch(question.dial.dialled) else Reason.NUMBER_INVALID
+
+
+def _cap_clause(question: Question, cap: Cap | None) -> Clause | None:
+    return None if cap is None else question.clause(cap.clause)
+
+
+def _calls_at_once(question: Question) -> Reason | None:
+    cap = question.policy.caps.simultaneous_calls
+    # A message is over at once.
+    full = cap is not None and question.snapshot.live_calls >= cap.limit
+    return Reason.TOO_MANY_CALLS if full and question.dial.kind is not Kind.MESSAGE else None
+
+
+def _inbound_at_once(question: Question) -> Reason | None:
+    cap = question.policy.caps.simultaneous_inbound
+    full = cap is not None and question.snapshot.live_inbound >= cap.limit
+    return Reason.TOO_MANY_INBOUND if full and question.dial.kind is Kind.INBOUND else None
+
+
+def _kind(question: Question) -> Reason | None:
+    kind = question.dial.kind
+    return None if kind in question.policy.kinds.allow else Reason.KIND_NOT_COVERED
+
+
+def _participants(question: Question) -> Reason | None:
+    cap, room = question.policy.caps.participants, question.snapshot.room
+    full = cap is not None and room is not None and room.seats >= cap.limit
+    return Reason.CONFERENCE_FULL if full and question.dial.kind is Kind.CONFERENCE else None
+
+
+def _shows_nobody(question: Question) -> bool:
+    # The endpoint's own name is what the switch has for a phone that shows no number; it is nobody's.
+    return question.dial.caller in ("", "anonymous", question.line.id)
+
+
+def _identity(question: Question) -> Reason | None:
+    rule, known = question.policy.identity, question.snapshot.identity
+    if rule is None or not asks_identity(question.policy, question.dial.kind) or _shows_nobody(question):
+        return None
+    if known is not None and (known.own or (rule.caller_number == "replace" and known.instead)):
+        return None
+    return Reason.CALLER_NOT_OWN
+
+
+def _identity_saw(question: Question) -> str:
+    known = question.snapshot.identity
+    if known is None or _shows_nobody(question):
+        return f"shows {question.dial.caller or 'no number'}"
+    whose = "a number of the account" if known.own else "no number of the account"
+    return f"shows {question.dial.caller}: {whose}; its own is {known.instead or 'none'}"
+
+
+def _lacks_encryption(question: Question) -> bool:
+    rule, found = question.policy.encryption, question.dial.encrypted
+    if rule is None or question.dial.kind in _FROM_OUTSIDE:
+        return False
+    signalling = rule.signalling == "required" and (found is None or not found.signalling)
+    # A message is all signalling.
+    media = rule.media == "required" and question.dial.kind is not Kind.MESSAGE
+    return signalling or (media and (found is None or not found.media))
+
+
+def _encryption(question: Question) -> Reason | None:
+    rule = question.policy.encryption
+    lacks = rule is not None and rule.otherwise == "refuse" and _lacks_encryption(question)
+    return Reason.NOT_ENCRYPTED if lacks else None
+
+
+def _encryption_saw(question: Question) -> str:
+    found = question.dial.encrypted
+    if found is None:
+        return "the switch did not say whether the leg is encrypted"
+    return f"signalling {'TLS' if found.signalling else 'clear'}, media {'SRTP' if found.media else 'clear'}"
+
+
+def _goes_outside(question: Question) -> bool:
+    return question.dial.kind in PUBLIC and question.number.number_class is not NumberClass.INTERNAL
+
+
+def _class(question: Question) -> Reason | None:
+    covered = question.number.number_class in question.policy.classes.allow
+    return None if covered or not _goes_outside(question) else Reason.CLASS_NOT_COVERED
+
+
+def _period_bought(question: Question) -> Reason | None:
+    until_ms = question.account.options.until_ms
+    if question.policy.countries.allow != "subscription" or not _goes_outside(question):
+        return None
+    return Reason.SUBSCRIPTION_OVER if until_ms is not None and question.dial.at_ms >= until_ms else None
+
+
+def _countries(question: Question) -> frozenset[str] | None:
+    """The countries that are covered; None: any."""
+    allow = question.policy.countries.allow
+    if allow == "any":
+        return None
+    return question.account.options.countries if allow == "subscription" else frozenset(allow)
+
+
+def _country(question: Question) -> Reason | None:
+    countries = _countries(question)
+    if countries is None or not _goes_outside(question) or question.number.country in countries:
+        return None
+    return Reason.COUNTRY_NOT_COVERED
+
+
+def _listed(values: Sequence[str] | frozenset[str] | frozenset[Kind] | frozenset[NumberClass]) -> str:
+    return ", ".join(sorted(values)) or "none"
+
+
+CHECKS: tuple[Check, ...] = (
+    Check(
+        "standing",
+        _standing_clause,
+        _standing,
+        lambda q: f"account {q.account.standing}, line {q.line.standing}",
+    ),
+    Check(
+        "number",
+        lambda _: ALWAYS,
+        _readable,
+        lambda q: f"{q.number.e164 or q.dial.dialled} is {q.number.number_class}",
+    ),
+    Check(
+        "caps.simultaneous_calls",
+        lambda q: _cap_clause(q, q.policy.caps.simultaneous_calls),
+        _calls_at_once,
+        lambda q: f"{q.snapshot.live_calls} calls of the account hold a grant",
+    ),
+    Check(
+        "kinds",
+        lambda q: q.clause(q.policy.kinds.clause),
+        _kind,
+        lambda q: f"{q.dial.kind}; allowed are {_listed(q.policy.kinds.allow)}",
+    ),
+    Check(
+        "identity",
+        lambda q: None if q.policy.identity is None else q.clause(q.policy.identity.clause),
+        _identity,
+        _identity_saw,
+    ),
+    Check(
+        "encryption",
+        lambda q: None if q.policy.encryption is None else q.clause(q.policy.encryption.clause),
+        _encryption,
+        _encryption_saw,
+    ),
+    Check(
+        "caps.simultaneous_inbound",
+        lambda q: _cap_clause(q, q.policy.caps.simultaneous_inbound),
+        _inbound_at_once,
+        lambda q: f"{q.snapshot.live_inbound} inbound calls of the line",
+    ),
+    Check(
+        "caps.participants",
+        lambda q: _cap_clause(q, q.policy.caps.participants),
+        _participants,
+        lambda q: f"{q.snapshot.room.seats if q.snapshot.room else 0} are in the conference",
+    ),
+)
+"""What can refuse a dial whatever pays for it, in this order."""
+
+COVERAGE: tuple[Check, ...] = (
+    Check(
+        "classes",
+        lambda q: q.clause(q.policy.classes.clause),
+        _class,
+        lambda q: f"{q.number.number_class}; covered are {_listed(q.policy.classes.allow)}",
+    ),
+    Check(
+        "period bought",
+        lambda q: q.clause(q.policy.countries.clause),
+        _period_bought,
+        lambda q: (
+            "runs on" if q.account.options.until_ms is None else f"ends at {q.account.options.until_ms} ms"
+        ),
+    ),
+    Check(
+        "countries",
+        lambda q: q.clause(q.policy.countries.clause),
+        _country,
+        lambda q: f"{q.number.country or 'no country'}; covered are {_listed(_countries(q) or ('any',))}",
+    ),
+)
+"""What the plan covers, in this order. Where it does not, prepaid credit may pay instead (K1, K4)."""
+
+
+def first_refusal(checks: Sequence[Check], question: Question) -> tuple[Check, Reason] | None:
+    """The first of the checks that refuses, and why."""
+    for check in checks:
+        reason = check.refuses(question)
+        if reason is not None:
+            return check, reason
+    return None
 
 
 def decide(
@@ -167,203 +412,149 @@ def decide(
     """
     if is_emergency(dial.kind, number):
         return EMERGENCY
-    account = snapshot.account
-    standing = _standing(snapshot.line, account)
-    if standing is not None or account is None:
-        return Refuse(standing or Reason.LINE_UNKNOWN, ALWAYS, account.id if account else None)
+    account, line = snapshot.account, snapshot.line
+    if account is None or line is None:
+        return Refuse(Reason.LINE_UNKNOWN, ALWAYS, None)
     if policy is None:
         return Refuse(Reason.POLICY_MISSING, ALWAYS, account.id)
-    unreadable = dial.kind in _PUBLIC and number.number_class is NumberClass.INVALID
-    if unreadable or not _DIALLABLE.fullmatch(dial.dialled):
-        return Refuse(Reason.NUMBER_INVALID, ALWAYS, account.id)
-    simultaneous = policy.caps.simultaneous_calls
-    if simultaneous is not None and snapshot.live_calls >= simultaneous.limit:
-        return Refuse(Reason.TOO_MANY_CALLS, _clause(policy, simultaneous.clause), account.id)
-    uncovered = _coverage(dial, number, account, policy)
-    if uncovered is not None:
-        if uncovered[0] in _OUTSIDE and policy.uncovered and _credit_pays(policy, number):
-            return _by_credit(dial, number, account, snapshot, policy, policy.uncovered.clause, rules, cards)
-        return Refuse(uncovered[0], uncovered[1], account.id)
-    sized = size_grant(dial.at_ms, dial.ring_s, policy.longest_call_s(dial.kind), snapshot.meters, rules)
+    question = Question(dial, number, line, account, snapshot, policy)
+    refused = first_refusal(CHECKS, question)
+    if refused is not None:
+        check, reason = refused
+        return Refuse(reason, check.clause(question) or ALWAYS, account.id)
+    refused = first_refusal(COVERAGE, question)
+    if refused is not None:
+        check, reason = refused
+        if pays_outside(question):
+            assert policy.uncovered is not None
+            return _by_credit(question, policy.uncovered.clause, rules, cards)
+        return Refuse(reason, check.clause(question) or ALWAYS, account.id)
+    sized = size(question, rules)
     if isinstance(sized, Sized):
-        return _included(dial, account, snapshot.meters, policy, sized)
-    short, rule = _refusing(dial, sized, snapshot.meters, policy, rules)
+        return _included(question, sized)
+    short, rule = _refusing(question, sized, rules)
+    clause_id = rule.clause_for(dial.kind)
     if rule.used_up is Pay.CREDIT:
-        return _by_credit(dial, number, account, snapshot, policy, rule.clause, rules, cards)
-    held = short.used_s < (short.limit_s or 0)
+        return _by_credit(question, clause_id, rules, cards)
+    held = (short.limit_units or 0) - short.used_units >= short.weight
     reason = Reason.ALLOWANCE_RESERVED if held else Reason.ALLOWANCE_USED_UP
-    return Refuse(reason, _clause(policy, rule.clause), account.id)
+    return Refuse(reason, question.clause(clause_id), account.id)
 
 
-def _standing(line: Line | None, account: Account | None) -> Reason | None:
-    if line is None or account is None:
-        return Reason.LINE_UNKNOWN
-    if account.standing is Standing.TERMINATED:
-        return Reason.ACCOUNT_TERMINATED
-    if account.standing is Standing.SUSPENDED:
-        return Reason.ACCOUNT_SUSPENDED
-    return None if line.standing is Standing.ACTIVE else Reason.LINE_SUSPENDED
+def pays_outside(question: Question) -> bool:
+    """Whether prepaid credit pays for what the plan does not cover. It pays for talk alone."""
+    pays = question.policy.pays_uncovered(question.number.number_class) is Pay.CREDIT
+    return pays and question.dial.kind is not Kind.MESSAGE
 
 
-def _coverage(dial: Dial, number: Number, account: Account, policy: Policy) -> tuple[Reason, Clause] | None:
-    if dial.kind not in policy.kinds.allow or dial.kind in _NOT_HANDLED:
-        return Reason.KIND_NOT_COVERED, _clause(policy, policy.kinds.clause)
-    if dial.kind not in _PUBLIC or number.number_class is NumberClass.INTERNAL:
-        return None
-    if number.number_class not in policy.classes.allow:
-        return Reason.CLASS_NOT_COVERED, _clause(policy, policy.classes.clause)
-    countries = policy.countries.allow
-    if countries == "subscription":
-        if account.options.until_ms is not None and dial.at_ms >= account.options.until_ms:
-            return Reason.SUBSCRIPTION_OVER, _clause(policy, policy.countries.clause)
-        countries = account.options.countries
-    if countries != "any" and number.country not in countries:
-        return Reason.COUNTRY_NOT_COVERED, _clause(policy, policy.countries.clause)
-    return None
+def size(question: Question, rules: GrantRules, meters: Sequence[MeterWindow] | None = None) -> Sized | Short:
+    """What the meters allow, those of the snapshot unless others are given."""
+    dial, found = question.dial, question.snapshot.meters if meters is None else meters
+    if dial.kind is Kind.MESSAGE:
+        return size_message(found)
+    if dial.kind is Kind.CONFERENCE:
+        return size_seat(question.snapshot.room, dial.at_ms, longest_s(question), found, rules)
+    return size_grant(dial.at_ms, dial.ring_s, longest_s(question), found, rules)
 
 
-_OUTSIDE = frozenset({Reason.CLASS_NOT_COVERED, Reason.COUNTRY_NOT_COVERED, Reason.SUBSCRIPTION_OVER})
+def longest_s(question: Question) -> int | None:
+    """The longest that the call may last; a conference's counts from when its room was opened (K5)."""
+    most_s, room = question.policy.longest_call_s(question.dial.kind), question.snapshot.room
+    if most_s is None or room is None:
+        return most_s
+    return max(1, most_s - max(0, question.dial.at_ms - room.opened_ms) // MS_PER_S)
 
 
-def _credit_pays(policy: Policy, number: Number) -> bool:
-    return policy.pays_uncovered(number.number_class) is Pay.CREDIT
-
-
-def _refusing(
-    dial: Dial, short: "Short", meters: Sequence[MeterWindow], policy: Policy, rules: GrantRules
-) -> tuple[MeterWindow, Allowance]:
+def _refusing(question: Question, short: Short, rules: GrantRules) -> tuple[MeterWindow, Allowance]:
     """The meter without room that decides: one that refuses before one past which credit pays."""
-    rule_of = {allowance.name: allowance for allowance in policy.allowances}
+    rule_of = {allowance.name: allowance for allowance in question.policy.allowances}
     if rule_of[short.meter.rule].used_up is Pay.CREDIT:
+        meters = question.snapshot.meters
         others = [meter for meter in meters if rule_of[meter.rule].used_up is not Pay.CREDIT]
-        sized = size_grant(dial.at_ms, dial.ring_s, policy.longest_call_s(dial.kind), others, rules)
+        sized = size(question, rules, others)
         short = sized if isinstance(sized, Short) else short
     return short.meter, rule_of[short.meter.rule]
 
 
 def _by_credit(
-    dial: Dial,
-    number: Number,
-    account: Account,
-    snapshot: Snapshot,
-    policy: Policy,
-    clause_id: str,
-    rules: GrantRules,
-    cards: Mapping[str, RateCard],
+    question: Question, clause_id: str, rules: GrantRules, cards: Mapping[str, RateCard]
 ) -> Decision:
-    clause, credit = _clause(policy, clause_id), snapshot.credit
+    policy, dial, number = question.policy, question.dial, question.number
+    clause, credit = question.clause(clause_id), question.snapshot.credit
     card = cards.get(policy.charges.card or "") if policy.charges else None
     rate = card.lookup(number.e164, dial.at_ms) if card and number.e164 else None
     if card is None or rate is None or (credit is not None and credit.currency != card.currency):
-        return Refuse(Reason.NO_RATE, clause, account.id)
-    terms = credit_terms(policy, clause_id, card.currency, rate)
-    longest_s = policy.longest_call_s(dial.kind)
+        return Refuse(Reason.NO_RATE, clause, question.account.id)
+    surcharge = _surcharge(question)
+    terms = credit_terms(policy, clause_id, card.currency, rate, surcharge)
+    most_s = policy.longest_call_s(dial.kind)
     free_micros = 0 if credit is None else credit.free_micros
-    sized = size_on_credit(terms, free_micros, 0, 0, longest_s or LONGEST_HORIZON_S, rules)
+    sized = size_on_credit(terms, free_micros, 0, 0, most_s or LONGEST_HORIZON_S, rules)
     if sized is None:
-        return Refuse(Reason.CREDIT_TOO_LOW, clause, account.id)
+        return Refuse(Reason.CREDIT_TOO_LOW, clause, question.account.id)
     return Allow(
         Reason.BY_CREDIT,
         clause,
-        account.id,
+        question.account.id,
         sized.granted_s,
-        longest_s,
-        terms=terms,
+        most_s,
+        terms=(terms,),
         credit_hold_micros=sized.credit_hold_micros,
+        caller=_caller_instead(question),
+        flag=_flag(question),
     )
 
 
-def size_on_credit(
-    terms: Terms, free_micros: int, granted_s: int, held_micros: int, rest_s: int, rules: GrantRules
-) -> "Sized | None":
-    """How many seconds more, up to `rest_s`, the free credit pays for a call that has `granted_s` already.
-
-    Shared among calls as an allowance is (`GrantRules`), and never less than what is billed for it anyway.
-    None: not another second.
-    """
-    afford_s = affordable_s(terms.tariff, free_micros + held_micros, granted_s + rest_s + rules.slice_s)
-    room_s = afford_s - granted_s
-    if room_s <= 0 or rest_s <= 0:
-        return None
-    share_s = granted_s + min(rest_s, _share_s(room_s, rest_s, rules))
-    hold_micros = reserve_micros(terms.tariff, share_s)
-    # What that reserves may pay for more, to the end of an increment: no call is cut inside it.
-    until_s = affordable_s(terms.tariff, hold_micros, granted_s + rest_s)
-    return Sized(until_s - granted_s, (), hold_micros - held_micros)
-
-
-def _included(
-    dial: Dial, account: Account, meters: Sequence[MeterWindow], policy: Policy, sized: "Sized"
-) -> Allow:
-    clause_of = {allowance.name: _clause(policy, allowance.clause) for allowance in policy.allowances}
-    terms = overage_terms(policy) if any(meter.over for meter in meters) else None
+def _included(question: Question, sized: Sized) -> Allow:
+    policy, dial, meters = question.policy, question.dial, question.snapshot.meters
+    over = _overage(question) if any(meter.over for meter in meters) else None
     # A meter of the period after, into which the call may last, says nothing about its first second.
     current = [meter for meter in meters if meter.window.start_ms <= dial.at_ms]
-    limited = [meter for meter in meters if meter.limit_s is not None]
-    if terms is not None and any(meter.over and meter.room_s == 0 for meter in current):
-        reason, clause = Reason.PAST_ALLOWANCE, terms.clause
+    limited = [meter for meter in meters if meter.limit_units is not None]
+    if over is not None and any(meter.over and meter.room_s == 0 for meter in current):
+        reason, clause = Reason.PAST_ALLOWANCE, over.clause
     elif limited:
-        reason, clause = Reason.WITHIN_ALLOWANCE, clause_of[limited[0].rule]
+        reason, clause = Reason.WITHIN_ALLOWANCE, _clause_of(question, limited[0])
     elif meters:
-        reason, clause = Reason.COVERED, clause_of[meters[0].rule]
+        reason, clause = Reason.COVERED, _clause_of(question, meters[0])
     else:
-        reason, clause = Reason.NOT_COUNTED, _clause(policy, policy.kinds.clause)
-    longest_s = policy.longest_call_s(dial.kind)
-    return Allow(reason, clause, account.id, sized.granted_s, longest_s, sized.holds, terms)
+        reason, clause = Reason.NOT_COUNTED, question.clause(policy.kinds.clause)
+    surcharge = _surcharge(question)
+    return Allow(
+        reason,
+        clause,
+        question.account.id,
+        sized.granted_s,
+        longest_s(question),
+        sized.holds,
+        tuple(terms for terms in (over, surcharge) if terms is not None),
+        caller=_caller_instead(question),
+        flag=_flag(question),
+    )
 
 
-@dataclass(frozen=True, slots=True)
-class Sized:
-    """A grant and what it reserves. granted_s None: nothing limits the call."""
-
-    granted_s: int | None
-    holds: tuple[Hold, ...]
-    credit_hold_micros: int = 0
+def _clause_of(question: Question, meter: MeterWindow) -> Clause:
+    [rule] = (rule for rule in question.policy.allowances if rule.name == meter.rule)
+    return question.clause(rule.clause_for(question.dial.kind))
 
 
-@dataclass(frozen=True, slots=True)
-class Short:
-    """No second can be granted: `meter` has no room."""
-
-    meter: MeterWindow
+def _overage(question: Question) -> Terms | None:
+    make = message_terms if question.dial.kind is Kind.MESSAGE else overage_terms
+    return make(question.policy, question.account.options.currency)
 
 
-def size_grant(
-    now_ms: int, ring_s: int, longest_s: int | None, meters: Sequence[MeterWindow], rules: GrantRules
-) -> Sized | Short:
-    """The largest grant up to `longest_s` that the meters allow, for a call answered within `ring_s` of now.
-
-    All of it while at least a slice stays free for other calls; a share where calls share what is left
-    (`GrantRules`); never a rest that would be too short to be useful to the next call.
-    """
-    limited = [meter for meter in meters if meter.room_s is not None and not meter.over]
-    if longest_s is None and not limited:
-        return Sized(None, tuple(_hold(meter, now_ms, ring_s, 0) for meter in meters))
-    wanted_s = longest_s or LONGEST_HORIZON_S
-    granted_s = wanted_s
-    for meter in limited:
-        room_s = meter.room_s or 0
-        fits_s = largest_grant_s(meter.window, now_ms, ring_s, _share_s(room_s, wanted_s, rules), wanted_s)
-        if fits_s == 0:
-            return Short(meter)
-        granted_s = min(granted_s, fits_s)
-    holds = (_hold(meter, now_ms, ring_s, granted_s) for meter in meters)
-    return Sized(granted_s, tuple(hold for hold in holds if hold.hold_s or hold.over))
+def _surcharge(question: Question) -> Terms | None:
+    if question.dial.kind not in _SURCHARGED:
+        return None
+    return surcharge_terms(question.policy, question.account.options.currency, question.snapshot.agreed)
 
 
-def _hold(meter: MeterWindow, now_ms: int, ring_s: int, granted_s: int) -> Hold:
-    # An allowance past which calls go on reserves nothing: what is left of it when a call is settled is
-    # what that call had, and the rest is charged. So no second is charged while another call gives some back.
-    need_s = 0 if meter.over else most_in_window_s(meter.window, now_ms, ring_s, granted_s)
-    return Hold(meter.allowance, meter.window, meter.limit_s, need_s, meter.over)
+def _caller_instead(question: Question) -> str | None:
+    rule, known = question.policy.identity, question.snapshot.identity
+    if rule is None or rule.caller_number != "replace" or known is None or known.own:
+        return None
+    return known.instead
 
 
-def _share_s(room_s: int, wanted_s: int, rules: GrantRules) -> int:
-    if room_s - wanted_s >= rules.slice_s:
-        return wanted_s
-    share_s = max(rules.useful_s, min(room_s // 4, max(rules.slice_s, room_s // LAST_SLICES)))
-    return room_s if room_s - share_s < rules.useful_s else share_s
-
-
-def _clause(policy: Policy, clause_id: str) -> Clause:
-    return Clause(policy.name, policy.version, clause_id)
+def _flag(question: Question) -> str:
+    return UNENCRYPTED if _lacks_encryption(question) else ""

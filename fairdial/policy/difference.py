@@ -11,10 +11,12 @@ from fairdial.policy.document import Allowance, Charges, Policy
 from fairdial.policy.wording import (
     CAPS,
     CLASSES,
+    FRAUD,
     KINDS,
     PAYS,
     PERIODS,
     PRICES,
+    STANDING,
     amounts,
     caller_numbers,
     counted,
@@ -189,6 +191,16 @@ def _protection(old: Policy, new: Policy) -> _Changes:
     if encryption(old.encryption) != encryption(new.encryption):
         encrypted = new.encryption or old.encryption
         yield f"from now on {encryption(new.encryption)}", encrypted.clause if encrypted else ""
+    if (old.standing is None) != (new.standing is None):
+        yield from _standing(old, new)
+
+
+def _standing(old: Policy, new: Policy) -> _Changes:
+    begins = "from now on" if new.standing is not None else "it no longer holds that"
+    rule = new.standing or old.standing
+    if rule is not None:
+        yield f"{begins} {STANDING}", rule.clause
+        yield f"{begins} {FRAUD}", rule.fraud_clause or rule.clause
 
 
 def _triggers(old: Policy, new: Policy) -> _Changes:

@@ -39,6 +39,7 @@ from fairdial.policy.rules import (
     Pay,
     Rule,
     Scope,
+    StandingRule,
     Step,
     Trigger,
     UncoveredRule,
@@ -65,6 +66,7 @@ __all__ = [
     "Policy",
     "PolicyError",
     "Scope",
+    "StandingRule",
     "Step",
     "Trigger",
     "UncoveredRule",
@@ -125,6 +127,7 @@ class Policy(Rule):
     charges: Charges | None = None
     identity: IdentityRule | None = None
     encryption: EncryptionRule | None = None
+    standing: StandingRule | None = None
     detectors: tuple[Trigger, ...] = ()
     ladder: tuple[Trigger, ...] = ()
     elsewhere: tuple[Elsewhere, ...] = ()
@@ -172,7 +175,7 @@ class Policy(Rule):
 def _clauses_in(value: Any) -> Iterator[str]:
     if isinstance(value, Mapping):
         for key, inner in value.items():
-            if key in ("clause", "changes_clause"):
+            if key in ("clause", "changes_clause", "fraud_clause"):
                 yield from () if inner is None else (inner,)
             elif key == "clauses":
                 yield from inner.values()

@@ -189,6 +189,12 @@ def _counting(policy: Policy, allowance: Allowance, path: KeyPath) -> _Found:
                 "only conferences on a voice meter have parties to count; the conference meter is a room's time",
                 "write a number",
             )
+    if allowance.meter is Meter.CONFERENCE and allowance.used_up is not Pay.REFUSE:
+        yield _error(
+            (*path, "used_up"),
+            "the room's clock is everybody's, so nobody is charged for it",
+            'write "refuse", or count the talk with a voice meter',
+        )
     if allowance.meter is Meter.CONFERENCE and counts - {Kind.CONFERENCE}:
         yield _error(
             (*path, "counts"), "a conference meter counts conferences alone", 'write counts = ["conference"]'
@@ -200,7 +206,9 @@ def _paying(policy: Policy, allowance: Allowance, path: KeyPath) -> _Found:
     key = "overage_per_min" if allowance.measures_talk else "overage_per_message"
     if allowance.used_up is Pay.OVERAGE and (charges is None or getattr(charges, key) is None):
         yield _error((*path, "used_up"), "overage has no price", f"write charges.{key}")
-    if allowance.used_up is Pay.CREDIT and not _has_card(policy):
+    if allowance.used_up is Pay.CREDIT and not allowance.measures_talk:
+        yield _error((*path, "used_up"), "credit pays for talk alone", 'write "refuse" or "overage"')
+    elif allowance.used_up is Pay.CREDIT and not _has_card(policy):
         yield _error((*path, "used_up"), "credit has no prices", "name a rate card in charges.card")
     if limit is None and allowance.used_up is not Pay.REFUSE:
         yield _warning(
@@ -267,25 +275,8 @@ def _protection(policy: Policy) -> _Found:
 
 def _not_enforced(policy: Policy) -> Iterator[KeyPath]:
     """Rules that a policy may hold and that nothing acts on yet. An operator must not rely on them."""
-    for cap in ("participants", "simultaneous_inbound", "attempts_per_s"):
-        if getattr(policy.caps, cap) is not None:
-            yield ("caps", cap)
-    if policy.identity is not None and policy.identity.caller_number != "any":
-        yield ("identity",)
-    if policy.encryption is not None and "required" in (
-        policy.encryption.signalling,
-        policy.encryption.media,
-    ):
-        yield ("encryption",)
-    if policy.charges is not None:
-        for price in ("surcharge_per_min", "overage_per_message"):
-            if getattr(policy.charges, price) is not None:
-                yield ("charges", price)
-    for index, allowance in enumerate(policy.allowances):
-        if allowance.meter is not Meter.VOICE:
-            yield ("allowances", index, "meter")
-        elif allowance.weights:
-            yield ("allowances", index, "weights")
+    if policy.caps.attempts_per_s is not None:
+        yield ("caps", "attempts_per_s")
 
 
 def _dates(policy: Policy) -> _Found:

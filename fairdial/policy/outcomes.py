@@ -33,6 +33,10 @@ class Reason(StrEnum):
     CREDIT_TOO_LOW = "credit_too_low"
     NO_RATE = "no_rate"
     TOO_MANY_CALLS = "too_many_calls"
+    TOO_MANY_INBOUND = "too_many_inbound"
+    CONFERENCE_FULL = "conference_full"
+    CALLER_NOT_OWN = "caller_not_own"
+    NOT_ENCRYPTED = "not_encrypted"
     # No decision could be made: the dialplan's failure rule for that kind of call applies.
     POLICY_MISSING = "policy_missing"
     STORE_UNAVAILABLE = "store_unavailable"
@@ -76,6 +80,7 @@ class Outcome:
 _CALL_REJECTED = (21, 403)
 _INVALID_FORMAT = (28, 484)
 _NO_CIRCUIT = (34, 503)
+_USER_BUSY = (17, 486)
 
 OUTCOMES: dict[Reason, Outcome] = {
     Reason.EMERGENCY: Outcome(0, 200, "", "Emergency calls always go through."),
@@ -109,6 +114,18 @@ OUTCOMES: dict[Reason, Outcome] = {
     Reason.NO_RATE: Outcome(*_CALL_REJECTED, "ss-noservice", "The rate card has no price for this number."),
     Reason.TOO_MANY_CALLS: Outcome(
         *_CALL_REJECTED, "ss-noservice", "The account has as many calls at once as its plan allows."
+    ),
+    Reason.TOO_MANY_INBOUND: Outcome(
+        *_USER_BUSY, "ss-noservice", "The line has as many inbound calls at once as its plan allows."
+    ),
+    Reason.CONFERENCE_FULL: Outcome(
+        *_USER_BUSY, "conf-full", "The conference has as many participants as the plan allows."
+    ),
+    Reason.CALLER_NOT_OWN: Outcome(
+        *_CALL_REJECTED, "ss-noservice", "The number that the call shows does not belong to the account."
+    ),
+    Reason.NOT_ENCRYPTED: Outcome(
+        *_CALL_REJECTED, "ss-noservice", "The plan asks for TLS and SRTP, and the call has them not."
     ),
     Reason.POLICY_MISSING: Outcome(*_NO_CIRCUIT, "", "The account's policy is not loaded."),
     Reason.STORE_UNAVAILABLE: Outcome(*_NO_CIRCUIT, "", "The ledger cannot be written."),

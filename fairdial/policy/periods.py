@@ -6,7 +6,7 @@ and hours are those of the local clock. Leaves to others which meters exist and 
 """
 
 import calendar
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
@@ -55,9 +55,24 @@ def window_at(period: Period, zone: ZoneInfo, at_ms: int, anchor_day: int = 1) -
     anchor_day: the day of the month, 1 to 31, on which billing cycles begin; in shorter months their last
     day. Of no meaning to other periods. Raises ValueError for another day.
     """
+    anchor_day = _checked_anchor(anchor_day) if period is Period.CYCLE else 1
+    key = period, zone, anchor_day
+    # Every dial asks for the windows of now, so the one found last is nearly always the one that is wanted.
+    found = _found_last.get(key)
+    if found is None or not found.start_ms <= at_ms < found.end_ms:
+        found = _window_at(period, zone, at_ms, anchor_day)
+        if len(_found_last) < _FOUND_MAX or key in _found_last:
+            _found_last[key] = found
+    return found
+
+
+_FOUND_MAX = 4096
+_found_last: dict[tuple[Period, ZoneInfo, int], Window] = {}
+
+
+def _window_at(period: Period, zone: ZoneInfo, at_ms: int, anchor_day: int) -> Window:
     if period in _CLOCK_MS:
         return _clock_window(_CLOCK_MS[period], zone, at_ms)
-    anchor_day = _checked_anchor(anchor_day) if period is Period.CYCLE else 1
     first = _first_day(period, _local(zone, at_ms).date(), anchor_day)
     while at_ms < midnight_ms(first, zone):
         first = _first_day(period, first - timedelta(days=1), anchor_day)
@@ -173,6 +188,17 @@ def split_s(start_ms: int, used_s: int, windows: Sequence[Window]) -> tuple[int,
     return tuple(parts)
 
 
+def covered_ms(stretches: Iterable[tuple[int, int]], window: Window) -> int:
+    """Milliseconds of the window that at least one of the stretches [from, until) covers: a room's clock."""
+    total_ms, counted_until_ms = 0, window.start_ms
+    for start_ms, end_ms in sorted(stretches):
+        begin_ms, until_ms = max(start_ms, counted_until_ms), min(end_ms, window.end_ms)
+        if until_ms > begin_ms:
+            total_ms += until_ms - begin_ms
+            counted_until_ms = until_ms
+    return total_ms
+
+
 def fit_s(parts: Sequence[int], bounds: Sequence[int | None]) -> tuple[int, ...]:
     """`parts` so that none exceeds its bound (None: there is none); the excess goes to the earliest with room.
 
@@ -204,11 +230,10 @@ def most_in_window_s(window: Window, now_ms: int, ring_s: int, grant_s: int) -> 
 
 def largest_grant_s(window: Window, now_ms: int, ring_s: int, room_s: int, wanted_s: int) -> int:
     """The longest grant up to `wanted_s` whose need in `window` fits into `room_s` (0 if none does)."""
-    low, high = 0, wanted_s
-    while low < high:  # most_in_window_s grows with the grant, so halving finds the edge
-        middle = (low + high + 1) // 2
-        if most_in_window_s(window, now_ms, ring_s, middle) <= room_s:
-            low = middle
-        else:
-            high = middle - 1
-    return low
+    first_ms = max(window.start_ms, now_ms)
+    # Rounded up, as in `most_in_window_s`: what the window can take of any call.
+    whole_s = -(-(window.end_ms - first_ms) // MS_PER_S)
+    if room_s >= min(whole_s, wanted_s):
+        return wanted_s
+    # Where the call reaches into the window only with its end, that is all of it that needs room there.
+    return max(0, min(wanted_s, max(room_s, room_s - ring_s + (first_ms - now_ms) // MS_PER_S)))

@@ -6,7 +6,6 @@ Responsible for reading the table with an error for every fault, and for the lon
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -14,6 +13,8 @@ from datetime import date
 from enum import StrEnum
 
 import phonenumbers
+
+from fairdial.policy import csv_rows
 
 
 class NumberClass(StrEnum):
@@ -179,34 +180,19 @@ class PrefixTable:
 
 
 def _read_rows(text: str, where: str, problems: list[str]) -> Iterator[_Draft]:
-    header_seen = False
-    for number, line in enumerate(text.removeprefix("\ufeff").split("\n"), start=1):
-        line = line.rstrip("\r")
-        if not line.strip() or line.startswith("#"):
-            continue
-        try:
-            fields = [field.strip() for field in next(csv.reader([line], strict=True))]
-        except csv.Error as error:
-            problems.append(f"{where}, line {number}: {error}: close every quote on the line it begins")
-            continue
-        if not header_seen:
-            header_seen = True
-            if tuple(fields) == COLUMNS:
-                continue
-            problems.append(f"{where}, line {number}: the header must be {','.join(COLUMNS)}")
-            return
-        if len(fields) != len(COLUMNS):
-            problems.append(
-                f"{where}, line {number}: {len(fields)} fields where {len(COLUMNS)} are wanted: "
-                f"write {','.join(COLUMNS)}, and put a field that holds a comma in quotes"
-            )
-            continue
+    lines = csv_rows.lines(text, where, problems)
+    header = next(lines, None)
+    if header is None:
+        problems.append(f"{where}, line 1: the table is empty: begin with the header {','.join(COLUMNS)}")
+        return
+    if tuple(header[1]) != COLUMNS:
+        problems.append(f"{where}, line {header[0]}: the header must be {','.join(COLUMNS)}")
+        return
+    for number, fields in csv_rows.as_wide_as(COLUMNS, lines, where, problems):
         faults = list(_faults(fields))
         problems += [f"{where}, line {number}, column {fault}" for fault in faults]
         if not faults:
             yield _draft(number, fields)
-    if not header_seen:
-        problems.append(f"{where}, line 1: the table is empty: begin with the header {','.join(COLUMNS)}")
 
 
 def _faults(fields: list[str]) -> Iterator[str]:

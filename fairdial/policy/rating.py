@@ -159,6 +159,8 @@ def affordable_s(tariff: Tariff, credit_micros: int, longest_s: int, *, included
     def reserve_of(used_s: int) -> int:
         return reserve_micros(tariff, used_s, included_s=included_s)
 
+    if longest_s > 0 and reserve_of(longest_s) <= credit_micros:
+        return longest_s
     # The reserve never falls as the call grows, so halving finds the edge.
     return bisect_right(range(1, longest_s + 1), max(0, credit_micros), key=reserve_of)
 

@@ -6,6 +6,7 @@ Every rule carries the clause that it comes from. Leaves to `document.py` the po
 
 from collections.abc import Mapping
 from enum import StrEnum
+from functools import cached_property
 from typing import Annotated, Literal
 
 from pydantic import (
@@ -21,7 +22,7 @@ from pydantic import (
 from fairdial.policy.account import Kind
 from fairdial.policy.periods import Period
 from fairdial.policy.prefixes import COUNTRIES, NumberClass
-from fairdial.policy.rating import Increment, currency_digits, parse_micros
+from fairdial.policy.rating import Increment, Tariff, currency_digits, parse_micros
 
 
 class Meter(StrEnum):
@@ -269,6 +270,34 @@ class Charges(Rule):
     surcharge_needs_agreement: bool = True
     clauses: Mapping[ChargeKey, ClauseId] = Field(default_factory=dict)
 
+    # The amounts as money, read once: every dial asks for them.
+
+    @cached_property
+    def overage_tariff(self) -> Tariff | None:
+        """What talk past an allowance costs; None where no price is named."""
+        if self.overage_per_min is None:
+            return None
+        return Tariff(
+            rate_per_min_micros=parse_micros(self.overage_per_min),
+            connect_fee_micros=parse_micros(self.connect_fee or "0"),
+            increment=Increment.parse(self.increment),
+            minimum_micros=parse_micros(self.minimum or "0"),
+        )
+
+    @cached_property
+    def message_tariff(self) -> Tariff | None:
+        """What a message past an allowance costs: a call of no length, which costs its connection."""
+        if self.overage_per_message is None:
+            return None
+        return Tariff(rate_per_min_micros=0, connect_fee_micros=parse_micros(self.overage_per_message))
+
+    @cached_property
+    def surcharge_tariff(self) -> Tariff | None:
+        """What lies on each minute."""
+        if self.surcharge_per_min is None:
+            return None
+        return Tariff(rate_per_min_micros=parse_micros(self.surcharge_per_min))
+
     def clause_for(self, key: ChargeKey) -> str:
         """The clause behind one of the prices."""
         return self.clauses.get(key, self.clause)
@@ -288,6 +317,16 @@ class EncryptionRule(Rule):
     media: Literal["required", "any"]
     otherwise: Literal["refuse", "flag"]
     clause: ClauseId
+
+
+class StandingRule(Rule):
+    """By which clause accounts are suspended or terminated at once (K12), and terminated for fraud (V8).
+
+    For fraud, prepaid credit is forfeited and charges stay owed. Without `fraud_clause` both rest on `clause`.
+    """
+
+    clause: ClauseId
+    fraud_clause: ClauseId | None = None
 
 
 class Trigger(Rule):

@@ -10,12 +10,14 @@ from fairdial.policy.document import Allowance, Charges, Pay, Policy
 from fairdial.policy.wording import (
     CAPS,
     CLASSES,
+    FRAUD,
     KINDS,
     METERS,
     PAYS,
     PERIODS,
     PRICES,
     SCOPES,
+    STANDING,
     caller_numbers,
     countries_covered,
     duration,
@@ -117,6 +119,9 @@ def _protection(policy: Policy) -> Iterator[Row]:
         yield Row("identity", "caller_number", caller_numbers(policy.identity), policy.identity.clause)
     if policy.encryption is not None:
         yield Row("encryption", "calls", encryption(policy.encryption), policy.encryption.clause)
+    if policy.standing is not None:
+        yield Row("standing", "at once", STANDING, policy.standing.clause)
+        yield Row("standing", "fraud", FRAUD, policy.standing.fraud_clause or policy.standing.clause)
 
 
 def _triggers(policy: Policy) -> Iterator[Row]:

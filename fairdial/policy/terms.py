@@ -4,22 +4,24 @@ A call keeps the terms it started with, whatever is published or loaded while it
 `rating.py` how seconds become money, to `decide.py` when which terms apply.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Set
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from fairdial.policy.account import Consent
 from fairdial.policy.cards import Rate
-from fairdial.policy.document import Charges, Policy
-from fairdial.policy.rating import Increment, Tariff, charge_micros, overage_charge_micros, parse_micros
+from fairdial.policy.document import ChargeKey, Charges, Policy
+from fairdial.policy.rating import Tariff, charge_micros, overage_charge_micros
 
 DEFAULT_CURRENCY = "EUR"
 
 
 class Mode(StrEnum):
-    """How a call is paid."""
+    """How a call is paid. SURCHARGE comes on top of what is included or overage (S5)."""
 
     OVERAGE = "overage"
     CREDIT = "credit"
+    SURCHARGE = "surcharge"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,25 +44,52 @@ class Terms:
     clause: Clause
 
 
-def overage_terms(policy: Policy) -> Terms | None:
-    """What use past an allowance costs on this policy; None where it names no price (R3, V2)."""
+def overage_terms(policy: Policy, currency: str | None = None) -> Terms | None:
+    """What use past an allowance costs on this policy; None where it names no price (R3, V2).
+
+    currency: the account's, for a policy that names none.
+    """
     charges = policy.charges
-    if charges is None or charges.overage_per_min is None:
+    if charges is None or charges.overage_tariff is None:
         return None
-    tariff = Tariff(
-        rate_per_min_micros=parse_micros(charges.overage_per_min),
-        connect_fee_micros=parse_micros(charges.connect_fee or "0"),
-        increment=Increment.parse(charges.increment),
-        minimum_micros=parse_micros(charges.minimum or "0"),
-    )
-    clause = Clause(policy.name, policy.version, charges.clause_for("overage_per_min"))
-    return Terms(Mode.OVERAGE, _currency(charges), tariff, "charges.overage_per_min", clause)
+    return _terms(policy, charges, Mode.OVERAGE, "overage_per_min", charges.overage_tariff, currency)
 
 
-def credit_terms(policy: Policy, clause_id: str, currency: str, rate: Rate) -> Terms:
-    """What a call to a destination costs that is paid from credit (K4)."""
+def message_terms(policy: Policy, currency: str | None = None) -> Terms | None:
+    """What a message past an allowance costs; None where the policy names no price (V2)."""
+    charges = policy.charges
+    if charges is None or charges.message_tariff is None:
+        return None
+    return _terms(policy, charges, Mode.OVERAGE, "overage_per_message", charges.message_tariff, currency)
+
+
+def surcharge_terms(policy: Policy, currency: str | None, agreed: Set[Consent]) -> Terms | None:
+    """What each minute costs besides, where that was agreed if it needs to be; None where nothing (S5)."""
+    charges = policy.charges
+    if charges is None or charges.surcharge_tariff is None:
+        return None
+    if charges.surcharge_needs_agreement and Consent.SURCHARGE not in agreed:
+        return None
+    return _terms(policy, charges, Mode.SURCHARGE, "surcharge_per_min", charges.surcharge_tariff, currency)
+
+
+def _terms(
+    policy: Policy, charges: Charges, mode: Mode, key: ChargeKey, tariff: Tariff, currency: str | None
+) -> Terms:
+    clause = Clause(policy.name, policy.version, charges.clause_for(key))
+    return Terms(mode, charges.currency or currency or DEFAULT_CURRENCY, tariff, f"charges.{key}", clause)
+
+
+def credit_terms(
+    policy: Policy, clause_id: str, currency: str, rate: Rate, surcharge: Terms | None = None
+) -> Terms:
+    """What a call to a destination costs that is paid from credit (K4), a surcharge included."""
     clause = Clause(policy.name, policy.version, clause_id)
-    return Terms(Mode.CREDIT, currency, rate.tariff, rate.label, clause)
+    tariff = rate.tariff
+    if surcharge is not None:
+        # One bill from one credit: what is reserved must pay for both.
+        tariff = replace(tariff, surcharge_per_min_micros=surcharge.tariff.rate_per_min_micros)
+    return Terms(Mode.CREDIT, currency, tariff, rate.label, clause)
 
 
 def seconds_past(stretches: Iterable[tuple[int, int]]) -> tuple[int, bool]:
@@ -84,10 +113,6 @@ def overage_micros(terms: Terms, used_s: int, over_s: int, *, began_included: bo
     return overage_charge_micros(terms.tariff, over_s, used_s=used_s, began_included=began_included)
 
 
-def credit_micros(terms: Terms, used_s: int) -> int:
-    """The bill of a call that is paid from credit. 0 if it was never answered."""
+def whole_micros(terms: Terms, used_s: int) -> int:
+    """The bill of a call whose every second is charged: credit, surcharge. 0 if it was never answered."""
     return charge_micros(terms.tariff, used_s)
-
-
-def _currency(charges: Charges) -> str:
-    return charges.currency or DEFAULT_CURRENCY

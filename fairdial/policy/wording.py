@@ -217,6 +217,10 @@ def encryption(rule: EncryptionRule | None) -> str:
     return f"calls without encrypted {joined(required)} are {done}"
 
 
+STANDING = "accounts may be suspended or terminated at once"
+FRAUD = "accounts terminated for fraud forfeit their credit and still owe their charges"
+
+
 def trigger(rule: Trigger) -> str:
     """What leads to a step: 'where "distinct callees" reaches 30 in an hour, a notice follows'."""
     measure, window = rule.measure.replace("_", " "), PERIODS[rule.window]

@@ -7,8 +7,9 @@ import pytest
 
 from fairdial.ledger.contract import AlreadyExists, ConstraintViolated, Ledger, LoadedCard, NotFound
 from fairdial.policy.account import Account, Credit, Line, Options, Standing
-from fairdial.policy.decide import Allow, GrantRules
+from fairdial.policy.decide import Allow
 from fairdial.policy.outcomes import Reason
+from fairdial.policy.sizing import GrantRules
 from fairdial.policy.terms import Clause, Mode
 from tests.charges import BERLIN, CARD_TEXT, FEE, LONDON, PARIS, PER_S, PREMIUM, UNIT, Counter, priced_plan
 from tests.contract.conftest import Store
@@ -37,6 +38,8 @@ async def credit(ledger: Ledger) -> Counter:
 # --- past the allowance --------------------------------------------------------------------------
 
 
+@pytest.mark.clause("R3", "charged")
+@pytest.mark.clause("R1", "charged")
 async def test_what_fits_into_the_allowance_is_included_and_the_rest_is_charged(counter: Counter) -> None:
     await counter.talk("earlier", 2_399 * 60 + 30)
     assert await counter.charges() == {}
@@ -46,6 +49,7 @@ async def test_what_fits_into_the_allowance_is_included_and_the_rest_is_charged(
     assert await counter.meters() == [("voice", 144_000, 0, 60)]
 
 
+@pytest.mark.clause("R3", "free")
 async def test_a_call_to_the_last_second_of_the_allowance_is_free(counter: Counter) -> None:
     await counter.talk("earlier", 143_970)
     await counter.talk("last", 30)
@@ -107,6 +111,7 @@ async def test_many_calls_at_once_are_charged_for_no_second_while_one_is_left(co
     assert sum(charged_s for charged_s, _ in (await counter.charged()).values()) == 50
 
 
+@pytest.mark.clause("R2", "charged")
 async def test_a_call_from_a_used_up_month_into_a_new_one_is_charged_for_the_first_part(
     counter: Counter,
 ) -> None:
@@ -187,6 +192,7 @@ async def test_an_allowance_that_refused_and_then_charges_frees_what_a_live_call
     assert await ledger.live_grants() == ()
 
 
+@pytest.mark.clause("R1", "free")
 async def test_each_line_has_its_own_allowance_where_the_plan_says_so(counter: Counter) -> None:
     counter.use(priced_plan(limit_s=30, scope="line"))
     await counter.open_account("alice", "anna")
@@ -198,6 +204,7 @@ async def test_each_line_has_its_own_allowance_where_the_plan_says_so(counter: C
     assert await counter.meters() == [("voice/alice", 30, 0, 5), ("voice/anna", 30, 0, 0)]
 
 
+@pytest.mark.clause("V1", "charged")
 async def test_lines_share_an_allowance_of_the_account(counter: Counter) -> None:
     counter.use(priced_plan(limit_s=30))
     await counter.open_account("alice", "anna")
@@ -250,11 +257,12 @@ async def test_credit_is_reserved_settled_and_the_rest_given_back(credit: Counte
     await credit.settle("call-1", 61)
     assert await credit.credit() == (200 * UNIT - FEE - 120 * PER_S, 0)
     charge = (await credit.charges())["call-1"]
-    assert (charge.mode, charge.charged_s, charge.amount_micros) == (Mode.CREDIT, 61, FEE + 120 * PER_S)
+    assert (charge.mode, charge.charged_units, charge.amount_micros) == (Mode.CREDIT, 61, FEE + 120 * PER_S)
     assert charge.rate == "+33 (France, line 4, from 2026-01-01T00:00Z)"
     assert charge.clause == Clause("plan", "1", "C3")
 
 
+@pytest.mark.clause("K4", "free")
 async def test_what_the_plan_covers_costs_no_credit(credit: Counter) -> None:
     await credit.pay_in(UNIT)
     await credit.talk("call-1", 60)
@@ -262,6 +270,7 @@ async def test_what_the_plan_covers_costs_no_credit(credit: Counter) -> None:
     assert await credit.charges() == {}
 
 
+@pytest.mark.clause("K4", "charged")
 async def test_the_connection_fee_is_owed_on_each_redial_and_for_no_unanswered_call(credit: Counter) -> None:
     await credit.pay_in(10 * UNIT)
     for number in range(3):
@@ -272,6 +281,7 @@ async def test_the_connection_fee_is_owed_on_each_redial_and_for_no_unanswered_c
     assert set(await credit.charges()) == {"call-0", "call-1", "call-2"}
 
 
+@pytest.mark.clause("K4", "refused")
 async def test_a_call_is_refused_where_credit_pays_for_no_increment(credit: Counter) -> None:
     too_low = (Reason.CREDIT_TOO_LOW, "C3")
     assert await credit.refuse("none", PARIS) == too_low
@@ -311,6 +321,7 @@ async def test_classes_outside_the_plan_are_paid_from_credit_or_refused(
     assert await credit.refuse("refused too", PARIS) == (Reason.COUNTRY_NOT_COVERED, "C2")
 
 
+@pytest.mark.clause("K4", "cut")
 async def test_a_renewal_extends_grant_and_hold_and_ends_where_the_credit_does(credit: Counter) -> None:
     await credit.pay_in(2 * UNIT)
     credit.use(priced_plan(countries='["DE"]', longest_s=14_400))
@@ -331,6 +342,7 @@ async def test_a_renewal_extends_grant_and_hold_and_ends_where_the_credit_does(c
     assert await credit.credit() == (0, 0)
 
 
+@pytest.mark.clause("K3", "cut")
 async def test_a_renewal_never_passes_the_longest_call(credit: Counter) -> None:
     credit.use(priced_plan(countries='["DE"]', longest_s=100))
     await credit.pay_in(FEE + 110 * PER_S)
@@ -341,13 +353,14 @@ async def test_a_renewal_never_passes_the_longest_call(credit: Counter) -> None:
     assert await credit.credit() == (FEE + 110 * PER_S, FEE + 100 * PER_S)
 
 
+@pytest.mark.clause("K12", "cut")
 async def test_a_suspended_account_gets_no_renewal(credit: Counter, ledger: Ledger) -> None:
     credit.use(priced_plan(countries='["DE"]'))
     await credit.pay_in(2 * UNIT)
     await credit.allow("call-1")
-    await ledger.set_standing("acme", Standing.SUSPENDED)
+    await ledger.set_standing("acme", Standing.SUSPENDED, NOON_MS)
     assert (await credit.desk.renew("call-1", 5_000)).granted_s == 47
-    await ledger.set_standing("acme", Standing.ACTIVE)
+    await ledger.set_standing("acme", Standing.ACTIVE, NOON_MS)
     assert ((await credit.desk.renew("call-1", 5_000)).granted_s or 0) > 47
 
 
@@ -619,8 +632,8 @@ async def test_a_charge_does_not_depend_on_how_the_call_was_sliced(
             granted_s = (await counter.desk.renew(name, 0)).granted_s or 0
         await counter.settle(name, used_s)
         sheet = await ledger.sheet(name)
-        bills.add(tuple((charge.charged_s, charge.amount_micros) for charge in sheet.charges))
-        assert all(usage.meter.reserved_s == 0 for usage in sheet.usage)
+        bills.add(tuple((charge.charged_units, charge.amount_micros) for charge in sheet.charges))
+        assert all(usage.meter.reserved_units == 0 for usage in sheet.usage)
         assert sheet.credit is not None
         assert sheet.credit.reserved_micros == 0
     assert len(slices) > 1

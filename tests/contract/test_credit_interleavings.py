@@ -10,7 +10,7 @@ import pytest
 
 from fairdial.ledger.contract import ConstraintViolated
 from fairdial.policy.decide import Allow
-from fairdial.policy.terms import Mode, credit_micros
+from fairdial.policy.terms import Mode, whole_micros
 from tests.charges import LONDON, PARIS, PER_S, PREMIUM, UNIT, Counter, priced_plan
 from tests.contract.conftest import Store
 
@@ -115,23 +115,23 @@ class Scene:
         for grant in grants:
             assert grant is not None
             charge = charges.pop(grant.call_id, None)
-            if grant.terms is not None and grant.terms.mode is Mode.CREDIT and grant.used_s:
+            if grant.credit_terms is not None and grant.used_s:
                 assert charge is not None
-                assert (charge.charged_s, charge.amount_micros) == (
+                assert (charge.charged_units, charge.amount_micros) == (
                     grant.used_s,
-                    credit_micros(grant.terms, grant.used_s),
+                    whole_micros(grant.credit_terms, grant.used_s),
                 )
                 assert charge.amount_micros <= grant.credit_hold_micros
             elif charge is not None:
                 assert charge.mode is Mode.OVERAGE
-                assert charge.charged_s <= (grant.used_s or 0)
-                assert charge.amount_micros == charge.charged_s * PER_S
-                past_s += charge.charged_s
+                assert charge.charged_units <= (grant.used_s or 0)
+                assert charge.amount_micros == charge.charged_units * PER_S
+                past_s += charge.charged_units
         assert charges == {}
         for usage in sheet.usage:
             meter = usage.meter
-            assert meter.limit_s is None or meter.used_s + meter.reserved_s <= meter.limit_s
-        assert past_s <= sum(usage.meter.over_s for usage in sheet.usage)
+            assert meter.limit_units is None or meter.used_units + meter.reserved_units <= meter.limit_units
+        assert past_s <= sum(usage.meter.over_units for usage in sheet.usage)
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -153,7 +153,7 @@ async def test_the_money_is_kept_whatever_happens(store: Store, seed: int) -> No
         await asyncio.gather(*(counter.settle(grant.call_id, 1) for grant in live))
         await scene.check()
         assert (await counter.credit())[1] == 0
-        assert all(usage.meter.reserved_s == 0 for usage in (await counter.ledger.sheet("acme")).usage)
+        assert all(usage.meter.reserved_units == 0 for usage in (await counter.ledger.sheet("acme")).usage)
         modes = {charge.mode for charge in (await counter.ledger.sheet("acme")).charges}
         assert modes == {Mode.CREDIT, Mode.OVERAGE}, "a run without both ways of paying shows little"
     finally:

@@ -13,8 +13,9 @@ import pytest
 
 from fairdial.ledger.contract import Extend, Grant, IdempotencyConflict, Ledger
 from fairdial.policy.account import Account, Dial, MeterWindow
-from fairdial.policy.decide import Allow, Verdict, meters_at, size_grant
+from fairdial.policy.decide import Allow, Verdict, meters_at
 from fairdial.policy.document import Policy
+from fairdial.policy.sizing import size_grant
 from tests.contract.conftest import Store
 from tests.samples import MONTH_END_MS, RULES, authorise, outbound, plan, provision
 
@@ -78,7 +79,7 @@ class Scene:
         def planned(_grant: Grant, account: Account) -> tuple[MeterWindow, ...]:
             return meters_at(account, self.policy, rest)
 
-        extend: Extend = lambda _grant, _account, meters, _credit: size_grant(end_ms, 0, 60, meters, RULES)  # noqa: E731
+        extend: Extend = lambda _grant, payer: size_grant(end_ms, 0, 60, payer.meters, RULES)  # noqa: E731
         await self.ledger.renew(call_id, planned, extend)
 
     async def settle(self) -> None:
@@ -117,10 +118,10 @@ class Scene:
             reserved: dict[str, int] = defaultdict(int)
             for entry in (await self.ledger.sheet(account)).usage:
                 meter = entry.meter
-                assert meter.limit_s is not None
-                assert meter.used_s + meter.reserved_s <= meter.limit_s
-                used[meter.allowance] += meter.used_s
-                reserved[meter.allowance] += meter.reserved_s
+                assert meter.limit_units is not None
+                assert meter.used_units + meter.reserved_units <= meter.limit_units
+                used[meter.allowance] += meter.used_units
+                reserved[meter.allowance] += meter.reserved_units
             assert reserved == await self._held(account)
             settled_s = await self._settled_s(account)
             assert set(used.values()) <= {settled_s}
@@ -133,7 +134,7 @@ class Scene:
                 verdict: Verdict = await authorise(self.ledger, self.dials[grant.call_id], self.policy)
                 assert isinstance(verdict.decision, Allow)
                 for hold in verdict.decision.holds:
-                    held[hold.allowance] += hold.hold_s
+                    held[hold.allowance] += hold.hold_units
         if not held and (await self.ledger.sheet(account)).usage:
             return {"voice": 0, "daily": 0}
         return held

@@ -17,11 +17,12 @@ from fairdial.ledger.contract import (
     LedgerUnavailable,
     NotFound,
 )
-from fairdial.policy.account import Account, Dial, Kind, Line, Snapshot, Standing
-from fairdial.policy.decide import EMERGENCY, Allow, Hold, Refuse, Sized, Verdict, meters_at, size_grant
+from fairdial.policy.account import Account, Dial, Kind, Line, Needs, Snapshot, Standing
+from fairdial.policy.decide import EMERGENCY, Allow, Refuse, Verdict, meters_at
 from fairdial.policy.numbers import Habit, Number
 from fairdial.policy.outcomes import Reason
 from fairdial.policy.prefixes import NumberClass
+from fairdial.policy.sizing import Hold, Sized, size_grant
 from tests.contract.conftest import Store
 from tests.samples import LONDON, MONTH_END_MS, NOON_MS, RULES, authorise, outbound, plan, provision
 
@@ -41,15 +42,21 @@ async def usage(ledger: Ledger, account: str = "acme") -> list[tuple[str, int | 
     sheet = await ledger.sheet(account)
     entries = sorted(sheet.usage, key=lambda entry: (entry.meter.window, entry.meter.allowance))
     return [
-        (entry.meter.allowance, entry.meter.limit_s, entry.meter.used_s, entry.meter.reserved_s, entry.calls)
+        (
+            entry.meter.allowance,
+            entry.meter.limit_units,
+            entry.meter.used_units,
+            entry.meter.reserved_units,
+            entry.calls,
+        )
         for entry in entries
     ]
 
 
 def more(s: int) -> Extend:
     """Give a live grant `s` more, held in the first window that is planned."""
-    return lambda _grant, _account, meters, _credit: Sized(
-        s, (Hold(meters[0].allowance, meters[0].window, meters[0].limit_s, s),)
+    return lambda _grant, payer: Sized(
+        s, (Hold(payer.meters[0].allowance, payer.meters[0].window, payer.meters[0].limit_units, s),)
     )
 
 
@@ -110,7 +117,7 @@ async def test_a_judge_that_fails_leaves_nothing(ledger: Ledger) -> None:
 
     await provision(ledger)
     with pytest.raises(ZeroDivisionError):
-        await ledger.authorise(outbound(), lambda _account: (), judge)
+        await ledger.authorise(outbound(), lambda _line, _account: Needs(), judge)
     assert await ledger.decisions() == ()
     grant_in(await authorise(ledger, outbound()))
 
@@ -166,7 +173,9 @@ async def test_an_undecided_dial_is_recorded_as_such(ledger: Ledger) -> None:
     await provision(ledger)
     refuse = Refuse(Reason.POLICY_MISSING, EMERGENCY.clause, "acme")
     for _ in range(2):
-        verdict = await ledger.authorise(outbound(), lambda _a: (), lambda _s: Verdict(LONDON, refuse))
+        verdict = await ledger.authorise(
+            outbound(), lambda _l, _a: Needs(), lambda _s: Verdict(LONDON, refuse)
+        )
         assert refusal_in(verdict) is Reason.POLICY_MISSING
     (record,) = await ledger.decisions()
     assert record.decision == "undecided"
@@ -180,7 +189,7 @@ async def test_an_emergency_call_is_recorded_once_and_holds_nothing(ledger: Ledg
     (record,) = await ledger.decisions()
     assert (record.decision, record.reason, record.account_id) == ("allow", "emergency", None)
     assert await ledger.live_grants() == ()
-    again = await ledger.authorise(dial, lambda _a: (), lambda _s: verdict)
+    again = await ledger.authorise(dial, lambda _l, _a: Needs(), lambda _s: verdict)
     assert grant_in(again).reason is Reason.EMERGENCY
 
 
@@ -321,7 +330,7 @@ async def test_a_renewal_that_is_declined_changes_nothing(ledger: Ledger) -> Non
     await provision(ledger)
     await authorise(ledger, outbound())
     before = await ledger.grant("call-1")
-    assert await renew(ledger, "call-1", lambda _grant, _account, _meters, _credit: None) == before
+    assert await renew(ledger, "call-1", lambda _grant, _payer: None) == before
     assert await usage(ledger) == [("voice", 6000, 0, 375, 0)]
 
 
@@ -331,9 +340,8 @@ async def test_a_renewal_sees_what_all_calls_hold(ledger: Ledger) -> None:
     await authorise(ledger, outbound("call-2"))
     seen: list[tuple[int, int]] = []
 
-    def extend(_grant: Grant, _account: object, meters: object, _credit: object) -> None:
-        assert isinstance(meters, tuple)
-        seen.append((meters[0].used_s, meters[0].reserved_s))
+    def extend(_grant: Grant, payer: Snapshot) -> None:
+        seen.append((payer.meters[0].used_units, payer.meters[0].reserved_units))
 
     await renew(ledger, "call-1", extend)
     assert seen == [(0, 375 + 351)]
@@ -355,7 +363,7 @@ async def test_a_call_over_a_boundary_is_split(ledger: Ledger) -> None:
     await provision(ledger)
     at_ms = MONTH_END_MS - 20_000
     allow = grant_in(await authorise(ledger, outbound(at_ms=at_ms), plan(longest_s=300)))
-    assert [hold.hold_s for hold in allow.holds] == [20, 300]
+    assert [hold.hold_units for hold in allow.holds] == [20, 300]
     assert await usage(ledger) == [("voice", 6000, 0, 20, 0), ("voice", 6000, 0, 300, 0)]
     await ledger.answered("call-1", "leg", at_ms + 5_000)
     await ledger.settle("call-1", 100, at_ms + 105_000)
@@ -506,11 +514,13 @@ async def test_a_snapshot_shows_what_a_decision_would_see(ledger: Ledger) -> Non
     await provision(ledger)
     await authorise(ledger, outbound())
     later = outbound("call-2")
-    snapshot = await ledger.snapshot("alice", lambda account: meters_at(account, plan(), later))
+    snapshot = await ledger.snapshot("alice", lambda _line, account: Needs(meters_at(account, plan(), later)))
     assert (snapshot.line, snapshot.account) == (Line("alice", "acme"), Account("acme", "plan"))
-    assert [(meter.used_s, meter.reserved_s, meter.limit_s) for meter in snapshot.meters] == [(0, 375, 6000)]
+    assert [(meter.used_units, meter.reserved_units, meter.limit_units) for meter in snapshot.meters] == [
+        (0, 375, 6000)
+    ]
     assert isinstance(size_grant(NOON_MS, 60, 3600, snapshot.meters, RULES), Sized)
-    assert await ledger.snapshot("nobody", lambda _account: ()) == Snapshot(None, None)
+    assert await ledger.snapshot("nobody", lambda _line, _account: Needs()) == Snapshot(None, None)
     assert len(await ledger.decisions()) == 1
 
 
@@ -533,7 +543,7 @@ async def test_accounts_and_lines_are_kept_as_given(ledger: Ledger) -> None:
 
 async def test_adding_again_changes_nothing_not_even_a_standing(ledger: Ledger) -> None:
     await provision(ledger)
-    await ledger.set_standing("acme", Standing.TERMINATED)
+    await ledger.set_standing("acme", Standing.TERMINATED, NOON_MS)
     await provision(ledger)
     (account,) = await ledger.accounts()
     assert account.standing is Standing.TERMINATED
@@ -554,16 +564,16 @@ async def test_an_id_that_is_taken_is_refused(ledger: Ledger) -> None:
 
 async def test_a_standing_is_set_and_seen_by_the_next_dial(ledger: Ledger) -> None:
     await provision(ledger)
-    assert (await ledger.set_standing("acme", Standing.SUSPENDED)).standing is Standing.SUSPENDED
+    assert (await ledger.set_standing("acme", Standing.SUSPENDED, NOON_MS)).standing is Standing.SUSPENDED
     assert refusal_in(await authorise(ledger, outbound("call-1"))) is Reason.ACCOUNT_SUSPENDED
-    await ledger.set_standing("acme", Standing.ACTIVE)
+    await ledger.set_standing("acme", Standing.ACTIVE, NOON_MS)
     grant_in(await authorise(ledger, outbound("call-2")))
 
 
 async def test_an_account_that_is_not_there_is_told_with_the_cure(ledger: Ledger) -> None:
     for step in (
         ledger.add_line(Line("alice", "acme")),
-        ledger.set_standing("acme", Standing.SUSPENDED),
+        ledger.set_standing("acme", Standing.SUSPENDED, NOON_MS),
         ledger.lines("acme"),
         ledger.sheet("acme"),
     ):

@@ -48,7 +48,7 @@ def books(path: Path) -> Iterator[DB]:
         "INSERT INTO credit_entries VALUES ('acme', 'other', 'payment-2', 0, 1, 1, '')",
         "INSERT INTO charges SELECT * FROM charges",
         "UPDATE charges SET amount_micros = -1",
-        "UPDATE charges SET charged_s = 0",
+        "UPDATE charges SET charged_units = 0",
         "UPDATE charges SET mode = 'gift'",
         "UPDATE grants SET credit_hold_micros = -1",
         "UPDATE grants SET terms = 'none'",

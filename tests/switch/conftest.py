@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -14,7 +15,8 @@ import pytest_asyncio
 from testbed.asterisk import Switch
 from testbed.configuration import Line
 from testbed.installation import Installation, obtain
-from testbed.server import Server, dialplan
+from testbed.scenarios import Signalling
+from testbed.server import PROJECT, Server, dialplan
 from testbed.sipp import CallOutcome, Carrier, place_call
 
 PLAIN_DIALPLAN = """[outbound]
@@ -69,8 +71,12 @@ class Spine:
         hang_up_after_s: float | None = None,
         give_up_after_s: float | None = None,
         timeout_s: float = 30.0,
+        shows: str | None = None,
+        signalling: Signalling = "clear",
+        srtp: bool = False,
     ) -> CallOutcome:
-        """`place_call` on this switch."""
+        """`place_call` on this switch. shows: the number that the phone says is its own (RFC 3325)."""
+        identity = {} if shows is None else {"P-Asserted-Identity": f"<sip:{shows}@phone.invalid>"}
         return await place_call(
             self.switch,
             line=line,
@@ -78,10 +84,47 @@ class Spine:
             hang_up_after_s=hang_up_after_s,
             give_up_after_s=give_up_after_s,
             timeout_s=timeout_s,
+            extra_headers=identity,
+            signalling=signalling,
+            srtp=srtp,
         )
 
+    async def newest_decision(self) -> dict[str, Any]:
+        """The record of the newest decision."""
+        [record] = await self.server.ask("decisions", limit=1)
+        return dict(record)
 
-LINES = tuple(Line(name, accountcode=name, context="phones") for name in ("alice", "bob", "carol", "dave"))
+    async def ask_by(self, gate: str) -> None:
+        """Let the dialplan ask over "stasis", as it does without this, or by "agi"."""
+        if gate == "agi":
+            await self.switch.set_global("FAIRDIAL_AGI", f"127.0.0.1:{self.switch.agi_port}")
+
+    async def publish_variant(self, policy: str, name: str, *changes: tuple[str, str]) -> None:
+        """Publish the shipped `policy` under another `name`, with some of its words changed."""
+        text = (PROJECT / "policies" / f"{policy}.toml").read_text()
+        for old, new in ((f'name = "{policy}"', f'name = "{name}"'), *changes):
+            assert text.count(old) == 1, f"{old!r} is not once in {policy}.toml"
+            text = text.replace(old, new)
+        await self.server.ask("policy_publish", text=text, where=f"{name}.toml")
+
+
+# What a phone's endpoint needs for TLS: the switch then goes by the connection, not by the phone's word.
+_ENCRYPTING = {"rewrite_contact": "yes", "media_encryption": "sdes"}
+
+LINES = (
+    *(Line(name, accountcode=name, context="phones") for name in ("alice", "bob", "carol", "dave")),
+    *(Line(name, accountcode="acme", context="phones") for name in ("erin", "frank", "grace", "heidi")),
+    # A customer's own PBX, which may say from which of its numbers a call comes.
+    Line("pbx", accountcode="acme", context="phones", options={"trust_id_inbound": "yes"}),
+    Line("clear", accountcode="acme", context="phones", options={"rewrite_contact": "yes"}),
+    Line("encrypted", accountcode="acme", context="phones", options=_ENCRYPTING),
+    Line(
+        "either",
+        accountcode="acme",
+        context="phones",
+        options={**_ENCRYPTING, "media_encryption_optimistic": "yes"},
+    ),
+)
 
 
 @asynccontextmanager
@@ -90,14 +133,17 @@ async def running_spine(
     directory: Path,
     settings: Mapping[str, object] | None = None,
     plan: tuple[str, dict[str, str]] | None = None,
+    *,
+    tls: bool = False,
 ) -> AsyncIterator[Spine]:
     """The whole call path; nothing may be left over at its end: no channel, no grant, no followed call.
 
-    `settings` are further lines of the configuration; `plan` replaces the project's own dialplan.
+    `settings` are further lines of the configuration; `plan` replaces the project's own dialplan; with `tls`
+    the switch takes calls over TLS too.
     """
     extensions, files = plan or dialplan()
     async with (
-        Switch.start(installation, extensions, files=files, lines=LINES) as switch,
+        Switch.start(installation, extensions, files=files, lines=LINES, tls=tls) as switch,
         Carrier.start(switch) as carrier,
         Server.start(switch, directory, settings) as server,
     ):

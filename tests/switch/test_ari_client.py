@@ -9,8 +9,9 @@ import msgspec
 import pytest
 
 from ari_handlers import events
-from ari_handlers.client import AriRefused, AriSettings, AriTimeout, AriUnavailable, Channel, Client
+from ari_handlers.client import AriSettings, Client
 from ari_handlers.queues import CallQueues
+from ari_handlers.resources import AriRefused, AriTimeout, AriUnavailable, Channel
 from fairdial.clock import Moment, SystemClock
 from testbed.asterisk import Switch
 from testbed.installation import Installation

@@ -27,14 +27,14 @@ async def test_a_call_past_its_allowance_goes_on_and_is_charged_from_that_second
     first = await spine.call("alice", LONDON, hang_up_after_s=8)
     assert (first.ended_by, round(first.talk_s)) == ("caller", 8)
     found = await sheet(spine, "acme")
-    assert [(entry["used_s"], entry["over_s"]) for entry in found["usage"]] == [(5, 3)]
+    assert [(entry["used_units"], entry["over_units"]) for entry in found["usage"]] == [(5, 3)]
     # 3 s at 0.60 a minute; no connection fee, as the call began inside the allowance.
-    assert [(charge["charged_s"], charge["amount"]) for charge in found["charges"]] == [(3, "0.03")]
+    assert [(charge["charged_units"], charge["amount"]) for charge in found["charges"]] == [(3, "0.03")]
     second = await spine.call("alice", LONDON, hang_up_after_s=2)
     assert second.ended_by == "caller"
     assert await newest_reason(spine) == ("past_allowance", "M5")
     found = await sheet(spine, "acme")
-    assert {(charge["charged_s"], charge["amount"]) for charge in found["charges"]} == {
+    assert {(charge["charged_units"], charge["amount"]) for charge in found["charges"]} == {
         (3, "0.03"),
         (2, "0.07"),
     }
@@ -44,7 +44,7 @@ async def test_a_call_inside_its_allowance_costs_nothing(spine: Spine) -> None:
     await spine.server.account("acme", "metered", "alice")
     assert (await spine.call("alice", LONDON, hang_up_after_s=3)).ended_by == "caller"
     found = await sheet(spine, "acme")
-    assert [(entry["used_s"], entry["over_s"]) for entry in found["usage"]] == [(3, 0)]
+    assert [(entry["used_units"], entry["over_units"]) for entry in found["usage"]] == [(3, 0)]
     assert found["charges"] == []
 
 

@@ -16,17 +16,9 @@ from aiohttp import WSMsgType, web
 from structlog.testing import capture_logs
 
 from ari_handlers import events
-from ari_handlers.client import (
-    AriError,
-    AriRefused,
-    AriSettings,
-    AriTimeout,
-    AriUnavailable,
-    AriUnreadable,
-    Channel,
-    Client,
-)
+from ari_handlers.client import AriSettings, Client
 from ari_handlers.queues import CallQueues
+from ari_handlers.resources import AriError, AriRefused, AriTimeout, AriUnavailable, AriUnreadable, Channel
 from fairdial.clock import Moment, SystemClock
 
 CALM: dict[str, Any] = {"request_timeout_s": 0.2, "heartbeat_s": 60.0, "backoff_s": (0.01, 0.05)}
@@ -281,6 +273,8 @@ async def test_it_logs_in_by_header_and_lets_only_its_events_come(peer: Peer) ->
         "StasisEnd",
         "Dial",
         "ChannelDestroyed",
+        "ChannelDtmfReceived",
+        "PlaybackFinished",
         "ApplicationReplaced",
         "RESTResponse",
     }

@@ -64,3 +64,32 @@ def test_a_version_can_be_had_by_its_number_and_stands_once() -> None:
     assert (book.names, "plan" in book, "nosuch" in book) == (("plan",), True, False)
     with pytest.raises(ValueError, match="has version 'old' twice"):
         PolicyBook([old, new, old])
+
+
+def test_publishing_makes_a_new_book_and_leaves_the_old_one_as_it_was() -> None:
+    book = PolicyBook([version("old")])
+    after = book.with_published(version("new", effective="2026-12-01"))
+    assert decides(after, LONDON, "2026-11-30T12:00:00Z") == "old"
+    assert decides(after, LONDON, "2026-12-01T12:00:00Z") == "new"
+    assert decides(book, LONDON, "2026-12-01T12:00:00Z") == "old"
+
+
+def test_a_version_published_at_once_decides_from_now() -> None:
+    book = PolicyBook([version("old", effective="2026-01-01")])
+    after = book.with_published(version("new", effective='"at_once"', published="2026-11-21"))
+    for zone in (LONDON, TOKYO, ZoneInfo("Pacific/Honolulu")):
+        assert decides(after, zone, "2026-11-21T00:00:01Z") == "new"
+        assert decides(after, zone, "2026-11-20T23:59:59Z") == "old"
+
+
+def test_publishing_a_first_version_adds_its_name() -> None:
+    other = parse_policy(PLAN.replace('name = "plan"', 'name = "another"'), "another.toml")
+    assert PolicyBook([version("old")]).with_published(other).names == ("another", "plan")
+
+
+def test_publishing_again_changes_nothing_unless_the_contents_differ() -> None:
+    book = PolicyBook([version("old"), version("new", effective="2026-12-01")])
+    again = book.with_published(version("new", effective="2026-12-01"))
+    assert again.versions("plan") == book.versions("plan")
+    with pytest.raises(ValueError, match="policy 'plan' has version 'new' with other contents"):
+        book.with_published(version("new", effective="2026-12-02"))

@@ -1,8 +1,11 @@
 """The command line without a running server: on a ledger of its own, with its exit status and its words."""
 
+import asyncio
 import json
+import re
 import sqlite3
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +13,10 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from fairdial.console.cli import app
+from fairdial.ledger.sqlite import SqliteLedger
 from fairdial.main import Parts
+from fairdial.policy.decide import EMERGENCY, Allow, Verdict
+from tests.samples import LONDON, outbound
 
 PROJECT = Path(__file__).resolve().parents[2]
 Run = Callable[..., Result]
@@ -45,6 +51,10 @@ def test_accounts_and_lines_are_added_listed_and_shown(run: Run) -> None:
         "countries": [],
         "until_ms": None,
         "cycle_day": 1,
+        "plan": "",
+        "currency": None,
+        "estimate_s": None,
+        "fraud": False,
     }
     read(run("line", "add", "alice", "--account", "acme", "--region", "GB", "--internal", "_1XX", "--json"))
     assert [row["account"] for row in read(run("account", "list", "--json"))] == ["acme"]
@@ -80,6 +90,31 @@ def test_adding_twice_is_harmless_and_adding_otherwise_is_refused(run: Run) -> N
         (("check", "02079460100", "--line", "x", "--at", "2026-11-21T12:00:00"), "has no time zone"),
         (("classify", "02079460100", "--region", "ZZ"), "region 'ZZ'"),
         (("hangup", "1.1-1"), "no FairDial is running here"),
+        (
+            ("account", "add", "acme", "--policy", "kryptotel", "--country", "UK"),
+            "country 'UK' is not an ISO",
+        ),
+        (
+            ("account", "add", "acme", "--policy", "kryptotel", "--until", "2027"),
+            "--until '2027' is not an ISO",
+        ),
+        (("account", "add", "acme", "--policy", "kryptotel", "--currency", "EURO"), "not an ISO 4217 code"),
+        (("account", "show", "nosuch"), "no account 'nosuch'"),
+        (("account", "terminate", "nosuch", "--fraud"), "no account 'nosuch'"),
+        (("line", "suspend", "nosuch"), "no line 'nosuch'; `fairdial line list` shows all"),
+        (
+            ("number", "add", "02079460000", "--account", "acme"),
+            "is not in E.164; write it like +442079460000",
+        ),
+        (("number", "add", "+442079460000", "--account", "nosuch"), "no account 'nosuch'"),
+        (("number", "list", "nosuch"), "no account 'nosuch'"),
+        (("number", "remove", "+442079460000"), "belongs to no account"),
+        (("agreement", "add", "nosuch", "--consent", "surcharge", "--by", "Ann"), "no account 'nosuch'"),
+        (("agreement", "add", "nosuch", "--consent", "surcharge", "--by", " "), "an agreement needs a name"),
+        (("agreement", "list", "nosuch"), "no account 'nosuch'"),
+        (("agreement", "withdraw", "nosuch", "--consent", "surcharge"), "no account 'nosuch'"),
+        (("import", "/nowhere.csv"), "/nowhere.csv: cannot be read"),
+        (("policy", "publish", "/nowhere.toml"), "/nowhere.toml: cannot be read"),
         (("subscribe", "nosuch", "--policy", "kryptotel"), "no account 'nosuch'"),
         (("credit", "add", "nosuch", "5", "--currency", "EUR", "--reference", "1"), "no account 'nosuch'"),
         (
@@ -102,7 +137,7 @@ def test_bad_input_says_what_and_how_to_mend_it(run: Run, arguments: tuple[str, 
 
 
 def test_check_gives_the_decision_of_the_contract(run: Run) -> None:
-    run("account", "add", "acme", "--policy", "kryptotel")
+    run("account", "add", "acme", "--policy", "kryptotel", "--country", "GB")
     run("line", "add", "alice", "--account", "acme")
     allowed = run("check", "02079460100", "--line", "alice", "--json")
     assert allowed.exit_code == 0
@@ -112,7 +147,13 @@ def test_check_gives_the_decision_of_the_contract(run: Run) -> None:
         "clause": {"policy": "kryptotel", "version": "2026-11", "id": "K1"},
         "number": {"dialled": "02079460100", "e164": "+442079460100", "class": "geographic", "country": "GB"},
         "limit_s": 14400,
-        "charge": {"mode": "included", "currency": None, "connect_fee": "0", "rate_per_min": "0"},
+        "charge": {
+            "mode": "included",
+            "currency": None,
+            "connect_fee": "0",
+            "rate_per_min": "0",
+            "surcharge_per_min": "0",
+        },
         "cause": 0,
         "id": "check",
     }
@@ -279,3 +320,232 @@ def test_a_subscription_holds_what_was_bought(run: Run) -> None:
     assert (bought["countries"], bought["cycle_day"]) == (["DE", "GB"], 15)
     assert bought["until_ms"] == 1_798_761_600_000
     assert run("subscribe", "acme", "--policy", "kryptotel", "--country", "UK").exit_code == 2
+
+
+def test_an_account_is_added_with_what_was_bought_and_shown_with_all_it_holds(run: Run) -> None:
+    bought = ("--country", "GB", "--country", "DE", "--until", "2027-01-01T00:00:00Z", "--cycle-day", "15")
+    plan = ("--plan", "Gold", "--currency", "GBP", "--estimate-min", "100")
+    add = ("account", "add", "acme", "--policy", "kryptotel", *bought, *plan, "--json")
+    assert read(run(*add)) == read(run(*add))
+    read(run("line", "add", "alice", "--account", "acme", "--json"))
+    read(run("number", "add", "+442079460000", "--account", "acme", "--line", "alice", "--json"))
+    agree = ("--consent", "surcharge", "--by", "Ann Lee", "--note", "by phone")
+    read(run("agreement", "add", "acme", *agree, "--json"))
+    shown = read(run("account", "show", "acme", "--json"))
+    assert (shown["countries"], shown["until_ms"], shown["cycle_day"]) == (
+        ["DE", "GB"],
+        1_798_761_600_000,
+        15,
+    )
+    assert (shown["plan"], shown["currency"], shown["estimate_s"]) == ("Gold", "GBP", 6000)
+    assert shown["numbers"] == [{"number": "+442079460000", "account": "acme", "line": "alice"}]
+    assert [agreement["note"] for agreement in shown["agreements"]] == ["by phone"]
+    text = run("account", "show", "acme").stdout
+    for words in (
+        "DE GB",
+        "2027-01-01T00:00:00+00:00",
+        "Gold",
+        "GBP",
+        "100",
+        "+442079460000 of line alice",
+        "surcharge by Ann Lee",
+        "by phone",
+    ):
+        assert words in text
+
+
+def test_numbers_are_given_listed_and_taken(run: Run) -> None:
+    run("account", "add", "acme", "--policy", "kryptotel")
+    run("account", "add", "other", "--policy", "kryptotel")
+    add = ("number", "add", "+442079460000", "--account")
+    row = {"number": "+442079460000", "account": "acme", "line": None}
+    assert read(run(*add, "acme", "--json")) == read(run(*add, "acme", "--json")) == row
+    taken = run(*add, "other")
+    assert taken.exit_code == 2
+    assert "belongs to account 'acme'; take it from there with `fairdial number remove" in taken.stderr
+    assert read(run("number", "list", "acme", "--json")) == [row]
+    assert read(run("number", "list", "other", "--json")) == []
+    assert run("number", "remove", "+442079460000").exit_code == 0
+    assert read(run("number", "list", "acme", "--json")) == []
+    assert run(*add, "other").exit_code == 0
+
+
+def test_an_agreement_is_recorded_listed_and_withdrawn(run: Run) -> None:
+    run("account", "add", "acme", "--policy", "spokephone")
+    add = ("agreement", "add", "acme", "--consent", "surcharge", "--by", "Ann Lee", "--json")
+    recorded = read(run(*add))
+    assert [row["agreed_by"] for row in recorded] == ["Ann Lee"]
+    assert read(run(*add)) == read(run("agreement", "list", "acme", "--json")) == recorded
+    assert "Ann Lee" in run("agreement", "list", "acme").stdout
+    withdraw = ("agreement", "withdraw", "acme", "--consent", "surcharge")
+    assert run(*withdraw).exit_code == 0
+    assert read(run("agreement", "list", "acme", "--json")) == []
+    again = run(*withdraw)
+    assert again.exit_code == 2
+    assert "has not agreed to surcharge" in again.stderr
+    assert run("agreement", "add", "acme", "--consent", "all", "--by", "Ann").exit_code == 2
+
+
+def test_a_line_is_suspended_restored_and_terminated(run: Run) -> None:
+    run("account", "add", "acme", "--policy", "kryptotel", "--country", "GB")
+    run("line", "add", "alice", "--account", "acme")
+    run("line", "add", "bob", "--account", "acme")
+    for command, standing, status in (
+        ("suspend", "suspended", 1),
+        ("restore", "active", 0),
+        ("terminate", "terminated", 1),
+    ):
+        row = read(run("line", command, "alice", "--json"))
+        # No server runs here, so there was nothing that could cut a call.
+        assert (row["standing"], row["calls_cut"]) == (standing, 0)
+        assert run("check", "02079460100", "--line", "alice").exit_code == status
+        assert run("check", "02079460100", "--line", "bob").exit_code == 0
+
+
+def test_only_a_termination_for_fraud_forfeits_credit(run: Run) -> None:
+    for account in ("acme", "other"):
+        run("account", "add", account, "--policy", "kryptotel")
+        run("credit", "add", account, "5", "--currency", "EUR", "--reference", "1")
+    assert read(run("account", "terminate", "acme", "--fraud", "--json"))["fraud"]
+    assert not read(run("account", "terminate", "other", "--json"))["fraud"]
+    assert read(run("usage", "acme", "--json"))["credit"]["balance"] == "0"
+    assert read(run("usage", "other", "--json"))["credit"]["balance"] == "5"
+    assert "forfeited" in run("account", "show", "acme").stdout
+    assert "forfeited" not in run("account", "show", "other").stdout
+
+
+def test_check_explains_itself_where_it_is_asked_to(run: Run) -> None:
+    run("account", "add", "acme", "--policy", "kryptotel", "--country", "GB")
+    run("line", "add", "alice", "--account", "acme")
+    plain = ("check", "02079460100", "--line", "alice")
+    assert "rules" not in read(run(*plain, "--json"))
+    rules = read(run(*plain, "--explain", "--json"))["rules"]
+    assert all(set(rule) == {"rule", "clause", "saw", "result"} for rule in rules)
+    assert ("countries", "K1") in [(rule["rule"], rule["clause"]) for rule in rules]
+    explained = run(*plain, "--explain").stdout
+    assert explained.startswith(run(*plain).stdout)
+    assert "longest_call" in explained
+    assert "longest_call" not in run(*plain).stdout
+
+
+CUSTOMERS = """\
+[[account]]
+account = "acme"
+policy = "redconnect"
+[[account]]
+account = "abc"
+policy = "kryptotel"
+countries = ["GB"]
+[[line]]
+line = "alice"
+account = "acme"
+[[number]]
+number = "+442079460000"
+account = "acme"
+[[credit]]
+account = "abc"
+amount = "12.50"
+currency = "EUR"
+reference = "payment-1"
+"""
+
+
+def test_a_file_is_imported_whole_and_may_be_repeated(run: Run, tmp_path: Path) -> None:
+    customers = tmp_path / "customers.toml"
+    customers.write_text(CUSTOMERS)
+    trial = read(run("import", str(customers), "--dry-run", "--json"))
+    assert trial == {"new": 5, "there_already": 0, "dry_run": True}
+    assert read(run("account", "list", "--json")) == []
+    imported = read(run("import", str(customers), "--json"))
+    assert imported == {"new": 5, "there_already": 0, "dry_run": False}
+    assert [row["account"] for row in read(run("account", "list", "--json"))] == ["abc", "acme"]
+    assert read(run("usage", "abc", "--json"))["credit"]["balance"] == "12.5"
+    lines = tmp_path / "lines.csv"
+    lines.write_text("line,account\nalice,acme\nbob,abc\n")
+    assert read(run("import", str(lines), "--json"))["new"] == 1
+    assert read(run("import", str(customers), "--json"))["there_already"] == 5
+    assert run("import", str(lines)).stdout.split()[-3:] == ["0", "2", "yes"]
+
+
+@pytest.mark.parametrize("options", [(), ("--dry-run",)])
+def test_a_file_with_faults_is_refused_with_all_of_them(
+    run: Run, tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    customers = tmp_path / "customers.csv"
+    customers.write_text("account,policy,zone\nacme,redconect,\nabc,kryptotel,Mars/Base\ngood,kryptotel,\n")
+    unread = run("import", str(customers), *options)
+    assert (unread.exit_code, unread.stdout) == (2, "")
+    assert f"{customers}, line 2, column policy: policy 'redconect' is not loaded; write" in unread.stderr
+    assert f"{customers}, line 3, column zone: time zone 'Mars/Base'" in unread.stderr
+    lines = tmp_path / "lines.csv"
+    lines.write_text("line,account\nalice,good\nbob,nosuch\ncarol,neither\n")
+    run("account", "add", "good", "--policy", "kryptotel")
+    refused = run("import", str(lines), *options)
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert f"{lines}, line 3: no account 'nosuch'" in refused.stderr
+    assert f"{lines}, line 4: no account 'neither'" in refused.stderr
+    assert read(run("line", "list", "--json")) == []
+    assert [row["account"] for row in read(run("account", "list", "--json"))] == ["good"]
+
+
+def test_the_hundred_and_first_line_of_an_import_is_refused(run: Run, tmp_path: Path) -> None:
+    """V3, also where account and lines come in one file."""
+    run("account", "add", "acme", "--policy", "voxdirect")
+    lines = tmp_path / "lines.csv"
+    lines.write_text("line,account\n" + "".join(f"line-{number},acme\n" for number in range(101)))
+    refused = run("import", str(lines))
+    assert refused.exit_code == 2
+    assert f"{lines}, line 102: account 'acme' holds 100 lines, and its policy allows 100" in refused.stderr
+    lines.write_text("line,account\n" + "".join(f"line-{number},acme\n" for number in range(100)))
+    assert read(run("import", str(lines), "--json"))["new"] == 100
+
+
+def test_a_policy_is_published_once_and_never_changed(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "own.toml"
+    text = (PROJECT / "policies" / "redconnect.toml").read_text().replace('"redconnect"', '"own"')
+    file.write_text(re.sub(r"(?m)^(published|effective|notice_days) = .*\n", "", text))
+    published = read(run("policy", "publish", str(file), "--json"))
+    assert (published["policy"], published["version"]) == ("own", "2026-11")
+    assert (published["effective"], published["changes"]) == ("at_once", [])
+    assert published["takes_effect"] == "This takes effect at once."
+    # It decides from now on, also for who opens the ledger later.
+    assert run("account", "add", "later", "--policy", "own").exit_code == 0
+    again = run("policy", "publish", str(file))
+    assert again.exit_code == 0
+    assert "This takes effect at once." in again.stdout
+    file.write_text(file.read_text().replace("limit_s = 144000", "limit_s = 120000"))
+    changed = run("policy", "publish", str(file))
+    assert (changed.exit_code, changed.stdout) == (2, "")
+    assert "its own" in changed.stderr
+
+
+def test_a_policy_with_errors_is_not_published(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "own.toml"
+    file.write_text((PROJECT / "policies" / "redconnect.toml").read_text().replace("[kinds]", "[kind]"))
+    refused = run("policy", "publish", str(file))
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert f"{file}:" in refused.stderr
+    assert "error: kind: no such key; write kinds" in refused.stderr
+
+
+def test_a_flag_of_a_decision_is_shown_where_there_is_one(run: Run, tmp_path: Path) -> None:
+    """A7: a call that was let through unencrypted, and noted."""
+
+    def record(call_id: str, decision: Allow) -> None:
+        async def into_the_ledger() -> None:
+            ledger = await SqliteLedger.open(tmp_path / "ledger.sqlite")
+            await ledger.record(outbound(call_id), Verdict(LONDON, decision))
+            await ledger.close()
+
+        asyncio.run(into_the_ledger())
+
+    record("call-1", EMERGENCY)
+    assert "flag" not in run("decisions").stdout
+    record("call-2", replace(EMERGENCY, flag="unencrypted"))
+    shown = run("decisions").stdout
+    assert "flag" in shown
+    assert "unencrypted" in shown
+    assert {row["call_id"]: row["flag"] for row in read(run("decisions", "--json"))} == {
+        "call-1": "",
+        "call-2": "unencrypted",
+    }

@@ -6,26 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fairdial.policy.account import Account, Kind, Line, MeterWindow, Snapshot, Standing
-from fairdial.policy.decide import (
-    LONGEST_HORIZON_S,
-    Allow,
-    Decision,
-    GrantRules,
-    Refuse,
-    Short,
-    Sized,
-    decide,
-    is_emergency,
-    meters_at,
-    number_for,
-    size_grant,
-)
-from fairdial.policy.document import Policy
+from fairdial.policy.account import Account, Kind, Line, MeterWindow, Room, Snapshot, Standing
+from fairdial.policy.decide import Allow, Decision, Refuse, decide, is_emergency, meters_at, number_for
+from fairdial.policy.document import Cap, Caps, Meter, Policy
 from fairdial.policy.numbers import Number
 from fairdial.policy.outcomes import Reason
 from fairdial.policy.periods import Window
 from fairdial.policy.prefixes import NumberClass
+from fairdial.policy.sizing import LONGEST_HORIZON_S, GrantRules, Short, Sized, size_grant
 from tests.samples import LONDON, MONTH_END_MS, NOON_MS, RULES, outbound, plan
 
 ACCOUNT, LINE = Account("acme", "plan"), Line("alice", "acme")
@@ -52,7 +40,9 @@ def decision(
     dial = outbound(kind=kind, dialled=number.dialled if dialled is None else dialled, at_ms=at_ms)
     planned = meters_at(account, deciding, dial) if account else ()
     meters = tuple(
-        replace(meter, used_s=used_s, reserved_s=reserved_s) if meter.window.start_ms <= at_ms else meter
+        replace(meter, used_units=used_s, reserved_units=reserved_s)
+        if meter.window.start_ms <= at_ms
+        else meter
         for meter in planned
     )
     return decide(dial, number, Snapshot(line, account, meters), deciding, RULES)
@@ -224,7 +214,7 @@ def test_all_meters_agree_on_a_grant() -> None:
     sized = size_grant(NOON_MS, 60, 3600, (meter(100_000), meter(15, name="daily"), meter(None)), RULES)
     assert isinstance(sized, Sized)
     assert sized.granted_s == 15
-    assert [(hold.allowance, hold.hold_s) for hold in sized.holds] == [
+    assert [(hold.allowance, hold.hold_units) for hold in sized.holds] == [
         ("voice", 15),
         ("daily", 15),
         ("voice", 15),
@@ -237,7 +227,7 @@ def test_nothing_limited_means_no_end() -> None:
     sized = size_grant(NOON_MS, 60, None, (meter(None),), RULES)
     assert isinstance(sized, Sized)
     assert sized.granted_s is None
-    assert [hold.hold_s for hold in sized.holds] == [0]
+    assert [hold.hold_units for hold in sized.holds] == [0]
 
 
 def test_near_a_boundary_both_periods_are_reserved_for_a_call_that_may_be_answered_in_either() -> None:
@@ -245,7 +235,7 @@ def test_near_a_boundary_both_periods_are_reserved_for_a_call_that_may_be_answer
     found = decision(at_ms=at_ms, policy=plan(longest_s=120))
     assert isinstance(found, Allow)
     assert found.granted_s == 120
-    assert [hold.hold_s for hold in found.holds] == [30, 120]
+    assert [hold.hold_units for hold in found.holds] == [30, 120]
     assert found.holds[0].window.end_ms == found.holds[1].window.start_ms == MONTH_END_MS
 
 
@@ -256,7 +246,7 @@ def test_a_full_month_ends_a_call_before_it_begins_and_an_empty_one_lets_it_in()
     sized = size_grant(at_ms, 20, 3600, (meter(5000, window=before), meter(0, window=after)), RULES)
     assert isinstance(sized, Sized)
     assert sized.granted_s == 80  # answered after 20 s of ringing it ends at midnight
-    assert [hold.hold_s for hold in sized.holds] == [80]  # nothing is held where nothing can be used
+    assert [hold.hold_units for hold in sized.holds] == [80]  # nothing is held where nothing can be used
     spent = (meter(0, window=before, used_s=9), meter(5000, window=after))
     assert isinstance(size_grant(at_ms, 20, 3600, spent, RULES), Short)
 
@@ -273,10 +263,10 @@ def test_no_window_is_overdrawn(rooms: tuple[int, int], before_s: int, ring_s: i
     sized = size_grant(1_000_000 - before_s * 1000 - 1, ring_s, wanted_s, meters, RULES)
     if isinstance(sized, Sized):
         room_of = {first: rooms[0], second: rooms[1]}
-        assert all(0 < hold.hold_s <= room_of[hold.window] for hold in sized.holds)
-        assert sum(hold.hold_s for hold in sized.holds) >= (sized.granted_s or 0) > 0
+        assert all(0 < hold.hold_units <= room_of[hold.window] for hold in sized.holds)
+        assert sum(hold.hold_units for hold in sized.holds) >= (sized.granted_s or 0) > 0
     else:
-        assert sized.meter.room_s == 0
+        assert sized.meter.room_units == 0
 
 
 def test_rules_that_contradict_each_other_cannot_be_made() -> None:
@@ -291,9 +281,49 @@ def test_equal_inputs_give_equal_decisions() -> None:
     assert isinstance(decision(used_s=6000), Refuse)
 
 
-@pytest.mark.parametrize("kind", [Kind.CONFERENCE, Kind.CALLBACK, Kind.COLLECT, Kind.MESSAGE])
-def test_a_kind_without_a_handler_is_no_plain_dial_even_where_the_policy_has_it(kind: Kind) -> None:
-    everything = plan()
-    allowed = everything.kinds.model_copy(update={"allow": frozenset(Kind)})
-    found = decision(kind=kind, policy=everything.model_copy(update={"kinds": allowed}))
-    assert (found.reason, found.clause.id) == (Reason.KIND_NOT_COVERED, "P0")
+def conference(room: Room | None, *, participants: int = 4) -> Decision:
+    """The decision about joining a conference room in which somebody is, or nobody."""
+    everything = plan(day_limit_s=36_000)
+    policy = everything.model_copy(
+        update={
+            "kinds": everything.kinds.model_copy(update={"allow": frozenset(Kind)}),
+            "caps": Caps(participants=Cap(limit=participants, clause="P8")),
+            "longest_call": everything.longest_call.model_copy(update={"seconds": {Kind.CONFERENCE: 14_400}}),
+            "allowances": tuple(
+                one.model_copy(update={"meter": Meter.CONFERENCE, "counts": frozenset({Kind.CONFERENCE})})
+                for one in everything.allowances
+            ),
+        }
+    )
+    dial = outbound(kind=Kind.CONFERENCE, ring_s=0, dialled="8000")
+    snapshot = Snapshot(LINE, ACCOUNT, meters_at(ACCOUNT, policy, dial), room=room)
+    return decide(dial, Number("8000", None, NumberClass.INTERNAL, None), snapshot, policy, RULES)
+
+
+def room(seats: int, *, opened_ms: int = NOON_MS, left_s: int | None = 3600) -> Room:
+    return Room("first", seats, opened_ms, None if left_s is None else NOON_MS + left_s * 1000)
+
+
+def test_the_fifth_is_not_let_into_a_conference_of_four() -> None:
+    assert isinstance(conference(None), Allow)
+    assert isinstance(conference(room(3)), Allow)
+    refused = conference(room(4))
+    assert (refused.reason, refused.clause.id) == (Reason.CONFERENCE_FULL, "P8")
+    assert isinstance(conference(room(4), participants=5), Allow)
+
+
+def test_a_further_participant_holds_none_of_the_time_that_the_room_holds_already() -> None:
+    first, second = conference(None), conference(room(1, left_s=300))
+    assert isinstance(first, Allow)
+    assert isinstance(second, Allow)
+    assert [hold.room for hold in first.holds] == [True, True]
+    assert (first.granted_s, second.granted_s, second.holds) == (375, 300, ())
+
+
+def test_a_room_has_its_four_hours_from_when_it_was_opened() -> None:
+    found = conference(room(1, opened_ms=NOON_MS - 14_000_000, left_s=400))
+    assert isinstance(found, Allow)
+    assert (found.limit_s, found.granted_s) == (400, 400)
+    over = conference(room(1, opened_ms=NOON_MS - 20_000_000, left_s=400))
+    assert isinstance(over, Allow)
+    assert over.granted_s == 1

@@ -98,11 +98,11 @@ def quick(desk: Desk, answer_within_s: float = 0.05) -> Desk:
 
 
 async def reserved_s(store: Store) -> int:
-    return sum(usage.meter.reserved_s for usage in (await store.sheet("acme")).usage)
+    return sum(usage.meter.reserved_units for usage in (await store.sheet("acme")).usage)
 
 
 async def used_s(store: Store) -> int:
-    return sum(usage.meter.used_s for usage in (await store.sheet("acme")).usage)
+    return sum(usage.meter.used_units for usage in (await store.sheet("acme")).usage)
 
 
 async def grant_of(store: Store, call_id: str = "call-1") -> Grant:
@@ -303,7 +303,7 @@ async def test_an_emergency_call_is_recorded_and_holds_nothing(desk: Desk, store
 
 
 async def test_a_suspended_account_can_call_for_help_and_nobody_else(desk: Desk, store: Store) -> None:
-    await store.set_standing("acme", Standing.TERMINATED)
+    await store.set_standing("acme", Standing.TERMINATED, NOON_MS)
     allowed(await desk.authorise(asked(number="999")))
     refused = await desk.authorise(asked("call-2"))
     assert isinstance(refused, Verdict)
@@ -368,9 +368,9 @@ async def test_a_call_of_an_inactive_account_is_not_prolonged(
     desk: Desk, store: Store, standing: Standing
 ) -> None:
     before_s = allowed(await desk.authorise(asked())).granted_s
-    await store.set_standing("acme", standing)
+    await store.set_standing("acme", standing, NOON_MS)
     assert (await desk.renew("call-1", 5_000)).granted_s == before_s
-    await store.set_standing("acme", Standing.ACTIVE)
+    await store.set_standing("acme", Standing.ACTIVE, NOON_MS)
     assert ((await desk.renew("call-1", 5_000)).granted_s or 0) > (before_s or 0)
 
 
@@ -417,7 +417,13 @@ async def test_a_decision_as_json(desk: Desk) -> None:
             "country": "GB",
         },
         "limit_s": 375,
-        "charge": {"mode": "included", "currency": None, "connect_fee": "0", "rate_per_min": "0"},
+        "charge": {
+            "mode": "included",
+            "currency": None,
+            "connect_fee": "0",
+            "rate_per_min": "0",
+            "surcharge_per_min": "0",
+        },
         "cause": 0,
         "id": "id-1",
     }

@@ -51,6 +51,9 @@ signalling = "required"
 media = "required"
 otherwise = "flag"
 clause = "P11"
+[standing]
+clause = "P14"
+fraud_clause = "P15"
 [[detectors]]
 name = "many"
 measure = "distinct_callees"
@@ -85,7 +88,9 @@ DETECTOR = BASE[BASE.index("[[detectors]]") : BASE.index("[[ladder]]")]
 TEXTS = BASE[BASE.index('[[allowances]]\nname = "texts"') : BASE.index("[uncovered]")]
 CHARGES = BASE[BASE.index("[charges]") : BASE.index("[identity]")]
 IDENTITY = BASE[BASE.index("[identity]") : BASE.index("[encryption]")]
-ENCRYPTION = BASE[BASE.index("[encryption]") : BASE.index("[[detectors]]")]
+ENCRYPTION = BASE[BASE.index("[encryption]") : BASE.index("[standing]")]
+STANDING = BASE[BASE.index("[standing]") : BASE.index("[[detectors]]")]
+FORFEITED = "accounts terminated for fraud forfeit their credit and still owe their charges"
 UNCOVERED = BASE[BASE.index("[uncovered]") : BASE.index("[caps]")]
 
 
@@ -229,6 +234,17 @@ UNCOVERED = BASE[BASE.index("[uncovered]") : BASE.index("[caps]")]
         ),
         (ENCRYPTION, "", ["From now on calls need no encryption (P11)."]),
         (
+            STANDING,
+            "",
+            [
+                "It no longer holds that accounts may be suspended or terminated at once (P14).",
+                "It no longer holds that accounts terminated for fraud forfeit their credit and still owe their"
+                " charges (P15).",
+            ],
+        ),
+        # Whichever clause it rests on, the same is done.
+        ('fraud_clause = "P15"\n', "", []),
+        (
             "threshold = 30",
             "threshold = 20",
             ['From now on, where "distinct callees" reaches 20 in an hour, a notice follows (P12).'],
@@ -268,6 +284,13 @@ def test_going_back_tells_the_opposite() -> None:
     assert difference(more, policy()) == (
         "Calls to pager numbers are no longer covered (P1).",
         "The monthly allowance rises from 2,000 to 2,400 minutes (P4).",
+    )
+
+
+def test_a_clause_for_suspension_that_is_new_is_told() -> None:
+    assert difference(policy((STANDING, "")), policy()) == (
+        "From now on accounts may be suspended or terminated at once (P14).",
+        "From now on accounts terminated for fraud forfeit their credit and still owe their charges (P15).",
     )
 
 
@@ -335,8 +358,16 @@ def test_a_policy_is_shown_rule_by_rule() -> None:
     assert Row("caps", "lines", "at most 100 lines of an account", "P8") in rows
     assert Row("charges", "overage_per_min", "a minute past the allowance costs 0.02 EUR", "P9") in rows
     assert Row("charges", "increment", "seconds are billed by 60/60", "P9") in rows
+    assert Row("standing", "at once", "accounts may be suspended or terminated at once", "P14") in rows
+    assert Row("standing", "fraud", FORFEITED, "P15") in rows
     trigger = 'where "distinct callees" reaches 30 in an hour, a notice follows (not run by this release)'
     assert Row("detectors", "many", trigger, "P12") in rows
+
+
+def test_fraud_rests_on_the_clause_for_suspension_where_it_has_none_of_its_own() -> None:
+    rows = show(policy(('fraud_clause = "P15"\n', "")))
+    assert Row("standing", "fraud", FORFEITED, "P14") in rows
+    assert {row.section for row in show(policy((STANDING, "")))}.isdisjoint({"standing"})
 
 
 @pytest.mark.parametrize(

@@ -115,12 +115,14 @@ def test_rest_response(more: dict[str, str]) -> None:
 
 def test_every_type_that_is_let_through_can_be_read() -> None:
     """And no other: what the filter lets pass but nobody reads would only cost time."""
-    fields = {"channel": channel(), "peer": channel()}
+    fields = {"channel": channel(), "peer": channel(), "playback": {"id": "play-1"}}
     assert {type(decoded(name, **fields)).__name__ for name in events.EVENT_TYPES} == {
         "StasisStart",
         "StasisEnd",
         "Dial",
         "ChannelDestroyed",
+        "ChannelDtmfReceived",
+        "PlaybackFinished",
         "ApplicationReplaced",
         "RestResponse",
     }

@@ -23,7 +23,7 @@ from agi_app.fastagi import (
     parse_request,
 )
 
-FAILED_MALFORMED = {"FAIRDIAL_ANSWER": "FAILED*request_malformed*34****"}
+FAILED_MALFORMED = {"FAIRDIAL_ANSWER": "FAILED*request_malformed*34*****"}
 
 
 def header(script: str = "authorise", *lines: str) -> bytes:
@@ -313,7 +313,7 @@ async def test_raising_route_is_answered_and_logged_once() -> None:
 
     with capture_logs() as logs:
         peer = await ask(route, header())
-    assert peer.variables == {"FAIRDIAL_ANSWER": "FAILED*internal_error*34****"}
+    assert peer.variables == {"FAIRDIAL_ANSWER": "FAILED*internal_error*34*****"}
     assert [entry["reason"] for entry in logs if entry["log_level"] == "error"] == ["internal_error"]
 
 
@@ -326,7 +326,7 @@ async def test_route_over_its_time_is_answered_although_a_reply_is_owed() -> Non
         "SET VARIABLE FAIRDIAL_RESULT": b"200 result=1 (late)\n200 result=1\n",
     }
     peer = await ask(route, header(), replies, session_timeout_s=0.05)
-    assert peer.variables == {"FAIRDIAL_ANSWER": "FAILED*too_late*34****"}
+    assert peer.variables == {"FAIRDIAL_ANSWER": "FAILED*too_late*34*****"}
 
 
 async def test_on_failure_can_be_replaced_and_may_fail_itself() -> None:
@@ -506,7 +506,7 @@ async def test_stop_answers_what_it_cuts_and_leaves_no_task() -> None:
         call = asyncio.create_task(peer.run(header()))
         await started.wait()
         await server.stop()
-        assert await call == {"FAIRDIAL_ANSWER": "FAILED*stopping*34****"}
+        assert await call == {"FAIRDIAL_ANSWER": "FAILED*stopping*34*****"}
         assert await silent.until_closed() == b""
     assert asyncio.all_tasks() == before
     with pytest.raises(ConnectionRefusedError):

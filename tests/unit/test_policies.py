@@ -67,8 +67,10 @@ def test_kryptotel_is_flat_to_normal_numbers_with_four_hours_a_call() -> None:
     assert (policy.classes.allow, policy.classes.clause) == (normal, "K2")
     voice = allowance(policy, "voice")
     assert (voice.limit_s, voice.counts, voice.clause) == (None, frozenset({Kind.OUTBOUND}), "K1")
-    # Credit is not charged for yet, so whatever the plan does not cover is refused.
-    assert {policy.pays_uncovered(number_class) for number_class in NumberClass} == {Pay.REFUSE}
+    # Credit is for normal numbers too.
+    assert {one for one in NumberClass if policy.pays_uncovered(one) is Pay.CREDIT} == normal
+    assert policy.uncovered is not None
+    assert (policy.uncovered.clause, policy.countries.allow) == ("K4", "subscription")
     assert policy.charges is not None
     assert (policy.charges.card, policy.charges.clause) == ("kryptotel", "K4")
 

@@ -39,7 +39,7 @@ def decision(
     """The decision on a dial where every meter holds `used_s`."""
     account = Account("acme", "plan", standing=standing, options=options or Options(frozenset({"GB"})))
     dial = outbound(dialled=number.dialled, kind=kind, at_ms=at_ms)
-    meters = tuple(replace(meter, used_s=used_s) for meter in meters_at(account, policy, dial))
+    meters = tuple(replace(meter, used_units=used_s) for meter in meters_at(account, policy, dial))
     snapshot = Snapshot(Line("alice", "acme"), account, meters, credit)
     return decide(dial, number, snapshot, policy, RULES, {CARD.name: CARD})
 
@@ -101,9 +101,9 @@ def test_a_dial_is_paid_on_its_clause(found: Decision, expected: tuple[bool, Rea
 def test_past_an_allowance_nothing_is_reserved_and_the_price_is_known() -> None:
     found = decision(priced_plan(), used_s=144_000)
     assert isinstance(found, Allow)
-    assert found.terms is not None
-    assert (found.terms.mode, found.terms.tariff.rate_per_min_micros) == (Mode.OVERAGE, 60 * PER_S)
-    assert [(hold.hold_s, hold.over) for hold in found.holds] == [(0, True)]
+    [terms] = found.terms
+    assert (terms.mode, terms.tariff.rate_per_min_micros) == (Mode.OVERAGE, 60 * PER_S)
+    assert [(hold.hold_units, hold.over) for hold in found.holds] == [(0, True)]
     assert (found.granted_s, found.credit_hold_micros) == (None, 0)
 
 

@@ -1,0 +1,277 @@
+"""What calls of FairDial's own need: legs that it rings, keys that people press, sounds that they hear out.
+
+A leg comes back to the application with OWN as its first argument once it answered. Every wait here has a bound,
+and every leg gets its lease before it rings, so that it ends though nobody is left to end it. What a call is made
+of stands in `callback.py`, `collect.py` and `conference.py`; its grant, its leases and its end in `dial.py`.
+"""
+
+import asyncio
+import secrets
+from collections.abc import Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+
+from ari_handlers import events
+from ari_handlers.client import Client
+from ari_handlers.dial import Dials
+from ari_handlers.queues import CallQueue
+from ari_handlers.resources import AriError, Bridge, Channel
+from fairdial.clock import Clock, Moment
+
+log = structlog.get_logger(__name__)
+
+OWN = "own"
+"""First argument of `Stasis()` for legs that FairDial rang."""
+
+ANSWER_SLACK_S = 2.0
+"""Past the ring time, for the switch to say that nobody answered."""
+
+KEYS_MAX = 32
+"""Keys of one channel that nobody has read yet; further ones are not kept."""
+
+NO_ANSWER_CAUSE = 19
+
+HEAR_WITHIN_S = 15.0
+"""For sounds to be heard out; a missing one, or a link that is down, holds nobody up longer."""
+
+
+class LegNotAnswered(Exception):
+    """The leg is not up: busy, refused, gone, or nobody answered. `cause` is Q.850."""
+
+    def __init__(self, channel_id: str, cause: int) -> None:
+        self.cause = cause
+        super().__init__(f"leg {channel_id} did not answer: cause {cause}")
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoints:
+    """Where legs are rung. public: template for a number of the public network, "{number}" is its E.164 form;
+    line: for one of our own lines, "{line}" is the endpoint's name.
+    """
+
+    public: str = "PJSIP/{number}@carrier"
+    line: str = "PJSIP/{line}"
+
+    def __post_init__(self) -> None:
+        for name, template, key in (("public", self.public, "{number}"), ("line", self.line, "{line}")):
+            if key not in template:
+                raise ValueError(f"endpoint {name} {template!r} has no {key}: write it where that belongs")
+
+    def of_number(self, e164: str) -> str:
+        """The endpoint for a number in E.164."""
+        return self.public.replace("{number}", e164)
+
+    def of_line(self, line_id: str) -> str:
+        """The endpoint for a line."""
+        return self.line.replace("{line}", line_id)
+
+
+class Legs:
+    """Legs that are being rung."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._ringing: dict[str, asyncio.Future[events.ChannelInfo]] = {}
+
+    def __len__(self) -> int:
+        return len(self._ringing)
+
+    async def ring(
+        self,
+        queue: CallQueue,
+        channel_id: str,
+        endpoint: str,
+        *,
+        ring_s: int,
+        lease_s: int | None,
+        caller_id: str = "",
+        originator: str | None = None,
+        variables: Mapping[str, str] | None = None,
+    ) -> events.ChannelInfo:
+        """Ring an endpoint; the channel, once it answered. Its events belong to `queue`.
+
+        lease_s: TIMEOUT(absolute) from the first ring on, None: no end is held. Raises LegNotAnswered, AriError;
+        then the leg is gone, or told to be.
+        """
+        answered: asyncio.Future[events.ChannelInfo] = asyncio.get_running_loop().create_future()
+        self._ringing[channel_id] = answered
+        self._client.queues.join(queue, channel_id)
+        lease = {} if lease_s is None else {"TIMEOUT(absolute)": str(lease_s)}
+        try:
+            async with asyncio.timeout(ring_s + ANSWER_SLACK_S):
+                await self._client.channels.originate(
+                    channel_id,
+                    endpoint,
+                    app_args=OWN,
+                    caller_id=caller_id,
+                    ring_s=ring_s,
+                    variables={**lease, **(variables or {})},
+                    originator=originator,
+                )
+                return await answered
+        except TimeoutError:
+            await self.hang_up(channel_id)
+            raise LegNotAnswered(channel_id, NO_ANSWER_CAUSE) from None
+        except (AriError, asyncio.CancelledError):
+            # It may have been made though nobody heard of it.
+            await self.hang_up(channel_id)
+            raise
+        finally:
+            del self._ringing[channel_id]
+
+    def came(self, info: events.ChannelInfo) -> bool:
+        """A leg came to the application: it answered. False for one that nobody rings any more."""
+        answered = self._ringing.get(info.id)
+        if answered is None or answered.done():
+            return False
+        answered.set_result(info)
+        return True
+
+    def gone(self, channel_id: str, cause: int) -> None:
+        """A channel is gone."""
+        answered = self._ringing.get(channel_id)
+        if answered is not None and not answered.done():
+            answered.set_exception(LegNotAnswered(channel_id, cause))
+
+    async def hang_up(self, channel_id: str, cause: int = 16) -> None:
+        """Hang up; a link that is down leaves it to the leg's lease."""
+        try:
+            await self._client.channels.get(channel_id).hangup(cause)
+        except AriError as error:
+            log.warning("leg_not_hung_up", channel=channel_id, error=str(error))
+
+
+@dataclass(slots=True)
+class _Pressed:
+    keys: list[str] = field(default_factory=list)
+    more: asyncio.Event = field(default_factory=asyncio.Event)
+    gone: bool = False
+
+
+class Keys:
+    """Keys pressed on channels that somebody listens to."""
+
+    def __init__(self) -> None:
+        self._pressed: dict[str, _Pressed] = {}
+
+    def listen(self, channel_id: str) -> None:
+        """From now on keys of that channel are kept, until `forget`."""
+        self._pressed.setdefault(channel_id, _Pressed())
+
+    def forget(self, channel_id: str) -> None:
+        """No longer listen."""
+        self._pressed.pop(channel_id, None)
+
+    def press(self, channel_id: str, key: str) -> None:
+        """A key was pressed."""
+        pressed = self._pressed.get(channel_id)
+        if pressed is not None and len(pressed.keys) < KEYS_MAX:
+            pressed.keys.append(key)
+            pressed.more.set()
+
+    def gone(self, channel_id: str) -> None:
+        """The channel is gone: nobody will press a key."""
+        pressed = self._pressed.get(channel_id)
+        if pressed is not None:
+            pressed.gone = True
+            pressed.more.set()
+
+    async def next(self, channel_id: str, within_s: float) -> str | None:
+        """The next key, in order; None where none came in time or the channel is gone. After `listen`."""
+        pressed = self._pressed[channel_id]
+        try:
+            async with asyncio.timeout(within_s):
+                while not pressed.keys:
+                    if pressed.gone:
+                        return None
+                    pressed.more.clear()
+                    await pressed.more.wait()
+        except TimeoutError:
+            return None
+        return pressed.keys.pop(0)
+
+
+def new_id(switch: str) -> str:
+    """An id for a channel of our own; it begins with the switch's name, as those of the switch do."""
+    prefix = f"{switch}-" if switch else ""
+    return f"{prefix}own-{secrets.token_hex(8)}"
+
+
+@dataclass(frozen=True, slots=True)
+class OwnRules:
+    """endpoints: where legs are rung. switch: systemname, with which ids of our own begin too. ring_s: how long a
+    leg may ring. calls_max: set-ups under way at once.
+    """
+
+    endpoints: Endpoints = field(default_factory=Endpoints)
+    switch: str = ""
+    ring_s: int = 60
+    calls_max: int = 1_000
+
+
+class OwnCalls:
+    """The parts that every call of our own is made with, and its tasks while it is set up."""
+
+    def __init__(self, client: Client, dials: Dials, clock: Clock, rules: OwnRules) -> None:
+        self.client = client
+        self.dials = dials
+        self.clock = clock
+        self.rules = rules
+        self.legs = Legs(client)
+        self.keys = Keys()
+        self._tasks: set[asyncio.Task[None]] = set()
+        dials.on_stasis(OWN, self._leg_came)
+        dials.on_gone(self._leg_gone)
+        client.on_channel_event("ChannelDtmfReceived", self._key_pressed)
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def start(self, name: str, work: Coroutine[Any, Any, None]) -> bool:
+        """Set a call up in the background; False past the bound."""
+        if len(self._tasks) >= self.rules.calls_max:
+            work.close()
+            log.error("call_not_set_up", call=name, under_way=len(self._tasks))
+            return False
+        task = asyncio.create_task(self._guarded(name, work), name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return True
+
+    async def stop(self) -> None:
+        """Give up what is being set up; calls that talk go on."""
+        tasks = tuple(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def hear(
+        self, channel: Channel | Bridge, media: Sequence[str], within_s: float = HEAR_WITHIN_S
+    ) -> bool:
+        """Play sounds to the end; False where they were not heard out in time. Never raises AriError."""
+        return await self.client.playbacks.hear_out(channel, media, within_s)
+
+    async def _guarded(self, name: str, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except AriError as error:
+            log.error("call_set_up_failed", call=name, error=str(error))
+        except Exception:
+            log.exception("call_set_up_failed", call=name)
+
+    async def _leg_came(
+        self, info: events.ChannelInfo, _args: tuple[str, ...], _queue: CallQueue, _moment: Moment
+    ) -> None:
+        if not self.legs.came(info):
+            # Answered when its call was given up.
+            await self.legs.hang_up(info.id)
+
+    def _leg_gone(self, channel_id: str, cause: int) -> None:
+        self.legs.gone(channel_id, cause)
+        self.keys.gone(channel_id)
+
+    async def _key_pressed(self, channel: Channel, event: events.CallEvent, _moment: Moment) -> None:
+        assert isinstance(event, events.ChannelDtmfReceived)
+        self.keys.press(channel.id, event.digit)

@@ -1,0 +1,312 @@
+"""What can be asked of Asterisk over ARI: channels, bridges, playbacks, the application, the switch itself.
+
+Handles: they hold an id and send requests, as ari-py's do; whether the thing exists, the switch knows. Leaves to
+`client.py` how requests travel. Requests that may be repeated take "gone already" for done.
+"""
+
+import asyncio
+import secrets
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+from urllib.parse import quote
+
+import msgspec
+
+from ari_handlers import events
+
+_Read = TypeVar("_Read")
+
+
+class AriError(Exception):
+    """Base of what the client raises."""
+
+
+class AriUnavailable(AriError):
+    """There is no connection, or it broke before the answer; the request may or may not have been done."""
+
+
+class AriTimeout(AriUnavailable):
+    """No answer within the time limit."""
+
+
+class AriRefused(AriError):
+    """Asterisk answered with an error. `status` is the HTTP status: 404 no such channel, 409 not in Stasis."""
+
+    def __init__(self, status: int, request: str, reason: str) -> None:
+        self.status = status
+        super().__init__(f"{request}: {status} {reason}")
+
+
+class AriUnreadable(AriError):
+    """Asterisk answered with something that its API does not describe."""
+
+
+async def _unless_gone(request: Awaitable[str]) -> None:
+    """Done already is done: what no longer exists, or no longer plays."""
+    try:
+        await request
+    except AriRefused as error:
+        if error.status not in (404, 409):
+            raise
+
+
+class Requests(Protocol):
+    """What carries requests to one switch, for one application."""
+
+    @property
+    def app(self) -> str: ...
+
+    def send(
+        self, method: str, path: str, query: Mapping[str, str] | None = None, body: object = None
+    ) -> Awaitable[str]: ...
+
+    async def request(
+        self, method: str, path: str, query: Mapping[str, str] | None = None, body: object = None
+    ) -> str: ...
+
+    async def fetch(self, path: str) -> str: ...
+
+
+def _read_as(decode: Callable[[str], _Read], body: str, request: str) -> _Read:
+    try:
+        return decode(body)
+    except msgspec.DecodeError as error:
+        raise AriUnreadable(f"{request}: {error}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Channel:
+    """A channel by id; whether it exists, the switch knows."""
+
+    client: Requests
+    id: str
+
+    async def set_variable(self, variable: str, value: str) -> None:
+        """Only while it is in Stasis; elsewhere Asterisk answers 409."""
+        await self.send_variable(variable, value)
+
+    def send_variable(self, variable: str, value: str) -> Awaitable[str]:
+        """`set_variable` as a request on its way."""
+        return self.client.send("POST", f"{self._path}/variable", {"variable": variable, "value": value})
+
+    def send_continue(self, context: str = "", extension: str = "", priority: int = 1) -> Awaitable[str]:
+        """`continue_in_dialplan` as a request on its way."""
+        query = {"context": context, "extension": extension, "priority": str(priority)} if context else None
+        return self.client.send("POST", f"{self._path}/continue", query)
+
+    async def continue_in_dialplan(self, context: str = "", extension: str = "", priority: int = 1) -> None:
+        """Leave Stasis; the dialplan goes on there, or at the next priority if no context is given."""
+        await self.send_continue(context, extension, priority)
+
+    async def exists(self) -> None:
+        """Raises AriRefused (404) for a channel that is gone."""
+        await self.client.request("GET", self._path)
+
+    async def hangup(self, reason_code: int = 16) -> None:
+        """Hang up with a Q.850 cause. A channel that is gone already is no error, so it may be repeated."""
+        await _unless_gone(self.client.request("DELETE", self._path, {"reason_code": str(reason_code)}))
+
+    async def answer(self) -> None:
+        """Answer it."""
+        await self.client.request("POST", f"{self._path}/answer")
+
+    async def progress(self) -> None:
+        """Let the caller hear early media; nothing is answered."""
+        await self.client.request("POST", f"{self._path}/progress")
+
+    async def play(self, playback_id: str, media: Sequence[str]) -> None:
+        """Begin to play sounds one after the other: "sound:conf-full", "digits:42", "tone:ring"."""
+        query = {"media": ",".join(media), "playbackId": playback_id}
+        await self.client.request("POST", f"{self._path}/play", query)
+
+    async def start_music(self) -> None:
+        """Music on hold until `stop_music`."""
+        await self.client.request("POST", f"{self._path}/moh")
+
+    async def stop_music(self) -> None:
+        """Also where none plays."""
+        await _unless_gone(self.client.request("DELETE", f"{self._path}/moh"))
+
+    async def snoop(self, snoop_id: str, app_args: str) -> None:
+        """A channel that whispers to whoever is on this one, handed to our application with `app_args`."""
+        query = {"whisper": "out", "app": self.client.app, "appArgs": app_args}
+        await self.client.request("POST", f"{self._path}/snoop/{quote(snoop_id, safe='')}", query)
+
+    @property
+    def _path(self) -> str:
+        return f"channels/{quote(self.id, safe='')}"
+
+
+@dataclass(frozen=True, slots=True)
+class Channels:
+    """`/channels`."""
+
+    client: Requests
+
+    def get(self, channel_id: str) -> Channel:
+        """A handle; sends nothing."""
+        return Channel(self.client, channel_id)
+
+    async def originate(
+        self,
+        channel_id: str,
+        endpoint: str,
+        *,
+        app_args: str,
+        caller_id: str = "",
+        ring_s: int,
+        variables: Mapping[str, str],
+        originator: str | None = None,
+    ) -> None:
+        """Call an endpoint such as "PJSIP/+4420…@carrier"; answered, it comes to our application.
+
+        variables are set before it rings, so that a lease among them holds from then on. originator: the channel
+        from which it takes account code, language and formats.
+        """
+        query = {
+            "endpoint": endpoint,
+            "app": self.client.app,
+            "appArgs": app_args,
+            "timeout": str(ring_s),
+            "channelId": channel_id,
+        }
+        if caller_id:
+            query["callerId"] = caller_id
+        if originator is not None:
+            query["originator"] = originator
+        await self.client.request("POST", "channels", query, {"variables": dict(variables)})
+
+    async def list(self) -> tuple[events.ChannelInfo, ...]:
+        """All channels of the switch. Also raises AriUnreadable.
+
+        Over HTTP: Asterisk 22.10 puts a whole frame of the event socket onto its thread's stack. One of 465 KB
+        passed, a listing of 1,130 channels (about half a megabyte) crashed it.
+        """
+        body = await self.client.fetch("channels")
+        return _read_as(events.decode_channels, body, "GET channels")
+
+
+@dataclass(frozen=True, slots=True)
+class Bridge:
+    """A mixing bridge of ours by id."""
+
+    client: Requests
+    id: str
+
+    async def create(self) -> None:
+        """Make it; repeating changes nothing."""
+        await self.client.request("POST", self._path, {"type": "mixing"})
+
+    async def add(self, *channel_ids: str) -> None:
+        """Let channels, which must be in Stasis, hear each other. Music that they hear ends."""
+        await self.client.request("POST", f"{self._path}/addChannel", {"channel": ",".join(channel_ids)})
+
+    async def play(self, playback_id: str, media: Sequence[str]) -> None:
+        """Begin to play sounds to all who are in it."""
+        query = {"media": ",".join(media), "playbackId": playback_id}
+        await self.client.request("POST", f"{self._path}/play", query)
+
+    async def start_music(self) -> None:
+        """Music on hold for all who are in it, until `stop_music`."""
+        await self.client.request("POST", f"{self._path}/moh")
+
+    async def stop_music(self) -> None:
+        """Also where none plays."""
+        await _unless_gone(self.client.request("DELETE", f"{self._path}/moh"))
+
+    async def destroy(self) -> None:
+        """Channels in it stay up. One that is gone already is no error."""
+        await _unless_gone(self.client.request("DELETE", self._path))
+
+    @property
+    def _path(self) -> str:
+        return f"bridges/{quote(self.id, safe='')}"
+
+
+@dataclass(frozen=True, slots=True)
+class Bridges:
+    """`/bridges`."""
+
+    client: Requests
+
+    def get(self, bridge_id: str) -> Bridge:
+        """A handle; sends nothing."""
+        return Bridge(self.client, bridge_id)
+
+    async def list(self) -> tuple[events.BridgeInfo, ...]:
+        """All bridges of the switch, also those of its own `Dial()`s. Also raises AriUnreadable."""
+        return _read_as(events.decode_bridges, await self.client.fetch("bridges"), "GET bridges")
+
+
+class Playbacks:
+    """Sounds that somebody waits for, by playback id."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[str, asyncio.Event] = {}
+
+    def finished(self, playback_id: str) -> None:
+        """The sound is over."""
+        waiting = self._waiting.get(playback_id)
+        if waiting is not None:
+            waiting.set()
+
+    async def hear_out(self, channel: Channel | Bridge, media: Sequence[str], within_s: float) -> bool:
+        """Play sounds to the end, at most `within_s`; False where they were not heard out.
+
+        A sound that is missing, or a link that is slow, holds nobody up longer than that.
+        """
+        playback_id = f"play-{secrets.token_hex(8)}"
+        over = self._waiting[playback_id] = asyncio.Event()
+        try:
+            async with asyncio.timeout(within_s):
+                await channel.play(playback_id, media)
+                await over.wait()
+        except (TimeoutError, AriError):
+            return False
+        finally:
+            del self._waiting[playback_id]
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class Applications:
+    """`/applications/{app}` of our own application."""
+
+    client: Requests
+
+    async def follow_all_channels(self) -> None:
+        """Hear of every channel of the switch, in Stasis or not, in one subscription.
+
+        One for each channel would cost a request a leg, and each answer names all channels followed so far.
+        """
+        await self.client.request("POST", f"{self._path}/subscription", {"eventSource": "channel:"})
+
+    async def set_event_filter(self, types: tuple[str, ...]) -> None:
+        """Let only events of these types come."""
+        await self.client.request(
+            "PUT", f"{self._path}/eventFilter", body={"allowed": [{"type": name} for name in types]}
+        )
+
+    @property
+    def _path(self) -> str:
+        return f"applications/{quote(self.client.app, safe='')}"
+
+
+@dataclass(frozen=True, slots=True)
+class AsteriskInfo:
+    """`/asterisk/info`."""
+
+    client: Requests
+
+    async def startup_time(self) -> str:
+        """When this Asterisk was started; another value means another process."""
+        return await self._info("status", events.decode_startup_time)
+
+    async def version(self) -> str:
+        """Version of Asterisk, such as "22.10.1"."""
+        return await self._info("system", events.decode_version)
+
+    async def _info(self, only: str, decode: Callable[[str], str]) -> str:
+        body = await self.client.request("GET", "asterisk/info", {"only": only})
+        return _read_as(decode, body, "GET asterisk/info")

@@ -1,0 +1,286 @@
+"""How many decisions a second one core makes, and how many numbers it classifies: no switch, no store.
+
+A policy of more than forty rules, a rate card of 40,000 prefixes, and dials of all sorts: included, past an allowance,
+on credit, refused by the class, refused by an allowance. The target stands beside the figure.
+"""
+
+import argparse
+import gc
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from importlib import resources
+
+from rich.console import Console
+from rich.table import Table
+
+from fairdial.policy.account import (
+    Account,
+    Credit,
+    Dial,
+    Encrypted,
+    Identity,
+    Kind,
+    Line,
+    Options,
+    Snapshot,
+)
+from fairdial.policy.cards import COLUMNS, RateCard
+from fairdial.policy.decide import decide, meters_at
+from fairdial.policy.document import Policy, parse_policy
+from fairdial.policy.numbers import Habit, Number, Numbering
+from fairdial.policy.outcomes import Reason
+from fairdial.policy.prefixes import PrefixTable
+from fairdial.policy.sizing import GrantRules
+
+TARGET_PER_S = 20_000
+AT_MS = 1_795_262_400_000
+"""2026-11-21 12:00:00 UTC."""
+CARD_PREFIXES = 40_000
+KINDS = ("outbound", "inbound", "internal", "callback", "message")
+
+HEAD = """
+name = "bench"
+version = "1"
+title = "A policy of many rules"
+kinds = { allow = ["outbound", "inbound", "internal", "voicemail", "callback", "message"], clause = "B1" }
+classes = { allow = ["geographic", "mobile", "geographic_or_mobile", "toll_free"], clause = "B2" }
+countries = { allow = "subscription", clause = "B3" }
+uncovered = { pay = "credit", classes = ["geographic", "mobile"], clause = "B4" }
+longest_call = { clause = "B5", seconds = { outbound = 14400, inbound = 14400, internal = 7200, callback = 3600 } }
+charges = { card = "bench", currency = "EUR", overage_per_min = "0.04", increment = "60/60", clause = "B6" }
+identity = { caller_number = "own", clause = "B7" }
+encryption = { signalling = "required", media = "required", otherwise = "flag", clause = "B8" }
+standing = { clause = "B9" }
+[caps]
+simultaneous_calls = { limit = 10, clause = "B10" }
+simultaneous_inbound = { limit = 4, clause = "B11" }
+lines = { limit = 100, clause = "B12" }
+attempts_per_s = { limit = 5, clause = "B13" }
+"""
+ALLOWANCE = """
+[[allowances]]
+name = "{name}"
+{limit}
+period = "{period}"
+scope = "{scope}"
+counts = ["{kind}"]
+used_up = "{used_up}"
+clause = "B14"
+meter = "{meter}"
+"""
+DETECTOR = """
+[[detectors]]
+name = "watch-{number}"
+measure = "distinct_callees"
+threshold = {number}
+window = "day"
+step = "notice"
+clause = "B15"
+"""
+
+
+def policy_text() -> str:
+    """Thirteen rules that stand once, twelve allowances and twenty detectors.
+
+    A call out counts in four allowances: the account's month, past which it is charged, and its cycle, its line's day
+    and hour, which refuse. Other kinds have two.
+    """
+    every = (("month", "account", "overage"), ("day", "line", "refuse"))
+    more = (("cycle", "account", "refuse"), ("hour", "line", "refuse"))
+    allowances = [
+        ALLOWANCE.format(
+            name=f"{kind}-{period}",
+            limit="limit = 30000" if kind == "message" else "limit_s = 144000",
+            period=period,
+            scope=scope,
+            kind=kind,
+            used_up="refuse" if kind == "message" else used_up,
+            meter="messages" if kind == "message" else "voice",
+        )
+        for kind in KINDS
+        for period, scope, used_up in (every + more if kind == "outbound" else every)
+    ]
+    return "".join((HEAD, *allowances, *(DETECTOR.format(number=number) for number in range(1, 21))))
+
+
+def rules_in(policy: Policy) -> int:
+    """How many rules a policy has, as a file counts them: each table, cap, allowance and detector is one."""
+    tables = ("kinds", "classes", "countries", "uncovered", "longest_call", "charges", "identity")
+    single = sum(getattr(policy, table) is not None for table in (*tables, "encryption", "standing"))
+    caps = sum(cap is not None for _, cap in policy.caps)
+    return single + caps + len(policy.allowances) + len(policy.detectors)
+
+
+def card_text() -> str:
+    """Prefixes of five and six digits below +33, one for the country, each with its price."""
+    rows = [",".join(COLUMNS), "+33,France,0.02,0.05,60/60,,2026-01-01"]
+    rows += [
+        f"+33{number:0{5 + number % 2}},area {number},0.0{1 + number % 9},0.05,60/60,,2026-01-01"
+        for number in range(CARD_PREFIXES - 1)
+    ]
+    return "\n".join(rows) + "\n"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A dial whose number is classified, with all that the decision sees, and the reason that must come of it."""
+
+    dial: Dial
+    number: Number
+    snapshot: Snapshot
+    reason: Reason
+
+
+def cases(policy: Policy, numbering: Numbering) -> list[Case]:
+    """One dial of each sort."""
+    account = Account("acme", "bench", "Europe/London", options=Options(frozenset({"GB"})))
+    return [
+        _case(policy, numbering, account, "02079460123", {}, Reason.WITHIN_ALLOWANCE),
+        _case(policy, numbering, account, "02079460123", {"outbound-month": 144_000}, Reason.PAST_ALLOWANCE),
+        _case(policy, numbering, account, "0033142685300", {}, Reason.BY_CREDIT),
+        _case(policy, numbering, account, "09098790000", {}, Reason.CLASS_NOT_COVERED),
+        _case(policy, numbering, account, "07400123456", {"outbound-day": 144_000}, Reason.ALLOWANCE_USED_UP),
+    ]
+
+
+def _case(
+    policy: Policy,
+    numbering: Numbering,
+    account: Account,
+    dialled: str,
+    used: dict[str, int],
+    reason: Reason,
+) -> Case:
+    number = numbering.classify(dialled, Habit(region="GB"))
+    encrypted = Encrypted(signalling=True, media=False)
+    dial = Dial(
+        "call-1",
+        Kind.OUTBOUND,
+        dialled,
+        "alice",
+        "PJSIP/alice-1",
+        AT_MS,
+        60,
+        "+442079460001",
+        "",
+        encrypted,
+    )
+    meters = tuple(
+        replace(meter, used_units=used.get(meter.rule, 3600)) for meter in meters_at(account, policy, dial)
+    )
+    snapshot = Snapshot(
+        Line("alice", "acme"),
+        account,
+        meters,
+        Credit("EUR", 25_000_000),
+        live_calls=1,
+        identity=Identity(own=True, instead=None),
+    )
+    return Case(dial, number, snapshot, reason)
+
+
+def per_second(work: Callable[[], object], count: int, rounds: int) -> list[float]:
+    """How often a second `work`, which does `count` things, does one of them: once for each round."""
+    rates = []
+    for _ in range(rounds):
+        gc.collect()
+        started_s = time.perf_counter()
+        work()
+        rates.append(count / (time.perf_counter() - started_s))
+    return rates
+
+
+def decisions(count: int, rounds: int) -> dict[str, list[float]]:
+    """Decisions a second: of all sorts in turn, of each sort alone, and with the windows of its meters found first."""
+    policy = parse_policy(policy_text(), "bench.toml")
+    card = RateCard.parse(card_text(), "bench", "EUR")
+    numbering = Numbering(prefixes())
+    rules, cards = GrantRules(), {card.name: card}
+    print(f"{rules_in(policy)} rules, {len(card)} prefixes, Python {platform.python_version()}")
+    all_cases = cases(policy, numbering)
+    print(f"{len(all_cases[0].snapshot.meters)} meters of a call out")
+    for case in all_cases:
+        found = decide(case.dial, case.number, case.snapshot, policy, rules, cards)
+        assert found.reason is case.reason, found
+
+    def deciding(some: list[Case], planned: bool = False) -> Callable[[], None]:
+        def work() -> None:
+            for _ in range(count // len(some)):
+                for case in some:
+                    if planned and case.snapshot.account is not None:
+                        meters_at(case.snapshot.account, policy, case.dial)
+                    decide(case.dial, case.number, case.snapshot, policy, rules, cards)
+
+        return work
+
+    count -= count % len(all_cases)
+    measured = {"all sorts in turn": per_second(deciding(all_cases), count, rounds)}
+    for case in all_cases:
+        measured[case.reason] = per_second(deciding([case]), count, rounds)
+    measured["all sorts, windows found first"] = per_second(deciding(all_cases, True), count, rounds)
+    return measured
+
+
+def prefixes() -> PrefixTable:
+    """The shipped prefix table."""
+    text = resources.files("fairdial.policy").joinpath("data/prefixes.csv").read_text(encoding="utf-8")
+    return PrefixTable.parse(text)
+
+
+def classified(count: int, rounds: int) -> dict[str, list[float]]:
+    """Numbers classified a second: seen for the first time, and seen before."""
+    habit, table = Habit(region="GB"), prefixes()
+    numbers = [
+        pattern.format(number)
+        for number in range(count // 4)
+        for pattern in ("020794{:05}", "07400{:06}", "003314268{:04}", "004930{:06}")
+    ]
+    Numbering(table).warm(["GB", "FR", "DE"])
+    unseen = iter([Numbering(table) for _ in range(rounds)])
+    seen = Numbering(table, cache_size=len(numbers))
+
+    def classify(numbering: Numbering) -> None:
+        for number in numbers:
+            numbering.classify(number, habit)
+
+    classify(seen)
+    return {
+        "seen for the first time": per_second(lambda: classify(next(unseen)), len(numbers), rounds),
+        "seen before": per_second(lambda: classify(seen), len(numbers), rounds),
+    }
+
+
+def report(title: str, measured: dict[str, list[float]], target_per_s: int | None = None) -> Table:
+    """The table of a run."""
+    shown = Table(title=title)
+    for column in ("case", "least", "median", "most", "target"):
+        shown.add_column(column, justify="left" if column == "case" else "right")
+    for index, (name, rates) in enumerate(measured.items()):
+        figures = (min(rates), statistics.median(rates), max(rates))
+        target = f"{target_per_s:,}" if target_per_s and index == 0 else ""
+        shown.add_row(name, *(f"{rate:,.0f}" for rate in figures), target)
+    return shown
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--count", type=int, default=20_000, help="decisions, and numbers, a round (20000)")
+    parser.add_argument("--rounds", type=int, default=7, help="rounds of which the median is taken (7)")
+    options = parser.parse_args()
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    decided = decisions(options.count, options.rounds)
+    console.print(report("Decisions a second on one core, number known", decided, TARGET_PER_S))
+    console.print(
+        report("Numbers classified a second on one core", classified(options.count, options.rounds))
+    )
+
+
+if __name__ == "__main__":
+    main()

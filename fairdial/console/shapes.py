@@ -1,0 +1,136 @@
+"""The JSON in which operations answer: one function for each thing that an operator can see.
+
+Amounts of money are decimal texts, instants UTC milliseconds; what does not apply is null.
+"""
+
+from collections.abc import Collection
+from dataclasses import asdict
+from typing import Any
+
+from fairdial.ledger.contract import AccountSheet, Charge, Usage
+from fairdial.policy.account import Account, Agreement, Credit, Line, OwnNumber
+from fairdial.policy.cards import RateCard
+from fairdial.policy.numbers import Number
+from fairdial.policy.rating import decimal_text
+
+Json = dict[str, Any]
+
+
+def number_json(number: Number) -> Json:
+    """A classified number."""
+    return {
+        "dialled": number.dialled,
+        "e164": number.e164,
+        "class": str(number.number_class),
+        "country": number.country,
+        "high_risk": number.high_risk,
+        "source": number.source,
+        "problem": number.problem,
+    }
+
+
+def account_json(account: Account) -> Json:
+    """An account without its lines."""
+    return {
+        "account": account.id,
+        "name": account.name,
+        "policy": account.policy,
+        "zone": account.zone,
+        "standing": str(account.standing),
+        "countries": sorted(account.options.countries),
+        "until_ms": account.options.until_ms,
+        "cycle_day": account.options.cycle_day,
+        "plan": account.options.plan,
+        "currency": account.options.currency,
+        "estimate_s": account.options.estimate_s,
+        "fraud": account.fraud,
+    }
+
+
+def credit_json(credit: Credit) -> Json:
+    """Prepaid credit; amounts are decimal texts."""
+    return {
+        "currency": credit.currency,
+        "balance": decimal_text(credit.balance_micros),
+        "reserved": decimal_text(credit.reserved_micros),
+        "free": decimal_text(credit.free_micros),
+    }
+
+
+def charge_json(charge: Charge) -> Json:
+    """What a call cost."""
+    return {
+        "call": charge.call_id,
+        "mode": str(charge.mode),
+        "at_ms": charge.at_ms,
+        "charged_units": charge.charged_units,
+        "amount": decimal_text(charge.amount_micros),
+        "currency": charge.currency,
+        "rate": charge.rate,
+        "clause": {"policy": charge.clause.policy, "version": charge.clause.version, "id": charge.clause.id},
+    }
+
+
+def card_json(card: RateCard) -> Json:
+    """A rate card without its rows."""
+    return {"card": card.name, "currency": card.currency, "rates": len(card), "version": card.version}
+
+
+def line_json(line: Line) -> Json:
+    """A line."""
+    return {
+        "line": line.id,
+        "account": line.account_id,
+        "standing": str(line.standing),
+        "habit": asdict(line.habit),
+    }
+
+
+def own_number_json(number: OwnNumber) -> Json:
+    """A number of an account; line: whose it is, None for the account as a whole."""
+    return {"number": number.number, "account": number.account_id, "line": number.line_id}
+
+
+def agreement_json(agreement: Agreement) -> Json:
+    """An agreement that holds."""
+    return {
+        "account": agreement.account_id,
+        "consent": str(agreement.consent),
+        "agreed_by": agreement.agreed_by,
+        "at_ms": agreement.at_ms,
+        "note": agreement.note,
+    }
+
+
+def usage_json(usage: Usage, unit: str) -> Json:
+    """What was used of one allowance in one window; unit: "s" or "messages". left_units None: no limit."""
+    meter = usage.meter
+    left_units = meter.limit_units
+    if left_units is not None:
+        left_units -= meter.used_units + meter.reserved_units
+    return {
+        "allowance": meter.allowance,
+        "start_ms": meter.window.start_ms,
+        "end_ms": meter.window.end_ms,
+        "limit_units": meter.limit_units,
+        "used_units": meter.used_units,
+        "reserved_units": meter.reserved_units,
+        "left_units": left_units,
+        "over_units": meter.over_units,
+        "unit": unit,
+        "calls": usage.calls,
+    }
+
+
+def sheet_json(sheet: AccountSheet, in_messages: Collection[str] = ()) -> Json:
+    """An account with all that it holds. in_messages: the allowances that count messages, not seconds."""
+    return account_json(sheet.account) | {
+        "lines": [line_json(line) for line in sheet.lines],
+        "numbers": [own_number_json(number) for number in sheet.numbers],
+        "agreements": [agreement_json(agreement) for agreement in sheet.agreements],
+        "usage": [
+            usage_json(usage, "messages" if usage.meter.rule in in_messages else "s") for usage in sheet.usage
+        ],
+        "credit": None if sheet.credit is None else credit_json(sheet.credit),
+        "charges": [charge_json(charge) for charge in sheet.charges],
+    }
