@@ -1,21 +1,22 @@
 """Plain dials: the dialplan asks, keeps the call and its `Dial()`; FairDial follows it to its end.
 
-Each dial that holds a grant is one `DialCall`, owned by its call's queue. The switch holds the end of the call
-(TIMEOUT(absolute)); this module makes the lease exact where the dialplan left the `U()` option out,
-renews it, and settles once when the last answered leg or the caller is gone. The state itself is
-`fairdial/policy/call.py`; how leases are set is handed in.
+Each dial that holds a grant is one `DialCall`, owned by its call's queue. This module answers the question, follows
+the call's channels, and settles once when the last answered leg or the caller is gone. The state itself is
+`fairdial/policy/call.py`; leases are set and renewed by `leases.py`, which is told where the dialplan left the
+`U()` option out.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Set
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Protocol
 
 import structlog
 
 from ari_handlers import events
 from ari_handlers.client import Client
+from ari_handlers.followed import DialCall
+from ari_handlers.leases import LeaseRules, Leases, SetLease
 from ari_handlers.queues import CallQueue
 from ari_handlers.resources import AriError, AriRefused, Channel
 from fairdial.answer import CONTEXT, Answer, MalformedRequest, answer_to, asked_from, failed
@@ -27,17 +28,9 @@ from fairdial.policy.call import (
     Answered,
     CallerEnded,
     Ended,
-    Event,
-    IllegalMove,
     LegEnded,
     Paused,
-    Renewed,
     Ringing,
-    State,
-    Talking,
-    advance,
-    lease_end_ms,
-    renew_at_ms,
 )
 from fairdial.policy.decide import Allow, Verdict
 from fairdial.policy.outcomes import Reason
@@ -46,57 +39,60 @@ log = structlog.get_logger(__name__)
 
 ANSWER_SUBROUTINE = "fairdial-answered"
 SETTLE_ATTEMPTS = 5
-_BRIDGED_KINDS = frozenset({Kind.CALLBACK, Kind.COLLECT})
 CUT_CAUSE = 21
 """Q.850: call rejected."""
+NO_CIRCUIT_CAUSE = 34
+"""Q.850: no circuit available."""
+
+
+# Dials of the dialplan end in the count of its questions.
+_PLACED_HERE = "-own"
+_BRIDGE, _SECOND_LEG = "own-pair-", "-second"
+
+
+def own_call_of(channel_id: str) -> str:
+    """Id of the call whose two legs FairDial itself brings together; its first leg is that channel."""
+    return f"{channel_id}{_PLACED_HERE}"
+
+
+def placed_here(call_id: str) -> bool:
+    """Whether FairDial itself brings the two legs of that call together."""
+    return call_id.endswith(_PLACED_HERE)
 
 
 def bridge_of(call_id: str) -> str:
     """Id of the bridge in which FairDial holds the two legs of a call."""
-    return f"own-{call_id}"
+    return f"{_BRIDGE}{call_id}"
 
 
-class LeaseNotSet(Exception):
-    """The lease of a channel could not be set; the one of before holds."""
+def second_leg_of(call_id: str) -> str:
+    """Id of the leg that FairDial rings for a call's first leg; known from the call, also after a restart."""
+    return f"{call_id}{_SECOND_LEG}"
 
 
-class SetLease(Protocol):
-    """Sets TIMEOUT(absolute) of a channel by name, in Stasis or not. Raises LeaseNotSet."""
+def call_of_bridge(bridge_id: str) -> str | None:
+    """The call whose bridge that is; None: none of these."""
+    call_id = bridge_id.removeprefix(_BRIDGE)
+    return call_id if bridge_id.startswith(_BRIDGE) and placed_here(call_id) else None
 
-    async def __call__(self, channel_name: str, lease_ms: int) -> None: ...
+
+def call_of_second_leg(channel_id: str) -> str | None:
+    """The call whose second leg that is; None: none of these."""
+    call_id = channel_id.removesuffix(_SECOND_LEG)
+    return call_id if channel_id.endswith(_SECOND_LEG) and placed_here(call_id) else None
+
+
+def _held(call: DialCall) -> frozenset[str]:
+    """Channels of a call that end together."""
+    return call.channels | {second_leg_of(call.call_id)}
 
 
 @dataclass(frozen=True, slots=True)
 class DialRules:
-    """renew_lead_s: how long before a slice ends more is asked for."""
+    """How a settlement that fails is tried again: the first wait, doubled each time; and the rules of leases."""
 
-    renew_lead_s: int = 5
+    leases: LeaseRules = field(default_factory=LeaseRules)
     retry_settle_s: float = 0.2
-
-
-@dataclass(slots=True, eq=False)
-class DialCall:
-    """One dial that holds a grant. bridged: FairDial holds its two legs in a bridge; they end together."""
-
-    call_id: str
-    channel: str
-    queue: CallQueue
-    state: State
-    kind: Kind
-    account_id: str
-    line_id: str
-    dialled: str
-    since: Moment
-    names: dict[str, str] = field(default_factory=dict)
-    estimated: bool = False
-    missing: bool = False
-    bridged: bool = False
-    timer: asyncio.TimerHandle | None = None
-
-    @property
-    def legs(self) -> frozenset[str]:
-        """Answered legs that are up."""
-        return self.state.legs if isinstance(self.state, Talking) else frozenset()
 
 
 StasisHandler = Callable[[events.ChannelInfo, tuple[str, ...], CallQueue, Moment], Awaitable[None]]
@@ -104,6 +100,7 @@ StasisHandler = Callable[[events.ChannelInfo, tuple[str, ...], CallQueue, Moment
 GoneHandler = Callable[[str, int], None]
 """Hears the id of a channel and the Q.850 cause."""
 AdoptedHandler = Callable[[DialCall], None]
+GapHandler = Callable[[], None]
 
 
 class Dials:
@@ -114,15 +111,17 @@ class Dials:
     ) -> None:
         self._client = client
         self._desk = desk
-        self._set_lease = set_lease
         self._clock = clock
         self._rules = rules or DialRules()
+        self.leases = Leases(desk, set_lease, clock, self._rules.leases)
         self._calls: dict[str, DialCall] = {}
         self._by_queue: dict[CallQueue, list[DialCall]] = {}
         self._stopping = False
         self._others: dict[str, StasisHandler] = {}
         self._on_gone: list[GoneHandler] = []
         self._on_adopted: list[AdoptedHandler] = []
+        self._on_gap: list[GapHandler] = []
+        self._held: set[CallQueue] = set()
         client.on_channel_event("StasisStart", self._on_stasis_start)
         client.on_channel_event("Dial", self._on_dial)
         client.on_channel_event("ChannelDestroyed", self._on_channel_destroyed)
@@ -144,14 +143,28 @@ class Dials:
         """Tell `handler` of each call that is followed again after a restart."""
         self._on_adopted.append(handler)
 
+    def on_gap(self, handler: GapHandler) -> None:
+        """Tell `handler` that events were missed: at the start and after each new connection."""
+        self._on_gap.append(handler)
+
+    def hold(self, queue: CallQueue) -> None:
+        """Keep the queue of a channel that holds no grant yet, until `let_go`."""
+        self._held.add(queue)
+
+    def let_go(self, queue: CallQueue) -> None:
+        """From now on only a grant keeps the queue."""
+        self._held.discard(queue)
+        self._close_if_idle(queue)
+
     def stop_granting(self) -> None:
         """From now on each dial is answered by its failure rule. Calls in progress are followed on."""
         self._stopping = True
 
     def stop_timers(self) -> None:
         """Renew nothing any more: the switch keeps the leases, the ledger the grants."""
+        self.leases.stopped = True
         for call in self._calls.values():
-            self._disarm(call)
+            self.leases.disarm(call)
 
     # --- the dial --------------------------------------------------------------------------------
 
@@ -188,7 +201,7 @@ class Dials:
         try:
             await channel.continue_in_dialplan(CONTEXT, answer.packed())
             if call is not None:
-                self._admit(call)
+                self.admit(call)
         except AriRefused as error:
             # The channel is gone, or the switch lost patience and its failure rule decided.
             log.warning("answer_not_delivered", channel=info.name, error=str(error))
@@ -213,7 +226,7 @@ class Dials:
                 # A question that waited (we were held up) may be of a caller who is gone, whose end was
                 # told before there was a call to end.
                 await self._client.channels.get(asked.channel).exists()
-                self._admit(call)
+                self.admit(call)
         except (AriError, asyncio.CancelledError) as error:
             if call is not None:
                 self._drop(call)
@@ -272,6 +285,7 @@ class Dials:
                 asked.line_id,
                 asked.dialled,
                 moment,
+                outcome.decision.limit_s,
                 {asked.channel: channel_name},
             )
             self._take(call)
@@ -279,26 +293,30 @@ class Dials:
 
     async def bridged(self, call: DialCall, leg: events.ChannelInfo, moment: Moment) -> None:
         """Both legs of a call are up in a bridge of ours: it is answered. Both get their lease."""
-        if not self._advance(call, Answered(leg.id, moment.mono_ms)):
+        if not call.advance(Answered(leg.id, moment.mono_ms)):
             return
         call.bridged = True
         call.names[leg.id] = leg.name
-        await self._lease(call)
+        await self.leases.hold(call)
         await self._note_answer(call, leg.id, moment)
-        self._arm(call)
+        self.leases.arm(call)
 
     def abandon(self, call: DialCall) -> None:
         """A call that never came to be: its grant goes back, and it is no longer followed."""
         if isinstance(call.state, Ringing) and call.call_id in self._calls:
-            self._disarm(call)
+            self.leases.disarm(call)
             self._drop(call)
             self._desk.take_back(call.call_id)
 
-    def _admit(self, call: DialCall) -> None:
-        """Who was let into a conference is in it from that moment; the caller's own channel is the leg."""
+    def admit(self, call: DialCall) -> bool:
+        """Who was let into a conference is in it from that moment; the caller's own channel is the leg.
+
+        False where it is over already.
+        """
         if call.kind is Kind.CONFERENCE and isinstance(call.state, Ringing):
-            self._advance(call, Answered(call.channel, call.since.mono_ms))
-            self._arm(call)
+            call.advance(Answered(call.channel, call.since.mono_ms))
+            self.leases.arm(call)
+        return call.call_id in self._calls
 
     async def _finish_earlier_dials(self, asked: Asked) -> None:
         """A caller whose dialplan asks again has finished with the dial of before."""
@@ -318,15 +336,15 @@ class Dials:
     async def _answer(self, call: DialCall, event: events.Dial, moment: Moment) -> None:
         leg = event.peer
         again = isinstance(call.state, Paused)
-        if not self._advance(call, Answered(leg.id, moment.mono_ms)):
+        if not call.advance(Answered(leg.id, moment.mono_ms)):
             return
         call.names[leg.id] = leg.name
         if event.caller is not None:
             call.names[call.channel] = event.caller.name
         if again or ANSWER_SUBROUTINE not in (event.caller.dialplan.app_data if event.caller else ""):
-            await self._lease(call)
+            await self.leases.hold(call)
         await self._note_answer(call, leg.id, moment)
-        self._arm(call)
+        self.leases.arm(call)
 
     async def _note_answer(self, call: DialCall, leg: str, moment: Moment) -> None:
         try:
@@ -344,7 +362,7 @@ class Dials:
         for told in self._on_gone:
             told(channel_id, cause)
         for call in self._touching(channel_id):
-            if call.bridged and channel_id in (call.channel, *call.legs):
+            if call.bridged and channel_id in _held(call):
                 await self._end_other_legs(call, channel_id)
             if channel_id in call.legs:
                 await self._leg_ended(call, channel_id, moment)
@@ -356,47 +374,42 @@ class Dials:
 
     async def _end_other_legs(self, call: DialCall, gone: str) -> None:
         """Who is left alone in our bridge hears nothing more, and waits for nobody."""
-        for channel in {call.channel, *call.legs} - {gone}:
-            try:
-                await self._client.channels.get(channel).hangup()
-            except AriError as error:
-                log.warning("leg_not_hung_up", call=call.call_id, channel=channel, error=str(error))
+        for channel in _held(call) - {gone}:
+            await self._hang_up(call.call_id, channel)
         try:
             await self._client.bridges.get(bridge_of(call.call_id)).destroy()
         except AriError as error:
             log.warning("bridge_not_destroyed", call=call.call_id, error=str(error))
 
+    async def _hang_up(self, call_id: str, channel: str, cause: int = 16) -> None:
+        try:
+            await self._client.channels.get(channel).hangup(cause)
+        except AriError as error:
+            log.warning("leg_not_hung_up", call=call_id, channel=channel, error=str(error))
+
     async def _leg_ended(self, call: DialCall, leg: str, moment: Moment) -> None:
-        if leg in call.legs and self._advance(call, LegEnded(leg, moment.mono_ms)):
-            self._arm(call)
+        if leg in call.legs and call.advance(LegEnded(leg, moment.mono_ms)):
+            self.leases.arm(call)
             await self._settle_if_ended(call, moment)
 
     async def _caller_ended(self, call: DialCall, moment: Moment) -> None:
-        if self._advance(call, CallerEnded(moment.mono_ms)):
+        if call.advance(CallerEnded(moment.mono_ms)):
             await self._settle_if_ended(call, moment)
 
     async def _end(self, call: DialCall, moment: Moment) -> None:
         """End a dial whose channels are gone or are done with it."""
         for leg in call.legs:
-            self._advance(call, LegEnded(leg, moment.mono_ms))
+            call.advance(LegEnded(leg, moment.mono_ms))
         if not isinstance(call.state, Ended):
-            self._advance(call, CallerEnded(moment.mono_ms))
+            call.advance(CallerEnded(moment.mono_ms))
         await self._settle_if_ended(call, moment)
-
-    def _advance(self, call: DialCall, event: Event) -> bool:
-        try:
-            call.state = advance(call.state, event)
-        except IllegalMove as error:
-            log.warning("event_out_of_place", call=call.call_id, error=str(error))
-            return False
-        return True
 
     async def _settle_if_ended(self, call: DialCall, moment: Moment) -> None:
         if isinstance(call.state, Ended):
             await self._settle(call, call.state.used_s, moment)
 
     async def _settle(self, call: DialCall, used_s: int, moment: Moment) -> None:
-        self._disarm(call)
+        self.leases.disarm(call)
         wait_s = self._rules.retry_settle_s
         for attempt in range(1, SETTLE_ATTEMPTS + 1):
             try:
@@ -412,69 +425,6 @@ class Dials:
         # Given up or done, it is no longer followed here; a grant left live is found when reconciling.
         self._drop(call)
 
-    # --- leases ----------------------------------------------------------------------------------
-
-    async def _lease(self, call: DialCall) -> None:
-        """Make the switch hold the present end of the grant, on every leg of the call."""
-        end_ms = lease_end_ms(call.state)
-        if end_ms is None:
-            return
-        left_ms = max(1, end_ms - self._clock.now().mono_ms)
-        for channel in (call.channel, *call.legs):
-            name = call.names.get(channel, channel)
-            try:
-                await self._set_lease(name, left_ms)
-            except LeaseNotSet as error:
-                log.error(
-                    "lease_not_set", call=call.call_id, channel=name, lease_ms=left_ms, error=str(error)
-                )
-
-    def _arm(self, call: DialCall) -> None:
-        """Arm the timer for the call's next deadline; the only place that does."""
-        self._disarm(call)
-        due_ms = renew_at_ms(call.state, self._rules.renew_lead_s)
-        if due_ms is not None:
-            self._arm_in(call, due_ms - self._clock.now().mono_ms)
-
-    def _arm_in(self, call: DialCall, wait_ms: int) -> None:
-        loop = asyncio.get_running_loop()
-        call.timer = loop.call_later(max(0, wait_ms) / 1000, call.queue.put, lambda: self._renew(call))
-
-    def _disarm(self, call: DialCall) -> None:
-        if call.timer is not None:
-            call.timer.cancel()
-            call.timer = None
-
-    async def _renew(self, call: DialCall) -> None:
-        end_ms = lease_end_ms(call.state)
-        if end_ms is None or self._client.fenced.is_set():
-            return
-        left_ms = end_ms - self._clock.now().mono_ms
-        granted_s = await self._ask_for_more(call, left_ms)
-        if granted_s is None:
-            # Others may give seconds back before this call is cut: ask again at half of what is left.
-            if left_ms > 2_000:
-                self._arm_in(call, left_ms // 2)
-            return
-        self._advance(call, Renewed(granted_s))
-        await self._lease(call)
-        self._arm(call)
-
-    async def _ask_for_more(self, call: DialCall, left_ms: int) -> int | None:
-        """The new grant in all, or None where there is no more now."""
-        before_s = call.state.granted_s if isinstance(call.state, Talking) else None
-        if before_s is None:
-            return None
-        try:
-            grant = await self._desk.renew(call.call_id, max(0, left_ms))
-        except LedgerError as error:
-            log.error("renew_failed", call=call.call_id, error=str(error))
-            return None
-        if grant.granted_s is None or grant.granted_s <= before_s:
-            return None
-        log.info("renewed", call=call.call_id, granted_s=grant.granted_s)
-        return grant.granted_s
-
     # --- operators and reconciliation ------------------------------------------------------------
 
     async def hangup(self, call_id: str, cause: int = 16) -> bool:
@@ -482,7 +432,7 @@ class Dials:
         call = self._calls.get(call_id)
         if call is None:
             return False
-        channels = {call.channel, *call.legs}
+        channels = call.channels
         await asyncio.gather(*(self._client.channels.get(channel).hangup(cause) for channel in channels))
         return True
 
@@ -504,7 +454,14 @@ class Dials:
         return {info.id: info for info in await self._client.channels.list()}
 
     async def adopt(self, grant: Grant, up: Mapping[str, events.ChannelInfo]) -> None:
-        """Follow again a call of a live grant, some of whose channels are `up`."""
+        """Follow again a call of a live grant, some of whose channels are `up`. Raises AriError."""
+        bridged = await self._holds(grant)
+        if placed_here(grant.call_id) and not bridged:
+            # Nobody goes on setting it up.
+            await self._hang_up(grant.call_id, grant.channel, NO_CIRCUIT_CAUSE)
+            await self._hang_up(grant.call_id, second_leg_of(grant.call_id))
+            self._desk.take_back(grant.call_id)
+            return
         queue = self._client.queues.open(grant.channel)
         if queue is None:
             return
@@ -519,27 +476,35 @@ class Dials:
             grant.line_id,
             grant.dialled,
             Moment(grant.authorised_ms, now.mono_ms - (now.wall_ms - grant.authorised_ms)),
+            grant.longest_s,
             {info.id: info.name for info in up.values()},
         )
         leg = self._leg_of(grant, up)
         if leg is not None:
             start_ms = grant.answered_ms if grant.answered_ms is not None else grant.authorised_ms
             call.estimated = leg != grant.leg
-            self._advance(call, Answered(leg, now.mono_ms - (now.wall_ms - start_ms)))
+            call.advance(Answered(leg, now.mono_ms - (now.wall_ms - start_ms)))
             self._client.queues.join(queue, leg)
         if grant.channel not in up and leg is not None:
-            self._advance(call, CallerEnded(now.mono_ms))
-        call.bridged = grant.kind in _BRIDGED_KINDS and await self._holds_bridge(call)
+            call.advance(CallerEnded(now.mono_ms))
+        call.bridged = bridged
+        if bridged:
+            self._client.queues.join(queue, second_leg_of(call.call_id))
         self._take(call)
-        self._arm(call)
+        self.leases.arm(call)
         for told in self._on_adopted:
             told(call)
-        if call.bridged and grant.channel not in up:
-            await self._end_other_legs(call, grant.channel)
+        gone = {grant.channel, grant.leg or grant.channel} - up.keys()
+        if bridged and gone:
+            await self._end_other_legs(call, gone.pop())
 
-    async def _holds_bridge(self, call: DialCall) -> bool:
-        """Whether FairDial held the legs of that call together. Raises AriError."""
-        return any(bridge.id == bridge_of(call.call_id) for bridge in await self._client.bridges.list())
+    async def _holds(self, grant: Grant) -> bool:
+        """Whether FairDial holds the two legs of that call together, or did. Raises AriError."""
+        if not placed_here(grant.call_id):
+            return False
+        # An answer is noted when they are together already.
+        talking = grant.state is GrantState.TALKING
+        return talking or await self._client.bridges.get(bridge_of(grant.call_id)).exists()
 
     @staticmethod
     def _leg_of(grant: Grant, up: Mapping[str, events.ChannelInfo]) -> str | None:
@@ -555,11 +520,14 @@ class Dials:
         Where no events were missed, those that tell of an end may still be under way: a channel is taken
         for gone only when two listings in a row do not have it.
         """
+        if after_gap:
+            for told in self._on_gap:
+                told()
         for call in tuple(self._calls.values()):
             if call.since.mono_ms > listed.mono_ms:
                 continue  # younger than the listing, which says nothing about it
             # In order with the events of before the gap, which may still wait in the queue.
-            gone = {call.channel, *call.legs} - up.keys()
+            gone = call.channels - up.keys()
             missing_before, call.missing = call.missing, bool(gone)
             if not after_gap and not (gone and missing_before):
                 continue
@@ -571,13 +539,15 @@ class Dials:
         """`gone`: channels of the call that the listing did not have; a leg that answered since is not judged."""
         if call.call_id not in self._calls:
             return
-        if isinstance(call.state, Ringing) and (caller is None or caller.state == "Up"):
+        unseen = caller is None or caller.state == "Up"
+        # What FairDial places itself is answered when it brings the legs together, never unseen.
+        if isinstance(call.state, Ringing) and unseen and not placed_here(call.call_id):
             # It may have been answered unseen, and nothing answered goes unmetered.
-            self._advance(call, Answered(call.channel, call.since.mono_ms))
+            call.advance(Answered(call.channel, call.since.mono_ms))
         call.estimated = call.estimated or bool(gone) or call.channel in call.legs
         for channel in sorted(gone):
             await self.channel_gone(channel, listed)
-        self._arm(call)
+        self.leases.arm(call)
 
     def _of_channel(self, channel_id: str) -> list[DialCall]:
         return [call for call in self._touching(channel_id) if call.channel == channel_id]
@@ -601,7 +571,8 @@ class Dials:
     def _close_if_idle(self, queue: CallQueue) -> None:
         if not self._by_queue.get(queue):
             self._by_queue.pop(queue, None)
-            queue.close()
+            if queue not in self._held:
+                queue.close()
 
     def _log_decision(self, asked: Asked, answer: Answer, outcome: Verdict | Failed) -> None:
         clause = outcome.decision.clause if isinstance(outcome, Verdict) else None

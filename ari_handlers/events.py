@@ -176,6 +176,11 @@ class _SystemInfo(msgspec.Struct, frozen=True):
     system: _System
 
 
+class _Variable(msgspec.Struct, frozen=True):
+    value: str
+
+
+_variable = msgspec.json.Decoder(_Variable)
 _channels = msgspec.json.Decoder(tuple[ChannelInfo, ...])
 _bridges = msgspec.json.Decoder(tuple[BridgeInfo, ...])
 _status = msgspec.json.Decoder(_StatusInfo)
@@ -193,6 +198,11 @@ def decode_channels(body: str) -> tuple[ChannelInfo, ...]:
 def decode_bridges(body: str) -> tuple[BridgeInfo, ...]:
     """Body of `GET /bridges`."""
     return _decode(_bridges, body)
+
+
+def decode_variable(body: str) -> str:
+    """Body of `GET /channels/{id}/variable`."""
+    return _decode(_variable, body).value
 
 
 def decode_startup_time(body: str) -> str:

@@ -7,7 +7,7 @@ of stands in `callback.py`, `collect.py` and `conference.py`; its grant, its lea
 
 import asyncio
 import secrets
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,10 +15,13 @@ import structlog
 
 from ari_handlers import events
 from ari_handlers.client import Client
-from ari_handlers.dial import Dials
+from ari_handlers.dial import Dials, bridge_of, call_of_bridge, call_of_second_leg, second_leg_of
+from ari_handlers.followed import DialCall
 from ari_handlers.queues import CallQueue
 from ari_handlers.resources import AriError, Bridge, Channel
 from fairdial.clock import Clock, Moment
+from fairdial.policy.call import Ringing
+from fairdial.policy.sizing import LONGEST_HORIZON_S
 
 log = structlog.get_logger(__name__)
 
@@ -69,11 +72,13 @@ class Endpoints:
 
 
 class Legs:
-    """Legs that are being rung."""
+    """Legs that are being rung, and those that answered until they are forgotten."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
         self._ringing: dict[str, asyncio.Future[events.ChannelInfo]] = {}
+        self._waited_for: dict[str, str] = {}
+        self._watched: dict[str, bool] = {}
 
     def __len__(self) -> int:
         return len(self._ringing)
@@ -88,34 +93,58 @@ class Legs:
         lease_s: int | None,
         caller_id: str = "",
         originator: str | None = None,
+        waiter: str | None = None,
         variables: Mapping[str, str] | None = None,
     ) -> events.ChannelInfo:
         """Ring an endpoint; the channel, once it answered. Its events belong to `queue`.
 
-        lease_s: TIMEOUT(absolute) from the first ring on, None: no end is held. Raises LegNotAnswered, AriError;
-        then the leg is gone, or told to be.
+        lease_s: TIMEOUT(absolute) from the first ring on, None: no end is held. waiter: the channel that waits for
+        this one, which is given up when that hangs up; the two are known together until `forget`. Raises
+        LegNotAnswered, AriError; then the leg is gone, or told to be.
         """
+        if waiter is not None:
+            self._waited_for[waiter] = channel_id
+            self._watched[channel_id] = False
+        lease = {} if lease_s is None else {"TIMEOUT(absolute)": str(lease_s)}
+        return await self._until_here(
+            queue,
+            channel_id,
+            self._client.channels.originate(
+                channel_id,
+                endpoint,
+                app_args=OWN,
+                caller_id=caller_id,
+                ring_s=ring_s,
+                variables={**lease, **(variables or {})},
+                originator=originator,
+            ),
+            ring_s + ANSWER_SLACK_S,
+        )
+
+    async def whisper(self, queue: CallQueue, snoop_id: str, to: str) -> events.ChannelInfo:
+        """A channel on which sounds are heard by whoever is on channel `to`, in Stasis or not, and by nobody else.
+
+        To be hung up by who asked for it. Raises LegNotAnswered, AriError.
+        """
+        return await self._until_here(
+            queue, snoop_id, self._client.channels.get(to).snoop(snoop_id, OWN), ANSWER_SLACK_S
+        )
+
+    async def _until_here(
+        self, queue: CallQueue, channel_id: str, made: Awaitable[None], within_s: float
+    ) -> events.ChannelInfo:
         answered: asyncio.Future[events.ChannelInfo] = asyncio.get_running_loop().create_future()
         self._ringing[channel_id] = answered
         self._client.queues.join(queue, channel_id)
-        lease = {} if lease_s is None else {"TIMEOUT(absolute)": str(lease_s)}
         try:
-            async with asyncio.timeout(ring_s + ANSWER_SLACK_S):
-                await self._client.channels.originate(
-                    channel_id,
-                    endpoint,
-                    app_args=OWN,
-                    caller_id=caller_id,
-                    ring_s=ring_s,
-                    variables={**lease, **(variables or {})},
-                    originator=originator,
-                )
+            async with asyncio.timeout(within_s):
+                await made
                 return await answered
         except TimeoutError:
             await self.hang_up(channel_id)
             raise LegNotAnswered(channel_id, NO_ANSWER_CAUSE) from None
-        except (AriError, asyncio.CancelledError):
-            # It may have been made though nobody heard of it.
+        except (LegNotAnswered, AriError, asyncio.CancelledError):
+            # It may have been made though nobody heard of it, or ring for one who is gone.
             await self.hang_up(channel_id)
             raise
         finally:
@@ -126,14 +155,32 @@ class Legs:
         answered = self._ringing.get(info.id)
         if answered is None or answered.done():
             return False
+        if info.id in self._watched:
+            self._watched[info.id] = True
         answered.set_result(info)
         return True
 
     def gone(self, channel_id: str, cause: int) -> None:
-        """A channel is gone."""
-        answered = self._ringing.get(channel_id)
-        if answered is not None and not answered.done():
-            answered.set_exception(LegNotAnswered(channel_id, cause))
+        """A channel is gone, and with it the reason to ring for it."""
+        if channel_id in self._watched:
+            self._watched[channel_id] = False
+        for leg in (channel_id, self._waited_for.get(channel_id)):
+            answered = self._ringing.get(leg) if leg is not None else None
+            if answered is not None and not answered.done():
+                answered.set_exception(LegNotAnswered(channel_id, cause))
+                answered.exception()  # counts as seen: who rang may have given up already
+
+    def is_up(self, channel_id: str) -> bool:
+        """Whether a leg that another waited for answered, and is not gone since; until `forget`."""
+        return self._watched.get(channel_id, False)
+
+    def waited_for_by(self, channel_id: str) -> str | None:
+        """The leg that this channel waits for, or waited for; until `forget`."""
+        return self._waited_for.get(channel_id)
+
+    def forget(self, waiter: str) -> None:
+        """This channel and the leg that it waited for talk, or are given up."""
+        self._watched.pop(self._waited_for.pop(waiter, ""), None)
 
     async def hang_up(self, channel_id: str, cause: int = 16) -> None:
         """Hang up; a link that is down leaves it to the leg's lease."""
@@ -191,6 +238,20 @@ class Keys:
         except TimeoutError:
             return None
         return pressed.keys.pop(0)
+
+
+def rings(call: DialCall) -> bool:
+    """Whether a call is still being set up."""
+    return isinstance(call.state, Ringing)
+
+
+def talk_s(call: DialCall) -> int:
+    """How long a call that is being set up may talk, for the lease of its legs.
+
+    One without a limit has one here too: FairDial may be gone when one of two legs hangs up and the other is left.
+    """
+    granted_s = call.state.granted_s if isinstance(call.state, Ringing) else 0
+    return LONGEST_HORIZON_S if granted_s is None else granted_s
 
 
 def new_id(switch: str) -> str:
@@ -253,6 +314,44 @@ class OwnCalls:
         """Play sounds to the end; False where they were not heard out in time. Never raises AriError."""
         return await self.client.playbacks.hear_out(channel, media, within_s)
 
+    async def join(self, call: DialCall, second: events.ChannelInfo, moment: Moment) -> bool:
+        """Let both legs of a call hear each other; it is metered from `moment` on. False where one is gone.
+
+        Raises AriError.
+        """
+        bridge = self.client.bridges.get(bridge_of(call.call_id))
+        await bridge.create()
+        await bridge.add(call.channel, second.id)
+        if not self.legs.is_up(second.id):
+            return False
+        await self.dials.bridged(call, second, moment)
+        return call.bridged
+
+    async def give_up(self, call: DialCall, cause: int = 16, *, keep_first: bool = False) -> None:
+        """A call that is not to be: its grant goes back and its legs are hung up. keep_first: not the first one."""
+        self.dials.abandon(call)
+        await self.legs.hang_up(second_leg_of(call.call_id), cause)
+        if not keep_first:
+            await self.legs.hang_up(call.channel, cause)
+        await self._destroy(bridge_of(call.call_id))
+
+    async def sweep(self) -> None:
+        """End second legs and bridges of calls that nobody follows, left by an earlier run. Raises AriError."""
+        for channel_id in await self.dials.channels():
+            call_id = call_of_second_leg(channel_id)
+            if call_id is not None and not self.dials.follows(call_id):
+                await self.legs.hang_up(channel_id)
+        for bridge in await self.client.bridges.list():
+            call_id = call_of_bridge(bridge.id)
+            if call_id is not None and not self.dials.follows(call_id):
+                await self._destroy(bridge.id)
+
+    async def _destroy(self, bridge_id: str) -> None:
+        try:
+            await self.client.bridges.get(bridge_id).destroy()
+        except AriError as error:
+            log.warning("bridge_not_destroyed", bridge=bridge_id, error=str(error))
+
     async def _guarded(self, name: str, work: Coroutine[Any, Any, None]) -> None:
         try:
             await work
@@ -271,6 +370,9 @@ class OwnCalls:
     def _leg_gone(self, channel_id: str, cause: int) -> None:
         self.legs.gone(channel_id, cause)
         self.keys.gone(channel_id)
+        waited_for = self.legs.waited_for_by(channel_id)
+        if waited_for is not None:
+            self.keys.gone(waited_for)
 
     async def _key_pressed(self, channel: Channel, event: events.CallEvent, _moment: Moment) -> None:
         assert isinstance(event, events.ChannelDtmfReceived)

@@ -5,6 +5,7 @@ Handles: they hold an id and send requests, as ari-py's do; whether the thing ex
 """
 
 import asyncio
+import contextlib
 import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -86,6 +87,16 @@ class Channel:
         """Only while it is in Stasis; elsewhere Asterisk answers 409."""
         await self.send_variable(variable, value)
 
+    async def variable(self, variable: str) -> str | None:
+        """Value of a variable or a function such as CHANNEL(pjsip,secure); None where it has none."""
+        try:
+            body = await self.client.request("GET", f"{self._path}/variable", {"variable": variable})
+        except AriRefused as error:
+            if error.status in (404, 500):
+                return None
+            raise
+        return _read_as(events.decode_variable, body, f"GET {self._path}/variable")
+
     def send_variable(self, variable: str, value: str) -> Awaitable[str]:
         """`set_variable` as a request on its way."""
         return self.client.send("POST", f"{self._path}/variable", {"variable": variable, "value": value})
@@ -115,10 +126,22 @@ class Channel:
         """Let the caller hear early media; nothing is answered."""
         await self.client.request("POST", f"{self._path}/progress")
 
+    async def ring(self) -> None:
+        """Let it hear ringing until `stop_ringing`: 180 before it is answered, a tone after."""
+        await self.client.request("POST", f"{self._path}/ring")
+
+    async def stop_ringing(self) -> None:
+        """Also where none is heard."""
+        await _unless_gone(self.client.request("DELETE", f"{self._path}/ring"))
+
     async def play(self, playback_id: str, media: Sequence[str]) -> None:
         """Begin to play sounds one after the other: "sound:conf-full", "digits:42", "tone:ring"."""
         query = {"media": ",".join(media), "playbackId": playback_id}
         await self.client.request("POST", f"{self._path}/play", query)
+
+    async def stop_playing(self, playback_id: str) -> None:
+        """Also where it is over."""
+        await _unless_gone(self.client.request("DELETE", f"playbacks/{quote(playback_id, safe='')}"))
 
     async def start_music(self) -> None:
         """Music on hold until `stop_music`."""
@@ -194,9 +217,23 @@ class Bridge:
     client: Requests
     id: str
 
+    async def exists(self) -> bool:
+        """Whether it is there."""
+        try:
+            await self.client.request("GET", self._path)
+        except AriRefused as error:
+            if error.status != 404:
+                raise
+            return False
+        return True
+
     async def create(self) -> None:
         """Make it; repeating changes nothing."""
-        await self.client.request("POST", self._path, {"type": "mixing"})
+        try:
+            await self.client.request("POST", self._path, {"type": "mixing"})
+        except AriRefused as error:
+            if error.status != 409:  # there already
+                raise
 
     async def add(self, *channel_ids: str) -> None:
         """Let channels, which must be in Stasis, hear each other. Music that they hear ends."""
@@ -254,7 +291,8 @@ class Playbacks:
     async def hear_out(self, channel: Channel | Bridge, media: Sequence[str], within_s: float) -> bool:
         """Play sounds to the end, at most `within_s`; False where they were not heard out.
 
-        A sound that is missing, or a link that is slow, holds nobody up longer than that.
+        A sound that is missing, or a link that is slow, holds nobody up longer than that. What still plays then,
+        or when this is cancelled, is stopped: until it is over, the channel does nothing else.
         """
         playback_id = f"play-{secrets.token_hex(8)}"
         over = self._waiting[playback_id] = asyncio.Event()
@@ -262,11 +300,22 @@ class Playbacks:
             async with asyncio.timeout(within_s):
                 await channel.play(playback_id, media)
                 await over.wait()
-        except (TimeoutError, AriError):
+        except AriError:
             return False
+        except TimeoutError:
+            await self._stop(channel.client, playback_id)
+            return False
+        except asyncio.CancelledError:
+            await self._stop(channel.client, playback_id)
+            raise
         finally:
             del self._waiting[playback_id]
         return True
+
+    @staticmethod
+    async def _stop(client: Requests, playback_id: str) -> None:
+        with contextlib.suppress(AriError):
+            await client.request("DELETE", f"playbacks/{playback_id}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,7 +73,7 @@ async def measure(rate_per_s: int, seconds: int, rounds: int) -> list[CallPath]:
             print(
                 f"Asterisk {installation.version}, Python {platform.python_version()}, {os.cpu_count()} cores"
             )
-            await server.account("bench", "kryptotel", "stasis", "agi")
+            await server.account("bench", "kryptotel", "stasis", "agi", countries=("GB",))
             for path in paths:  # warm each once
                 await load(switch, path.name, rate_per_s, rate_per_s)
             for _ in range(rounds):

@@ -77,12 +77,30 @@ class Calls(_Section):
     """Calls that FairDial sets up itself.
 
     public: the endpoint that is called for a number of the public network, with "{number}" where its E.164 form
-    belongs; line: for one of our own lines, with "{line}". ring_s: how long a leg may ring.
+    belongs; line: for one of our own lines, with "{line}". ring_s: how long a leg may ring. warn_at_s: how many
+    seconds before any call is cut the party that pays hears warn_sounds. callback_after_s: between the hang-up of
+    who dialled for a callback and its first ring. collect_prompt: the sounds that ask the called party of a
+    reverse-charge call, with "{caller}" and "{rate}" where who calls and what a minute costs belong;
+    collect_key_within_s: for a key after it, three times.
     """
 
     public: Annotated[str, Field(pattern=r"\{number\}")] = "PJSIP/{number}@carrier"
     line: Annotated[str, Field(pattern=r"\{line\}")] = "PJSIP/{line}"
     ring_s: Annotated[int, Field(ge=1, le=600)] = 60
+    warn_at_s: tuple[Annotated[int, Field(ge=1, le=600)], ...] = (60, 10)
+    warn_sounds: tuple[str, ...] = ("sound:beep",)
+    callback_after_s: Annotated[float, Field(ge=0, le=60)] = 2.0
+    collect_prompt: tuple[Annotated[str, Field(pattern=r"^([A-Za-z0-9/_-]+|\{caller\}|\{rate\})$")], ...] = (
+        "priv-callpending",
+        "{caller}",
+        "{rate}",
+        "if-correct-press",
+        "digits/1",
+        "vm-tocancel",
+        "vm-press",
+        "digits/2",
+    )
+    collect_key_within_s: Seconds = 10.0
 
 
 class Logs(_Section):

@@ -19,12 +19,17 @@ import structlog
 from agi_app.ami import AmiError, AmiLink, AmiRefused
 from agi_app.authorise import authorise_route
 from agi_app.fastagi import FastAgiServer
+from ari_handlers.callback import CallbackRefused, Callbacks
 from ari_handlers.client import AriSettings, Client
-from ari_handlers.dial import DialRules, Dials, LeaseNotSet
+from ari_handlers.collect import CollectRules, Collects
+from ari_handlers.conference import Rooms
+from ari_handlers.dial import DialRules, Dials
+from ari_handlers.leases import LeaseNotSet, LeaseRules
 from ari_handlers.owned import Endpoints, OwnCalls, OwnRules
 from ari_handlers.probe import probe_ari
 from ari_handlers.queues import CallQueues
 from ari_handlers.resources import AriError
+from ari_handlers.whisper import Warnings
 from fairdial import logs
 from fairdial.clock import SystemClock
 from fairdial.config import Config
@@ -141,7 +146,7 @@ class Service:
             desk,
             self._set_lease,
             self._clock,
-            DialRules(config.desk.renew_lead_s),
+            DialRules(LeaseRules(config.desk.renew_lead_s, config.calls.warn_at_s)),
         )
         self.own = OwnCalls(
             self.client,
@@ -149,6 +154,12 @@ class Service:
             self._clock,
             OwnRules(Endpoints(config.calls.public, config.calls.line), config.switch, config.calls.ring_s),
         )
+        self.rooms = Rooms(self.own, desk)
+        self.callbacks = Callbacks(self.own, desk, config.calls.callback_after_s)
+        self.collects = Collects(
+            self.own, CollectRules(config.calls.collect_prompt, config.calls.collect_key_within_s)
+        )
+        self.warnings = Warnings(self.own, config.calls.warn_sounds)
         self.agi = FastAgiServer(
             {"authorise": authorise_route(self.dials.begin)},
             host=config.agi.host,
@@ -156,7 +167,12 @@ class Service:
             allowed_peers=config.agi.allowed_peers,
         )
         self.operations = Operations(
-            desk, calls=self._calls, hang_up=self.dials.hangup, cut=self.dials.cut, status=self._status
+            desk,
+            calls=self._calls,
+            hang_up=self.dials.hangup,
+            cut=self.dials.cut,
+            status=self._status,
+            callback=self._callback,
         )
         self._control = ControlServer(config.control, self.operations)
         self._reconciling = asyncio.Lock()
@@ -209,6 +225,13 @@ class Service:
             for call in self.dials.calls.values()
         ]
 
+    async def _callback(self, line: str, number: str, first: str | None) -> dict[str, object]:
+        placed = await self.callbacks.place(line, number, first=first)
+        if isinstance(placed, CallbackRefused):
+            told = {"reason": placed.reason, "cause": placed.cause, "text": placed.text}
+            return {"call": None, "decision": "refuse", **told}
+        return {"call": placed.call_id, "decision": "allow"}
+
     def _status(self) -> dict[str, object]:
         return {
             "ari": self.client.connected,
@@ -234,6 +257,8 @@ class Service:
                 await reconcile(
                     self._desk, self.dials, self._clock, belongs=self._is_ours, after_gap=after_gap
                 )
+                if after_gap:
+                    await self.own.sweep()
             except (AriError, LedgerError) as error:
                 log.error("reconcile_failed", error=str(error))
 

@@ -33,45 +33,13 @@ from testbed.installation import TestbedError, obtain
 from testbed.server import Server
 from testbed.sipp import CallOutcome, Carrier, place_call
 from testbed.switch import describe
+from testbed.world import Expected, Scene
 
 TOLERANCE_S = 1.0
 CALL_WITHIN_S = 20.0
 WIDTH = 190
 # Columns of Asterisk's Master.csv (cdr_csv.c).
 CDR_DST, CDR_CHANNEL, CDR_USERFIELD = 2, 5, 17
-
-LONDON, BERLIN, MADRID, TOKYO = "02079460100", "00493012345678", "0034911234567", "0081312345678"
-PREMIUM, NON_GEOGRAPHIC, INVALID, VOICEMAIL = "09098790000", "03001234567", "0207", "*97"
-
-
-@dataclass(frozen=True)
-class Expected:
-    """What should become of a call.
-
-    line: the one that pays. decision None: FairDial is not asked. talk_s None: the call is not answered. metered:
-    seconds by allowance, or in all where no allowance counts them. charge: amount, currency and clause. caller: who
-    calls where it is not the line. during: a call while this one is up. suspend: the account is suspended after talk_s.
-    """
-
-    what: str
-    line: str
-    number: str
-    decision: str | None
-    reason: str
-    clause: str = ""
-    status: int = 200
-    talk_s: float | None = None
-    cut: bool = False
-    metered: str = ""
-    charge: str = ""
-    caller: str | None = None
-    during: Expected | None = None
-    suspend: bool = False
-
-    @property
-    def end(self) -> str:
-        """The end in words."""
-        return _end(self.status, self.talk_s, self.cut)
 
 
 @dataclass(frozen=True)
@@ -115,220 +83,10 @@ def as_expected(expected: Expected, seen: Seen) -> bool:
         expected.charge,
     ):
         return False
-    if expected.talk_s is None or not outcome.answered:
-        return (expected.talk_s is None) is not outcome.answered
+    if expected.talk_s is None:
+        return not outcome.answered
     ended_by = "far_end" if expected.cut else "caller"
     return outcome.ended_by == ended_by and abs(outcome.talk_s - expected.talk_s) <= TOLERANCE_S
-
-
-def _talk(
-    what: str,
-    line: str,
-    number: str,
-    reason: str,
-    clause: str,
-    talk_s: float,
-    metered: str,
-    charge: str = "",
-    *,
-    cut: bool = False,
-    caller: str | None = None,
-    during: Expected | None = None,
-    suspend: bool = False,
-) -> Expected:
-    return Expected(
-        what,
-        line,
-        number,
-        "allow",
-        reason,
-        clause,
-        talk_s=talk_s,
-        cut=cut,
-        metered=metered,
-        charge=charge,
-        caller=caller,
-        during=during,
-        suspend=suspend,
-    )
-
-
-def _refused(what: str, line: str, number: str, reason: str, clause: str, status: int = 403) -> Expected:
-    return Expected(what, line, number, "refuse", reason, clause, status)
-
-
-def _emergency(line: str, number: str = "999", what: str = "emergency") -> Expected:
-    return Expected(what, line, number, None, "emergency", talk_s=1)
-
-
-@dataclass(frozen=True)
-class Scene:
-    """Calls of one account, one after the other. Scenes run at the same time: no account is in two of them."""
-
-    account: str
-    calls: tuple[Expected, ...]
-
-
-SCENES = (
-    Scene(
-        "kryptotel",
-        (
-            _talk("K1 a country bought", "alice", LONDON, "covered", "K1", 2, "voice 2"),
-            _talk("K1 another one", "alice", BERLIN, "covered", "K1", 2, "voice 2"),
-            _refused("K2 premium", "alice", PREMIUM, "class_not_covered", "K2"),
-            _refused("K2 non-geographic", "alice", NON_GEOGRAPHIC, "class_not_covered", "K2"),
-            _refused("an invalid number", "alice", INVALID, "number_invalid", "always", 484),
-            _talk("K4 on credit", "alice", MADRID, "by_credit", "K4", 3, "3", "0.08 EUR K4"),
-            _talk("K4 dialled again", "alice", MADRID, "by_credit", "K4", 3, "3", "0.08 EUR K4"),
-            _talk("K4 to the last cent", "alice", MADRID, "by_credit", "K4", 2, "2", "0.07 EUR K4", cut=True),
-            _refused("K4 no credit left", "alice", MADRID, "credit_too_low", "K4"),
-            _emergency("alice"),
-        ),
-    ),
-    Scene(
-        "kryptotel-small",
-        (
-            _talk("K3 the longest call", "dave", LONDON, "covered", "K1", 3, "voice 3", cut=True),
-            _talk("K3 dialled again", "dave", LONDON, "covered", "K1", 2, "voice 2"),
-            _talk("K12 suspended", "dave", LONDON, "covered", "K1", 1, "voice 1", cut=True, suspend=True),
-            _refused("K12 is suspended", "dave", LONDON, "account_suspended", "K12"),
-            _emergency("dave", "112", "suspended, emergency"),
-        ),
-    ),
-    Scene(
-        "acceptable-use",
-        (
-            _talk("A4 shows its number", "erin", LONDON, "within_allowance", "A8", 1, "day 1"),
-            _refused("A4 shows another's", "eve", LONDON, "caller_not_own", "A4"),
-            _refused("A1 premium", "erin", PREMIUM, "class_not_covered", "A1"),
-            _emergency("eve", what="another's, emergency"),
-        ),
-    ),
-    Scene(
-        "acceptable-use-small",
-        (
-            _talk("A8 the longest call", "frank", LONDON, "within_allowance", "A8", 3, "day 3", cut=True),
-            _talk("A8 a shorter one", "frank", LONDON, "within_allowance", "A8", 1, "day 1"),
-            _emergency("frank"),
-        ),
-    ),
-    Scene(
-        "redconnect",
-        (
-            _talk("R1 local", "grace", LONDON, "within_allowance", "R1", 2, "voice 2"),
-            _talk("R1 international", "grace", TOKYO, "within_allowance", "R1", 2, "voice 2"),
-            _refused("R1 premium", "grace", PREMIUM, "class_not_covered", "R1"),
-            _emergency("grace"),
-        ),
-    ),
-    Scene(
-        "redconnect-small",
-        (
-            _talk(
-                "R1 inbound",
-                "henry",
-                "442079460203",
-                "within_allowance",
-                "R1",
-                2,
-                "voice 2",
-                caller="carrier",
-            ),
-            _talk("R1 outbound", "henry", LONDON, "within_allowance", "R1", 2, "voice 2"),
-            _talk("R2 voicemail", "henry", VOICEMAIL, "not_counted", "R2", 1, "0"),
-            _talk(
-                "R3 passes the limit",
-                "henry",
-                LONDON,
-                "within_allowance",
-                "R1",
-                4,
-                "voice 1, past 3",
-                "0.04 USD R3",
-            ),
-            _talk("R3 past it", "henry", LONDON, "past_allowance", "R3", 2, "past 2", "0.04 USD R3"),
-            _emergency("henry"),
-        ),
-    ),
-    Scene(
-        "voxdirect",
-        (
-            _talk("V1 a country of the plan", "iris", LONDON, "within_allowance", "V1", 2, "voice 2"),
-            _talk("V1 another one", "iris", BERLIN, "within_allowance", "V1", 2, "voice 2"),
-            _refused("V1 outside the plan", "iris", TOKYO, "country_not_covered", "V1"),
-            _emergency("iris"),
-        ),
-    ),
-    Scene(
-        "voxdirect-small",
-        (
-            _talk("V6 callback", "ivan", world.CALLBACK + LONDON, "within_allowance", "V6", 2, "voice 4"),
-            _talk(
-                "V1 a second line",
-                "ines",
-                LONDON,
-                "within_allowance",
-                "V1",
-                4,
-                "voice 2, past 2",
-                "0.02 USD V2",
-            ),
-            _talk("V2 past the limit", "ines", BERLIN, "past_allowance", "V2", 2, "past 2", "0.02 USD V2"),
-            _talk(
-                "V6 callback past it",
-                "ivan",
-                world.CALLBACK + LONDON,
-                "past_allowance",
-                "V2",
-                2,
-                "past 4",
-                "0.04 USD V2",
-            ),
-            _emergency("ivan"),
-        ),
-    ),
-    Scene(
-        "spokephone",
-        (
-            _talk("S1 outbound", "judy", LONDON, "covered", "S1", 2, "outbound 2"),
-            _talk("S1 inbound", "judy", "442079460204", "covered", "S1", 2, "inbound 2", caller="carrier"),
-            _talk("S1 internal", "judy", "101", "covered", "S1", 2, "internal 2"),
-            _refused("S8 premium", "judy", PREMIUM, "class_not_covered", "S8"),
-            _refused("S1 outside the plan", "judy", TOKYO, "country_not_covered", "S1"),
-            _emergency("judy"),
-        ),
-    ),
-    Scene(
-        "contact-centre",
-        (
-            _talk("S5 surcharge agreed", "leo", LONDON, "covered", "S1", 3, "outbound 3", "0.0005 USD S5"),
-            _emergency("leo"),
-        ),
-    ),
-    Scene(
-        "scarce",
-        (
-            _talk(
-                "the last 15 s",
-                "bob",
-                LONDON,
-                "within_allowance",
-                "Q4",
-                3,
-                "voice 3",
-                during=_refused("meanwhile", "carol", LONDON, "allowance_reserved", "Q4"),
-            ),
-            _emergency("carol"),
-        ),
-    ),
-)
-STOPPED = Scene(
-    "kryptotel",
-    (
-        Expected("a number", "alice", LONDON, None, "fairdial_unreachable", status=503),
-        _emergency("alice", "112"),
-    ),
-)
 
 
 class Demonstration:
@@ -344,11 +102,15 @@ class Demonstration:
     async def run(self) -> bool:
         """Place all calls; whether each ended as it should."""
         await world.provision(self._switch, self._server)
-        async with asyncio.TaskGroup() as group:
-            running = [(scene, group.create_task(self._play(scene))) for scene in SCENES]
+        try:
+            async with asyncio.TaskGroup() as group:
+                running = [(scene, group.create_task(self._play(scene))) for scene in world.SCENES]
+        except ExceptionGroup as failed:
+            # What went wrong first ended the others.
+            raise failed.exceptions[0] from failed
         self.tables += [(_title(scene.account), task.result()) for scene, task in running]
         await self._server.stop()
-        self.tables.append(("FairDial is stopped: the dialplan decides", await self._play(STOPPED)))
+        self.tables.append(("FairDial is stopped: the dialplan decides", await self._play(world.STOPPED)))
         return all(as_expected(expected, seen) for _, rows in self.tables for expected, seen in rows)
 
     async def _play(self, scene: Scene) -> list[Row]:
@@ -376,6 +138,7 @@ class Demonstration:
             outcome = await calling
         finally:
             calling.cancel()
+            await asyncio.gather(calling, return_exceptions=True)
         return [(expected, await self._seen(account, expected, outcome, before)), *others]
 
     async def _meanwhile(self, account: str, expected: Expected) -> list[Row]:
@@ -391,7 +154,7 @@ class Demonstration:
         if record is None or record["call_id"] == before.call_id:
             # The dialplan decided by itself; the reason stands in the call's CDR.
             number = self._numbering.classify(expected.number, Habit(region="GB"))
-            return Seen(outcome, number.number_class, None, await self._reason_in_cdr(expected))
+            return Seen(outcome, number.number_class, None, await self._reason_in_cdr(expected, before.cdrs))
         decided = (record["number_class"], record["decision"], record["reason"], record["clause_id"])
         if record["decision"] != "allow":
             return Seen(outcome, *decided)
@@ -410,10 +173,10 @@ class Demonstration:
 
     async def _known(self, account: str, line: str) -> Known:
         if not self._server.running:
-            return Known(None, {})
+            return Known(None, {}, len(self._cdrs()))
         record = await self._newest(account, line)
         sheet = await self._server.ask("usage", account=account)
-        return Known(record["call_id"] if record else None, _counted(sheet))
+        return Known(record["call_id"] if record else None, _counted(sheet), len(self._cdrs()))
 
     async def _newest(self, account: str, line: str) -> dict[str, Any] | None:
         """The newest decision about a dial of that line."""
@@ -422,12 +185,15 @@ class Demonstration:
         rows = await self._server.ask("decisions", account=account)
         return next((row for row in rows if row["line_id"] == line), None)
 
-    async def _reason_in_cdr(self, expected: Expected) -> str:
-        """What the dialplan wrote into the userfield, once the record is there; "" if none comes."""
+    async def _reason_in_cdr(self, expected: Expected, before: int) -> str:
+        """What the dialplan wrote into the userfield, once the record is there; "" if none comes.
+
+        before: how many records there were when the call was placed.
+        """
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(5):
                 while True:
-                    for row in reversed(list(csv.reader(self._switch.cdr_path.read_text().splitlines()))):
+                    for row in self._cdrs()[before:]:
                         if (
                             row[CDR_CHANNEL].startswith(f"PJSIP/{expected.line}-")
                             and row[CDR_DST] == expected.number
@@ -435,6 +201,10 @@ class Demonstration:
                             return row[CDR_USERFIELD]
                     await asyncio.sleep(0.02)
         return ""
+
+    def _cdrs(self) -> list[list[str]]:
+        path = self._switch.cdr_path
+        return list(csv.reader(path.read_text().splitlines())) if path.exists() else []
 
     async def _used_s(self, call_id: str) -> int:
         """The settled seconds of a call, once they are settled."""
@@ -449,7 +219,10 @@ class Demonstration:
         """All calls, expected beside seen; a table for each account, in columns of the same width."""
         shown = [(title, [_cells(expected, seen) for expected, seen in rows]) for title, rows in self.tables]
         every = [COLUMNS, *(cells for _, rows in shown for cells in rows)]
-        widths = [max(map(len, column)) for column in zip(*every, strict=True)]
+        widths = [
+            max(len(part) for cell in column for part in cell.split("\n"))
+            for column in zip(*every, strict=True)
+        ]
         for index, (title, rows) in enumerate(shown):
             table = Table(title=title, title_justify="left", show_header=index == 0)
             for column, width in zip(COLUMNS, widths, strict=True):
@@ -461,10 +234,11 @@ class Demonstration:
 
 @dataclass(frozen=True)
 class Known:
-    """What stood in the ledger before a call: the line's newest decision, the account's seconds by allowance."""
+    """What there was before a call: the line's newest decision, the account's seconds by allowance, the CDRs."""
 
     call_id: str | None
     counted: dict[str, int]
+    cdrs: int
 
 
 def _counted(sheet: dict[str, Any]) -> dict[str, int]:
@@ -510,7 +284,7 @@ def _cells(expected: Expected, seen: Seen) -> tuple[str, ...]:
     """A row of the table; what is not as expected says so in its cell."""
 
     def held(found: str | None, wanted: str | None) -> str:
-        return found or "" if found == wanted else f"{found or 'none'}, not {wanted or 'none'}"
+        return found or "" if found == wanted else f"{found or 'none'}\nnot {wanted or 'none'}"
 
     return (
         f"{expected.line}: {expected.what}",
@@ -519,7 +293,7 @@ def _cells(expected: Expected, seen: Seen) -> tuple[str, ...]:
         held(seen.decision or "dialplan", expected.decision or "dialplan"),
         held(seen.reason, expected.reason),
         held(seen.clause, expected.clause),
-        expected.end,
+        _end(expected.status, expected.talk_s, expected.cut),
         seen.end,
         held(seen.metered, expected.metered),
         held(seen.charge, expected.charge),

@@ -1,8 +1,8 @@
-"""The sample world: accounts under each of the published policies, provisioned as an operator does it.
+"""The sample world: accounts under each of the published policies, and calls that show their clauses.
 
 `world.toml` is what `fairdial import` reads; here are the policies that it needs besides, the switch's own data
-(numbers and extensions of the phones), and the dialplan with a callback. What is called in this world and what should
-become of it is in `testbed.demo`.
+(numbers and extensions of the phones), the dialplan with a callback, and what should become of which call. Leaves to
+`testbed.demo` to place the calls and to hold what is seen against it.
 """
 
 from __future__ import annotations
@@ -138,3 +138,242 @@ async def provision(switch: Switch, server: Server) -> None:
         await switch.cli(f"database put did {number['number'].removeprefix('+')} {number['line']}")
     for extension, line in EXTENSIONS.items():
         await switch.cli(f"database put extension {extension} {line}")
+
+
+LONDON, BERLIN, MADRID, TOKYO = "02079460100", "00493012345678", "0034911234567", "0081312345678"
+PREMIUM, NON_GEOGRAPHIC, INVALID, VOICEMAIL = "09098790000", "03001234567", "0207", "*97"
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What should become of a call.
+
+    line: the one that pays. decision None: FairDial is not asked. talk_s None: the call is not answered. metered:
+    seconds by allowance, or in all where no allowance counts them. charge: amount, currency and clause. caller: who
+    calls where it is not the line. during: a call while this one is up. suspend: the account is suspended after talk_s.
+    """
+
+    what: str
+    line: str
+    number: str
+    decision: str | None
+    reason: str
+    clause: str = ""
+    status: int = 200
+    talk_s: float | None = None
+    cut: bool = False
+    metered: str = ""
+    charge: str = ""
+    caller: str | None = None
+    during: Expected | None = None
+    suspend: bool = False
+
+
+def _talk(
+    what: str,
+    line: str,
+    number: str,
+    reason: str,
+    clause: str,
+    talk_s: float,
+    metered: str,
+    charge: str = "",
+    *,
+    cut: bool = False,
+    caller: str | None = None,
+    during: Expected | None = None,
+    suspend: bool = False,
+) -> Expected:
+    return Expected(
+        what,
+        line,
+        number,
+        "allow",
+        reason,
+        clause,
+        talk_s=talk_s,
+        cut=cut,
+        metered=metered,
+        charge=charge,
+        caller=caller,
+        during=during,
+        suspend=suspend,
+    )
+
+
+def _refused(what: str, line: str, number: str, reason: str, clause: str, status: int = 403) -> Expected:
+    return Expected(what, line, number, "refuse", reason, clause, status)
+
+
+def _emergency(line: str, number: str = "999", what: str = "emergency") -> Expected:
+    return Expected(what, line, number, None, "emergency", talk_s=1)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Calls of one account, one after the other. Scenes run at the same time: no account is in two of them."""
+
+    account: str
+    calls: tuple[Expected, ...]
+
+
+SCENES = (
+    Scene(
+        "kryptotel",
+        (
+            _talk("K1 a country bought", "alice", LONDON, "covered", "K1", 2, "voice 2"),
+            _talk("K1 another one", "alice", BERLIN, "covered", "K1", 2, "voice 2"),
+            _refused("K2 premium", "alice", PREMIUM, "class_not_covered", "K2"),
+            _refused("K2 non-geographic", "alice", NON_GEOGRAPHIC, "class_not_covered", "K2"),
+            _refused("an invalid number", "alice", INVALID, "number_invalid", "always", 484),
+            _talk("K4 on credit", "alice", MADRID, "by_credit", "K4", 3, "3", "0.08 EUR K4"),
+            _talk("K4 dialled again", "alice", MADRID, "by_credit", "K4", 3, "3", "0.08 EUR K4"),
+            _talk("K4 to the last cent", "alice", MADRID, "by_credit", "K4", 2, "2", "0.07 EUR K4", cut=True),
+            _refused("K4 no credit left", "alice", MADRID, "credit_too_low", "K4"),
+            _emergency("alice"),
+        ),
+    ),
+    Scene(
+        "kryptotel-small",
+        (
+            _talk("K3 the longest call", "dave", LONDON, "covered", "K1", 3, "voice 3", cut=True),
+            _talk("K3 dialled again", "dave", LONDON, "covered", "K1", 2, "voice 2"),
+            _talk("K12 suspended", "dave", LONDON, "covered", "K1", 1, "voice 1", cut=True, suspend=True),
+            _refused("K12 is suspended", "dave", LONDON, "account_suspended", "K12"),
+            _emergency("dave", "112", "suspended, emergency"),
+        ),
+    ),
+    Scene(
+        "acceptable-use",
+        (
+            _talk("A4 shows its number", "erin", LONDON, "within_allowance", "A8", 1, "day 1"),
+            _refused("A4 shows another's", "eve", LONDON, "caller_not_own", "A4"),
+            _refused("A1 premium", "erin", PREMIUM, "class_not_covered", "A1"),
+            _emergency("eve", what="another's, emergency"),
+        ),
+    ),
+    Scene(
+        "acceptable-use-small",
+        (
+            _talk("A8 the longest call", "frank", LONDON, "within_allowance", "A8", 3, "day 3", cut=True),
+            _talk("A8 a shorter one", "frank", LONDON, "within_allowance", "A8", 1, "day 1"),
+            _emergency("frank"),
+        ),
+    ),
+    Scene(
+        "redconnect",
+        (
+            _talk("R1 local", "grace", LONDON, "within_allowance", "R1", 2, "voice 2"),
+            _talk("R1 international", "grace", TOKYO, "within_allowance", "R1", 2, "voice 2"),
+            _refused("R1 premium", "grace", PREMIUM, "class_not_covered", "R1"),
+            _emergency("grace"),
+        ),
+    ),
+    Scene(
+        "redconnect-small",
+        (
+            _talk(
+                "R1 inbound",
+                "henry",
+                "442079460203",
+                "within_allowance",
+                "R1",
+                2,
+                "voice 2",
+                caller="carrier",
+            ),
+            _talk("R1 outbound", "henry", LONDON, "within_allowance", "R1", 2, "voice 2"),
+            _talk("R2 voicemail", "henry", VOICEMAIL, "not_counted", "R2", 1, "0"),
+            _talk(
+                "R3 passes the limit",
+                "henry",
+                LONDON,
+                "within_allowance",
+                "R1",
+                4,
+                "voice 1, past 3",
+                "0.04 USD R3",
+            ),
+            _talk("R3 past it", "henry", LONDON, "past_allowance", "R3", 2, "past 2", "0.04 USD R3"),
+            _emergency("henry"),
+        ),
+    ),
+    Scene(
+        "voxdirect",
+        (
+            _talk("V1 a country of the plan", "iris", LONDON, "within_allowance", "V1", 2, "voice 2"),
+            _talk("V1 another one", "iris", BERLIN, "within_allowance", "V1", 2, "voice 2"),
+            _refused("V1 outside the plan", "iris", TOKYO, "country_not_covered", "V1"),
+            _emergency("iris"),
+        ),
+    ),
+    Scene(
+        "voxdirect-small",
+        (
+            _talk("V6 callback", "ivan", CALLBACK + LONDON, "within_allowance", "V6", 2, "voice 4"),
+            _talk(
+                "V1 a second line",
+                "ines",
+                LONDON,
+                "within_allowance",
+                "V1",
+                4,
+                "voice 2, past 2",
+                "0.02 USD V2",
+            ),
+            _talk("V2 past the limit", "ines", BERLIN, "past_allowance", "V2", 2, "past 2", "0.02 USD V2"),
+            _talk(
+                "V6 callback past it",
+                "ivan",
+                CALLBACK + LONDON,
+                "past_allowance",
+                "V2",
+                2,
+                "past 4",
+                "0.04 USD V2",
+            ),
+            _emergency("ivan"),
+        ),
+    ),
+    Scene(
+        "spokephone",
+        (
+            _talk("S1 outbound", "judy", LONDON, "covered", "S1", 2, "outbound 2"),
+            _talk("S1 inbound", "judy", "442079460204", "covered", "S1", 2, "inbound 2", caller="carrier"),
+            _talk("S1 internal", "judy", "101", "covered", "S1", 2, "internal 2"),
+            _refused("S8 premium", "judy", PREMIUM, "class_not_covered", "S8"),
+            _refused("S1 outside the plan", "judy", TOKYO, "country_not_covered", "S1"),
+            _emergency("judy"),
+        ),
+    ),
+    Scene(
+        "contact-centre",
+        (
+            _talk("S5 surcharge agreed", "leo", LONDON, "covered", "S1", 3, "outbound 3", "0.0005 USD S5"),
+            _emergency("leo"),
+        ),
+    ),
+    Scene(
+        "scarce",
+        (
+            _talk(
+                "the last 15 s",
+                "bob",
+                LONDON,
+                "within_allowance",
+                "Q4",
+                3,
+                "voice 3",
+                during=_refused("meanwhile", "carol", LONDON, "allowance_reserved", "Q4"),
+            ),
+            _emergency("carol"),
+        ),
+    ),
+)
+STOPPED = Scene(
+    "kryptotel",
+    (
+        Expected("a number", "alice", LONDON, None, "fairdial_unreachable", status=503),
+        _emergency("alice", "112"),
+    ),
+)

@@ -198,6 +198,22 @@ def hangup(
     session.run("hangup", call=call)
 
 
+@app.command()
+def callback(
+    context: typer.Context,
+    number: Annotated[str, typer.Argument(help="The number wanted, as the line dials it.")],
+    line: Annotated[str, typer.Option(help="Line that is rung first, and whose account pays.")],
+    first: Annotated[str | None, typer.Option(help="Number to ring first instead of the line.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Ring a line, or --first, then the number, and join the two. Prints the call id. Status 1 if it is refused."""
+    session: Session = context.obj
+    value = session.run("callback", number=number, line=line, first=first)
+    show(value, as_json, lambda: table(("what", "is"), value.items()))
+    if value["decision"] == "refuse":
+        raise typer.Exit(FOUND)
+
+
 DECISION_COLUMNS = (
     "at",
     "call_id",

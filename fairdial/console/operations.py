@@ -88,10 +88,12 @@ class Operations:
         hang_up: Callable[[str], Awaitable[bool]] | None = None,
         cut: Callable[[str | None, str | None], Awaitable[int]] | None = None,
         status: Callable[[], Json] | None = None,
+        callback: Callable[[str, str, str | None], Awaitable[Json]] | None = None,
     ) -> None:
-        """Without `calls`, `hang_up`, `cut` and `status` no server runs here.
+        """Without `calls`, `hang_up`, `cut`, `status` and `callback` no server runs here.
 
-        cut: ends the calls of an account, or of a line, and says how many were told to.
+        cut: ends the calls of an account, or of a line, and says how many were told to. callback: takes the line,
+        the number that it wants, and the number to ring first instead of the line.
         """
         self._desk = desk
         self._ledger = desk.ledger
@@ -99,6 +101,7 @@ class Operations:
         self._hang_up = hang_up
         self._cut = cut
         self._status = status
+        self._place_callback = callback
         self._publishing = asyncio.Lock()
         self._by_name: Mapping[str, Callable[..., Awaitable[Any]]] = {
             "account_add": self._account_add,
@@ -125,6 +128,7 @@ class Operations:
             "decisions": self._decisions,
             "calls": self._live_calls,
             "hangup": self._hangup,
+            "callback": self._callback,
             "status": self._server_status,
             "grants": self._grants,
             "grant": self._grant,
@@ -346,6 +350,11 @@ class Operations:
         if not await self._hang_up(call):
             raise OperationError(f"no live call {call!r}; `fairdial calls` shows them")
         return {"call": call, "hung_up": True}
+
+    async def _callback(self, number: str, line: str, first: str | None = None) -> Json:
+        if self._place_callback is None:
+            raise OperationError("no FairDial is running here to ring anybody; start `fairdial serve`")
+        return await self._place_callback(line, number, first)
 
     async def _server_status(self) -> Json:
         return {"serving": False} if self._status is None else {"serving": True} | self._status()

@@ -1,0 +1,157 @@
+"""The lease of each call as time goes on: set on every leg, renewed while there is more, warned of before it cuts.
+
+The switch holds the end (TIMEOUT(absolute)); this module only moves it. How it is set is handed in, and who
+warns too. One timer a call for the next renewal, one for the next warning.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import structlog
+
+from ari_handlers.followed import DialCall
+from fairdial.clock import Clock
+from fairdial.desk import Desk
+from fairdial.ledger.contract import LedgerError
+from fairdial.policy.call import Renewed, Talking, lease_end_ms, renew_at_ms
+
+log = structlog.get_logger(__name__)
+
+
+class LeaseNotSet(Exception):
+    """The lease of a channel could not be set; the one of before holds."""
+
+
+class SetLease(Protocol):
+    """Sets TIMEOUT(absolute) of a channel by name, in Stasis or not. Raises LeaseNotSet."""
+
+    async def __call__(self, channel_name: str, lease_ms: int) -> None: ...
+
+
+Warn = Callable[[DialCall, int], None]
+"""Tells the party that pays that its call is cut in so many seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseRules:
+    """renew_lead_s: how long before a slice ends more is asked for. warn_at_s: seconds before a cut.
+
+    Where a call lives from slice to slice, it is known `lead_s` before the end that no more is to be had: warnings
+    of earlier are for calls whose whole length is granted.
+    """
+
+    renew_lead_s: int = 5
+    warn_at_s: tuple[int, ...] = ()
+
+    @property
+    def lead_s(self) -> int:
+        """When to ask for more: early enough to warn at least once where there is no more."""
+        return max(self.renew_lead_s, min(self.warn_at_s, default=0))
+
+
+class Leases:
+    """All leases of one switch's calls."""
+
+    def __init__(self, desk: Desk, set_lease: SetLease, clock: Clock, rules: LeaseRules) -> None:
+        self._desk = desk
+        self._set_lease = set_lease
+        self._clock = clock
+        self._rules = rules
+        self._warn: Warn | None = None
+        self.stopped = False
+
+    def on_warning(self, warn: Warn) -> None:
+        """Call `warn` at each of the times of the rules before a call is cut."""
+        self._warn = warn
+
+    async def hold(self, call: DialCall) -> None:
+        """Make the switch hold the present end of the grant, on every leg of the call."""
+        end_ms = lease_end_ms(call.state)
+        if end_ms is None:
+            return
+        left_ms = max(1, end_ms - self._clock.now().mono_ms)
+        for channel in sorted(call.channels):
+            name = call.names.get(channel, channel)
+            try:
+                await self._set_lease(name, left_ms)
+            except LeaseNotSet as error:
+                log.error(
+                    "lease_not_set", call=call.call_id, channel=name, lease_ms=left_ms, error=str(error)
+                )
+
+    def arm(self, call: DialCall) -> None:
+        """Arm the timers for the call's next deadlines; the only place that does."""
+        self.disarm(call)
+        granted_s = call.state.granted_s if isinstance(call.state, Talking) else None
+        call.last = granted_s is not None and granted_s == call.limit_s
+        due_ms = renew_at_ms(call.state, self._rules.lead_s)
+        if due_ms is not None and not call.last:
+            self._arm_in(call, due_ms - self._clock.now().mono_ms)
+        self._arm_warning(call)
+
+    def disarm(self, call: DialCall) -> None:
+        """No deadline is watched any more; the switch keeps the end."""
+        for timer in (call.timer, call.warning):
+            if timer is not None:
+                timer.cancel()
+        call.timer = call.warning = None
+
+    def _arm_in(self, call: DialCall, wait_ms: int) -> None:
+        loop = asyncio.get_running_loop()
+        call.timer = loop.call_later(max(0, wait_ms) / 1000, call.queue.put, lambda: self._renew(call))
+
+    def _arm_warning(self, call: DialCall) -> None:
+        end_ms = lease_end_ms(call.state)
+        if end_ms is None or not call.last or self._warn is None:
+            return
+        left_ms = end_ms - self._clock.now().mono_ms
+        # One that is late by less than a second is still worth hearing.
+        due = [
+            at_s
+            for at_s in self._rules.warn_at_s
+            if at_s not in call.warned and at_s * 1000 <= left_ms + 1000
+        ]
+        if due:
+            wait_s = max(0.0, left_ms / 1000 - max(due))
+            call.warning = asyncio.get_running_loop().call_later(wait_s, self._give_warning, call, max(due))
+
+    def _give_warning(self, call: DialCall, at_s: int) -> None:
+        call.warned.add(at_s)
+        if self._warn is not None:
+            self._warn(call, at_s)
+        self._arm_warning(call)
+
+    async def _renew(self, call: DialCall) -> None:
+        end_ms = lease_end_ms(call.state)
+        if end_ms is None or self.stopped:
+            return
+        left_ms = end_ms - self._clock.now().mono_ms
+        granted_s = await self._ask_for_more(call, left_ms)
+        if granted_s is None:
+            call.last = True
+            self._arm_warning(call)
+            # Others may give seconds back before this call is cut: ask again at half of what is left.
+            if left_ms > 2_000:
+                self._arm_in(call, left_ms // 2)
+            return
+        call.advance(Renewed(granted_s))
+        call.warned.clear()
+        await self.hold(call)
+        self.arm(call)
+
+    async def _ask_for_more(self, call: DialCall, left_ms: int) -> int | None:
+        """The new grant in all, or None where there is no more now."""
+        before_s = call.state.granted_s if isinstance(call.state, Talking) else None
+        if before_s is None:
+            return None
+        try:
+            grant = await self._desk.renew(call.call_id, max(0, left_ms))
+        except LedgerError as error:
+            log.error("renew_failed", call=call.call_id, error=str(error))
+            return None
+        if grant.granted_s is None or grant.granted_s <= before_s:
+            return None
+        log.info("renewed", call=call.call_id, granted_s=grant.granted_s)
+        return grant.granted_s

@@ -1,0 +1,66 @@
+"""What is heard on a phone: the audio that a switch sends over loopback, packet by packet, by port.
+
+A raw socket sees what the phones of the testbed, which play no sound, throw away. Root only, and on loopback only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from testbed.configuration import RTP_FIRST_PORT, RTP_LAST_PORT
+
+_ETH_P_IP = 0x0800
+_ETHERNET_BYTES, _UDP_BYTES, _RTP_BYTES = 14, 8, 12
+_UDP = 17
+_LOUD = 0x1F
+"""Steps of a mu-law sample (ITU-T G.711) from silence, past which it can be heard."""
+
+
+@dataclass
+class Heard:
+    """Sound that was sent to each UDP port: packets in all, and those that are more than silence."""
+
+    packets: dict[int, int] = field(default_factory=dict)
+    audible: dict[int, int] = field(default_factory=dict)
+
+    def take(self, frame: bytes) -> None:
+        """One frame from the wire; whatever is not mu-law audio of a switch is passed over."""
+        header_bytes = (frame[_ETHERNET_BYTES] & 0x0F) * 4
+        udp = frame[_ETHERNET_BYTES + header_bytes :]
+        if frame[_ETHERNET_BYTES + 9] != _UDP or len(udp) < _UDP_BYTES + _RTP_BYTES:
+            return
+        source, target = int.from_bytes(udp[0:2]), int.from_bytes(udp[2:4])
+        rtp = udp[_UDP_BYTES:]
+        if not RTP_FIRST_PORT <= source <= RTP_LAST_PORT or rtp[0] >> 6 != 2 or rtp[1] & 0x7F:
+            return
+        self.packets[target] = self.packets.get(target, 0) + 1
+        if any(~sample & 0x7F > _LOUD for sample in rtp[_RTP_BYTES:]):
+            self.audible[target] = self.audible.get(target, 0) + 1
+
+
+@contextlib.contextmanager
+def listening() -> Iterator[Heard]:
+    """Listen to all audio on loopback while the block runs; in an event loop."""
+    heard = Heard()
+    loop = asyncio.get_running_loop()
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ETH_P_IP)) as wire:
+        wire.bind(("lo", 0))
+        wire.setblocking(False)
+
+        def read() -> None:
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    frame, address = wire.recvfrom(2048)
+                    # Loopback shows each packet twice, going out and coming in.
+                    if address[2] == socket.PACKET_HOST:
+                        heard.take(frame)
+
+        loop.add_reader(wire, read)
+        try:
+            yield heard
+        finally:
+            loop.remove_reader(wire)
