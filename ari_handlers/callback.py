@@ -130,6 +130,7 @@ class Callbacks:
         if queue is None:
             return CallbackRefused.of(Reason.STOPPING)
         call: DialCall | None = None
+        started = False
         try:
             ring_s = 2 * self._wait_s
             asked = Asked(own_call_of(channel_id), Kind.CALLBACK, number, line_id, channel_id, ring_s)
@@ -139,15 +140,16 @@ class Callbacks:
                 return CallbackRefused.of(outcome.reason)
             if call is None or not isinstance(outcome.decision, Allow):
                 return CallbackRefused.of(outcome.decision.reason, number)
+            second = self._own.rules.endpoints.of_number(outcome.number.e164 or "")
+            plan = _Plan(first, second, outcome.decision.caller or await self._own_number(call))
+            started = self._own.start(f"callback-{call.call_id}", self._connect(call, plan))
         finally:
+            # Also where who asked has gone meanwhile.
             if call is None:
                 queue.close()
-        second = self._own.rules.endpoints.of_number(outcome.number.e164 or "")
-        shown = outcome.decision.caller or await self._own_number(call)
-        if not self._own.start(f"callback-{call.call_id}", self._connect(call, _Plan(first, second, shown))):
-            self._own.dials.abandon(call)
-            return CallbackRefused.of(Reason.STOPPING)
-        return CallbackStarted(call.call_id)
+            elif not started:
+                self._own.dials.abandon(call)
+        return CallbackStarted(call.call_id) if started else CallbackRefused.of(Reason.STOPPING)
 
     async def _own_number(self, call: DialCall) -> str:
         """The line's own number, else one of its account's; "" where it has none."""

@@ -115,18 +115,22 @@ class Collects:
 
     async def _refuse(self, channel_id: str, answer: Answer) -> None:
         try:
-            await self._tell(channel_id, [f"sound:{answer.prompt}"] if answer.prompt else [])
+            await self._tell(channel_id, (f"sound:{answer.prompt}",) if answer.prompt else ())
         finally:
             await self._own.legs.hang_up(channel_id, answer.cause or REJECTED_CAUSE)
 
     async def _tell(self, channel_id: str, media: Sequence[str]) -> None:
-        """Let a caller hear something as early media: nothing is answered. Raises AriError."""
+        """Let a caller hear something as early media: nothing is answered. Who is gone already hears nothing."""
         if not media:
             return
         channel = self._own.client.channels.get(channel_id)
-        await _lease(channel, round(HEAR_WITHIN_S + ANSWER_SLACK_S))
-        await channel.progress()
-        await self._own.hear(channel, media)
+        try:
+            await _lease(channel, round(HEAR_WITHIN_S + ANSWER_SLACK_S))
+            await channel.progress()
+        except AriError as error:
+            log.info("caller_not_told", channel=channel_id, error=str(error))
+        else:
+            await self._own.hear(channel, media)
 
     # --- the called party is asked ---------------------------------------------------------------
 
@@ -157,8 +161,6 @@ class Collects:
         log.info("collect_not_accepted", call=call.call_id, cause=cause)
         try:
             await self._tell(call.channel, told)
-        except AriError as error:
-            log.info("caller_not_told", call=call.call_id, error=str(error))
         finally:
             await self._own.legs.hang_up(call.channel, cause)
 

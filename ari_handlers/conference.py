@@ -10,6 +10,7 @@ Whose channel is gone is no member from that moment, lock or not.
 """
 
 import asyncio
+import logging
 import re
 import secrets
 from collections.abc import Awaitable, Mapping, Sequence
@@ -217,7 +218,9 @@ class Rooms:
             else:
                 cause = await self._pass_door(info, door, queue)
         except AriRefused as error:
-            log.info("room_not_entered", channel=info.name, room=door.room, error=str(error))
+            # Who hangs up at the door is no fault.
+            level = logging.INFO if error.status in (404, 409) else logging.ERROR
+            log.log(level, "room_not_entered", channel=info.name, room=door.room, error=str(error))
         finally:
             if cause:
                 # Whatever happened: nobody is left standing where nobody comes any more.
@@ -244,6 +247,7 @@ class Rooms:
                     # Anew each time: keys that were too many do not begin the next try.
                     self._own.keys.forget(channel.id)
                     self._own.keys.listen(channel.id)
+                    log.info("pin_asked", channel=channel.id, room=door.room)
                     role = door.role(await self._typed(channel, door.keys_max))
                     if role is not None:
                         return role
@@ -300,6 +304,9 @@ class Rooms:
 
     async def _sit_down(self, member: _Member) -> None:
         """Into the room, which is opened if need be. Raises AriError."""
+        # Before anything else: from its grant on, the switch holds the end.
+        channel = self._client.channels.get(member.call.channel)
+        await channel.set_variable("TIMEOUT(absolute)", self._lease(member.call))
         room = self._room(_bridge_id(member.call))
         room.users += 1
         try:
@@ -313,7 +320,6 @@ class Rooms:
 
     async def _join(self, room: _Room, member: _Member) -> None:
         channel = self._client.channels.get(member.call.channel)
-        await channel.set_variable("TIMEOUT(absolute)", self._lease(member.call))
         if member.role == "guest" and not member.door.host_pin and not _has_host(room):
             member.role = "host"
         if member.role == "host":
@@ -419,6 +425,8 @@ class Rooms:
             raise NotAdded(
                 f"{number} cannot be called into a conference; give a number of the public network"
             )
+        if not self._client.connected:
+            raise NotAdded("FairDial is not connected to Asterisk; `fairdial doctor` says why")
         channel_id = new_id(self._own.rules.switch)
         queue = self._client.queues.open(channel_id)
         if queue is None:

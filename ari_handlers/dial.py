@@ -40,7 +40,7 @@ log = structlog.get_logger(__name__)
 ANSWER_SUBROUTINE = "fairdial-answered"
 SETTLE_ATTEMPTS = 5
 CUT_CAUSE = 21
-"""Q.850: call rejected."""
+"""Q.850, call rejected: what the leg that is hung up first is told; the other may hear a normal end."""
 NO_CIRCUIT_CAUSE = 34
 """Q.850: no circuit available."""
 
@@ -441,7 +441,6 @@ class Dials:
         calls = [
             call for call in self._calls.values() if account_id == call.account_id or line_id == call.line_id
         ]
-        # The operator's word, as the far end hears it: call rejected.
         await asyncio.gather(*(self.hangup(call.call_id, CUT_CAUSE) for call in calls))
         return len(calls)
 

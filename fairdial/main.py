@@ -23,7 +23,7 @@ from ari_handlers.callback import CallbackRefused, Callbacks
 from ari_handlers.client import AriSettings, Client
 from ari_handlers.collect import CollectRules, Collects
 from ari_handlers.conference import Rooms
-from ari_handlers.dial import DialRules, Dials
+from ari_handlers.dial import CUT_CAUSE, DialRules, Dials
 from ari_handlers.leases import LeaseNotSet, LeaseRules
 from ari_handlers.owned import Endpoints, OwnCalls, OwnRules
 from ari_handlers.probe import probe_ari
@@ -169,8 +169,8 @@ class Service:
         self.operations = Operations(
             desk,
             calls=self._calls,
-            hang_up=self.dials.hangup,
-            cut=self.dials.cut,
+            hang_up=self._hang_up,
+            cut=self._cut,
             status=self._status,
             callback=self._callback,
         )
@@ -217,6 +217,27 @@ class Service:
         except AmiError as error:
             raise LeaseNotSet(str(error)) from error
 
+    async def _hang_up(self, call_id: str) -> bool:
+        try:
+            return await self.dials.hangup(call_id)
+        except AriError as error:
+            raise OperationError(f"the switch did not answer ({error}); try again, or hang up there") from error
+
+    async def _cut(self, account_id: str | None, line_id: str | None) -> int:
+        try:
+            return await self.dials.cut(account_id, line_id)
+        except AriError as error:
+            raise OperationError(
+                f"the standing is set, but the switch did not answer ({error}): calls in progress are ended as"
+                " soon as it does"
+            ) from error
+
+    async def _end_barred_calls(self) -> None:
+        """Calls whose account or line was suspended while the switch could not be told (K12)."""
+        for call_id in await self._desk.ledger.barred_grants():
+            if await self.dials.hangup(call_id, CUT_CAUSE):
+                log.warning("barred_call_ended", call=call_id)
+
     def _calls(self) -> list[CallRow]:
         return [
             CallRow.of(
@@ -257,6 +278,7 @@ class Service:
                 await reconcile(
                     self._desk, self.dials, self._clock, belongs=self._is_ours, after_gap=after_gap
                 )
+                await self._end_barred_calls()
                 if after_gap:
                     await self.own.sweep()
             except (AriError, LedgerError) as error:

@@ -239,9 +239,9 @@ def decisions(
     rows = session.run("decisions", account=account, limit=limit)
     for row in rows:
         row["at"] = datetime.fromtimestamp(row["at_ms"] / 1000, UTC).isoformat(timespec="milliseconds")
-    # What was noted of a call that was let through; most calls have no note.
-    flagged = ("flag",) if any(row["flag"] for row in rows) else ()
-    show(rows, as_json, lambda: table_of((*DECISION_COLUMNS, *flagged), rows))
+    # What was noted of a call that was let through, and what cut it: most calls have neither.
+    further = [key for key in ("used_s", "cut_by", "cut_clause", "flag") if any(row[key] for row in rows)]
+    show(rows, as_json, lambda: table_of((*DECISION_COLUMNS, *further), rows))
 
 
 @app.command()

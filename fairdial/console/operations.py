@@ -24,7 +24,7 @@ from fairdial.console.shapes import (
     sheet_json,
 )
 from fairdial.desk import Asked, Desk, decision_json
-from fairdial.ledger.contract import LoadedCard, PublishedPolicy
+from fairdial.ledger.contract import DecisionRecord, LoadedCard, PublishedPolicy
 from fairdial.policy import publishing
 from fairdial.policy.account import (
     Account,
@@ -311,9 +311,15 @@ class Operations:
         return line
 
     async def _decisions(self, account: str | None = None, limit: int = 100) -> list[Json]:
-        return [
-            asdict(record) for record in await self._ledger.decisions(account, max(1, min(limit, 10_000)))
-        ]
+        records = await self._ledger.decisions(account, max(1, min(limit, 10_000)))
+        return [asdict(record) | {"cut_clause": self._cut_clause(record)} for record in records]
+
+    def _cut_clause(self, record: DecisionRecord) -> str | None:
+        """The clause by which a call was cut, of the version with which it started."""
+        if not record.cut_by:
+            return None
+        policy = self._desk.policies.version(record.clause_policy, record.clause_version)
+        return None if policy is None else policy.rule_clause(record.cut_by, record.kind)
 
     async def _live_calls(self) -> list[Json]:
         if self._calls is not None:

@@ -102,6 +102,7 @@ class Grant:
 
     `leg` is the channel that answered. `used_s` is None until settled; `estimated` marks a settlement
     whose end nobody saw. room: the session of a conference, which is the call that opened it.
+    bound_by: the rule at which it ends, by its key in the policy; "" without an end.
     """
 
     call_id: str
@@ -126,6 +127,7 @@ class Grant:
     policy: str = ""
     policy_version: str = ""
     room: str | None = None
+    bound_by: str = ""
 
     @property
     def live(self) -> bool:
@@ -142,7 +144,8 @@ class Grant:
 class DecisionRecord:
     """A decision as it stands in the ledger. decision: allow, refuse, or undecided (the failure rule applied).
 
-    flag: what was noted of a call that was let through, such as "unencrypted" (A7); "" for nothing.
+    flag: what was noted of a call that was let through, such as "unencrypted" (A7); "" for nothing. used_s: None
+    where it was not allowed, or is not over. cut_by: the rule that ended it, None where people did.
     """
 
     call_id: str
@@ -162,6 +165,8 @@ class DecisionRecord:
     granted_s: int | None
     limit_s: int | None
     flag: str = ""
+    used_s: int | None = None
+    cut_by: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,6 +295,10 @@ class Ledger(Protocol):
 
     async def live_grants(self) -> tuple[Grant, ...]:
         """All grants that are not settled, oldest first."""
+        ...
+
+    async def barred_grants(self) -> tuple[str, ...]:
+        """Call ids of live grants whose account or line is no longer active: their calls are to end (K12)."""
         ...
 
     async def grant(self, call_id: str) -> Grant | None:

@@ -94,6 +94,7 @@ def _repeat(db: sqlite3.Connection, row: sqlite3.Row, dial: Dial) -> Verdict:
         grant.credit_hold_micros if grant else 0,
         row["shown"],
         row["flag"],
+        grant.bound_by if grant else "",
     )
     return Verdict(number, allow)
 
@@ -139,14 +140,15 @@ def _word(decision: Decision) -> str:
 def _write_grant(db: sqlite3.Connection, dial: Dial, allow: Allow) -> None:
     room = _room(db, dial, str(allow.account_id)) if dial.kind is Kind.CONFERENCE else None
     db.execute(
-        "INSERT INTO grants (call_id, account_id, line_id, kind, room, channel, ring_s, state, granted_s,"
+        "INSERT INTO grants (call_id, account_id, line_id, kind, bound_by, room, channel, ring_s, state, granted_s,"
         " authorised_ms, answered_ms, leg, terms, credit_hold_micros)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             dial.call_id,
             allow.account_id,
             dial.line_id,
             dial.kind,
+            allow.bound_by,
             room,
             dial.channel,
             dial.ring_s,
@@ -245,9 +247,9 @@ def renew(db: sqlite3.Connection, call_id: str, plan: PlanMore, extend: Extend) 
     _reserve(db, call_id, account.id, sized.holds)
     _reserve_credit(db, account.id, sized.credit_hold_micros)
     db.execute(
-        "UPDATE grants SET granted_s = granted_s + ?, credit_hold_micros = credit_hold_micros + ?"
-        " WHERE call_id = ?",
-        (sized.granted_s, sized.credit_hold_micros, call_id),
+        "UPDATE grants SET granted_s = granted_s + ?, credit_hold_micros = credit_hold_micros + ?,"
+        " bound_by = ? WHERE call_id = ?",
+        (sized.granted_s, sized.credit_hold_micros, sized.bound_by, call_id),
     )
     return reading.need_grant(db, call_id)
 

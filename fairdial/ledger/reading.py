@@ -41,7 +41,8 @@ from fairdial.policy.terms import Clause, Mode, Terms
 _GRANT = """
     SELECT g.call_id, g.account_id, g.line_id, g.kind, d.dialled, d.e164, g.channel, g.state, g.granted_s,
            d.limit_s, g.ring_s, g.authorised_ms, g.answered_ms, g.leg, g.ended_ms, g.used_s, g.estimated,
-           g.terms, g.credit_hold_micros, d.clause_policy, d.clause_version, g.room
+           g.terms, g.credit_hold_micros, d.clause_policy, d.clause_version, g.room,
+           g.bound_by
       FROM grants g JOIN decisions d USING (call_id)
 """
 
@@ -50,9 +51,10 @@ CHARGES_SHOWN = 1000
 
 # Those of DecisionRecord.
 _DECISION = """
-    SELECT call_id, at_ms, kind, line_id, account_id, dialled, e164, number_class, country, decision,
-           reason, clause_policy, clause_version, clause_id, granted_s, limit_s, flag
-      FROM decisions
+    SELECT d.call_id, d.at_ms, d.kind, d.line_id, d.account_id, d.dialled, d.e164, d.number_class, d.country,
+           d.decision, d.reason, d.clause_policy, d.clause_version, d.clause_id, d.granted_s, d.limit_s, d.flag,
+           g.used_s, CASE WHEN g.used_s = g.granted_s THEN g.bound_by END
+      FROM decisions d LEFT JOIN grants g USING (call_id)
 """
 
 
@@ -104,14 +106,17 @@ def room_of(db: sqlite3.Connection, account_id: str, name: str) -> Room | None:
     row = db.execute(
         "SELECT min(g.room) AS id, count(*) AS seats, max(g.granted_s IS NULL) AS endless,"
         " max(g.answered_ms + g.granted_s * 1000) AS until_ms,"
-        " (SELECT min(first.authorised_ms) FROM grants first WHERE first.room = g.room) AS opened_ms"
+        " (SELECT min(first.authorised_ms) FROM grants first WHERE first.room = g.room) AS opened_ms,"
+        " (SELECT last.bound_by FROM grants last WHERE last.room = g.room AND last.state <> 'settled'"
+        "   ORDER BY last.answered_ms + last.granted_s * 1000 DESC LIMIT 1) AS bound_by"
         " FROM grants g JOIN decisions d USING (call_id)"
         " WHERE g.account_id = ? AND g.state <> 'settled' AND g.room IS NOT NULL AND d.dialled = ?",
         (account_id, name),
     ).fetchone()
     if not row["seats"]:
         return None
-    return Room(row["id"], row["seats"], row["opened_ms"], None if row["endless"] else row["until_ms"])
+    until_ms = None if row["endless"] else row["until_ms"]
+    return Room(row["id"], row["seats"], row["opened_ms"], until_ms, row["bound_by"])
 
 
 def agreements_of(db: sqlite3.Connection, account_id: str) -> tuple[Agreement, ...]:
@@ -170,6 +175,15 @@ def live_grants(db: sqlite3.Connection) -> tuple[Grant, ...]:
     return tuple(_to_grant(row) for row in rows)
 
 
+def barred_grants(db: sqlite3.Connection) -> tuple[str, ...]:
+    rows = db.execute(
+        "SELECT g.call_id FROM grants g JOIN accounts a ON a.id = g.account_id JOIN lines l ON l.id = g.line_id"
+        " WHERE g.state <> 'settled' AND (a.standing <> 'active' OR l.standing <> 'active')"
+        " ORDER BY g.call_id"
+    )
+    return tuple(row["call_id"] for row in rows)
+
+
 def find_grant(db: sqlite3.Connection, call_id: str) -> Grant | None:
     row = db.execute(f"{_GRANT} WHERE call_id = ?", (call_id,)).fetchone()
     return None if row is None else _to_grant(row)
@@ -193,11 +207,11 @@ def latest_decisions(
     db: sqlite3.Connection, account_id: str | None, limit: int
 ) -> tuple[DecisionRecord, ...]:
     # Two statements, so that each runs along an index and stops at the limit.
-    newest_first = "ORDER BY at_ms DESC, call_id DESC LIMIT ?"
+    newest_first = "ORDER BY d.at_ms DESC, d.call_id DESC LIMIT ?"
     if account_id is None:
         rows = db.execute(f"{_DECISION} {newest_first}", (limit,))
     else:
-        rows = db.execute(f"{_DECISION} WHERE account_id = ? {newest_first}", (account_id, limit))
+        rows = db.execute(f"{_DECISION} WHERE d.account_id = ? {newest_first}", (account_id, limit))
     return tuple(
         DecisionRecord(call_id, at_ms, Kind(kind), *others) for call_id, at_ms, kind, *others in rows
     )

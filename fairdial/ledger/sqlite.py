@@ -73,6 +73,9 @@ class SqliteLedger:
     async def live_grants(self) -> tuple[Grant, ...]:
         return await self._writer.read(reading.live_grants)
 
+    async def barred_grants(self) -> tuple[str, ...]:
+        return await self._writer.read(reading.barred_grants)
+
     async def grant(self, call_id: str) -> Grant | None:
         return await self._writer.read(lambda db: reading.find_grant(db, call_id))
 

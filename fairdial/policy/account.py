@@ -247,13 +247,14 @@ class Needs:
 class Room:
     """A conference room in which somebody is. id: of its session, the call that opened it. seats: taken.
 
-    until_ms: where the longest grant of those in it ends; None: one of them has no end.
+    until_ms: where the longest grant of those in it ends, at the rule bound_by; None: one of them has no end.
     """
 
     id: str
     seats: int
     opened_ms: int
     until_ms: int | None
+    bound_by: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,6 +48,7 @@ class Allow:
 
     terms: what it costs, or what it would cost past the allowance. credit_hold_micros: reserved of the credit.
     caller: the number to show instead of the caller's own (A4). flag: what is noted though it may go on (A7).
+    bound_by: the rule at which the grant ends (`Sized`).
     """
 
     reason: Reason
@@ -60,6 +61,7 @@ class Allow:
     credit_hold_micros: int = 0
     caller: str | None = None
     flag: str = ""
+    bound_by: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -502,6 +504,7 @@ def _by_credit(
         credit_hold_micros=sized.credit_hold_micros,
         caller=_caller_instead(question),
         flag=_flag(question),
+        bound_by=sized.bound_by,
     )
 
 
@@ -530,6 +533,7 @@ def _included(question: Question, sized: Sized) -> Allow:
         tuple(terms for terms in (over, surcharge) if terms is not None),
         caller=_caller_instead(question),
         flag=_flag(question),
+        bound_by=sized.bound_by,
     )
 
 

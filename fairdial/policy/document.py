@@ -156,6 +156,15 @@ class Policy(Rule):
         """The clause behind the longest call of `kind`."""
         return self.longest_call.clauses.get(kind, self.longest_call.clause)
 
+    def rule_clause(self, rule: str, kind: Kind) -> str:
+        """The clause behind the rule at which a call of `kind` ends: a key such as "allowances.voice"."""
+        table, _, name = rule.partition(".")
+        if table == "allowances":
+            return next((one.clause_for(kind) for one in self.allowances if one.name == name), "")
+        if table == "credit":
+            return self.uncovered.clause if self.uncovered is not None else ""
+        return self.longest_call_clause(kind)
+
     def pays_uncovered(self, number_class: NumberClass) -> Pay:
         """Whether a number of that class outside the plan is refused or paid from credit."""
         rule = self.uncovered

@@ -5,7 +5,7 @@ whether a dial is allowed at all, and to the ledger to hold what was sized: noth
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fairdial.policy.account import MeterWindow, Room
 from fairdial.policy.periods import MS_PER_S, Window, largest_grant_s, most_in_window_s
@@ -15,6 +15,9 @@ from fairdial.policy.terms import Terms
 LAST_SLICES = 16
 """Where more slices than this are left, a grant is that part of what is left instead of a slice: hours that
 remain are not handed out by the minute, as each lease that ends early is a call that a crash would cut."""
+
+LONGEST_CALL, CREDIT = "longest_call", "credit"
+"""Rules at which a grant ends, beside allowances."""
 
 LONGEST_HORIZON_S = 86_400
 """The longest single grant, for kinds whose calls the policy does not limit; it is renewed."""
@@ -57,11 +60,15 @@ class Hold:
 
 @dataclass(frozen=True, slots=True)
 class Sized:
-    """A grant and what it reserves. granted_s None: nothing limits the call."""
+    """A grant and what it reserves. granted_s None: nothing limits the call.
+
+    bound_by: the rule of the policy at which it ends, by its key in the file; "" where it has no end.
+    """
 
     granted_s: int | None
     holds: tuple[Hold, ...]
     credit_hold_micros: int = 0
+    bound_by: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,15 +90,16 @@ def size_grant(
     if longest_s is None and not limited:
         return Sized(None, tuple(_hold(meter, now_ms, ring_s, 0) for meter in meters))
     wanted_s = longest_s or LONGEST_HORIZON_S
-    granted_s = wanted_s
+    granted_s, bound_by = wanted_s, LONGEST_CALL
     for meter in limited:
         share_s = _share_s(meter.room_s or 0, wanted_s, rules)
         fits_s = largest_grant_s(meter.window, now_ms, ring_s, share_s, wanted_s)
         if fits_s == 0:
             return Short(meter)
-        granted_s = min(granted_s, fits_s)
+        if fits_s < granted_s:
+            granted_s, bound_by = fits_s, f"allowances.{meter.rule}"
     holds = (_hold(meter, now_ms, ring_s, granted_s) for meter in meters)
-    return Sized(granted_s, tuple(hold for hold in holds if hold.hold_units or hold.over))
+    return Sized(granted_s, tuple(hold for hold in holds if hold.hold_units or hold.over), bound_by=bound_by)
 
 
 def size_seat(
@@ -112,7 +120,10 @@ def size_seat(
     if room.until_ms is None:
         return size_grant(from_ms, 0, longest_s, others, rules)
     held_s = (room.until_ms - from_ms) // MS_PER_S
-    return size_grant(from_ms, 0, held_s if longest_s is None else min(longest_s, held_s), others, rules)
+    sized = size_grant(from_ms, 0, held_s if longest_s is None else min(longest_s, held_s), others, rules)
+    if isinstance(sized, Sized) and sized.granted_s == held_s and held_s != longest_s:
+        return replace(sized, bound_by=room.bound_by)
+    return sized
 
 
 def size_message(meters: Sequence[MeterWindow]) -> Sized | Short:
@@ -145,7 +156,8 @@ def size_on_credit(
     hold_micros = reserve_micros(terms.tariff, share_s)
     # What that reserves may pay for more, to the end of an increment: no call is cut inside it.
     until_s = affordable_s(terms.tariff, hold_micros, granted_s + rest_s)
-    return Sized(until_s - granted_s, (), hold_micros - held_micros)
+    bound_by = LONGEST_CALL if until_s == granted_s + rest_s else CREDIT
+    return Sized(until_s - granted_s, (), hold_micros - held_micros, bound_by)
 
 
 def _hold(meter: MeterWindow, now_ms: int, ring_s: int, granted_s: int) -> Hold:

@@ -89,11 +89,47 @@ async def test_an_allowed_dial_is_granted_held_and_recorded(ledger: Ledger) -> N
         authorised_ms=NOON_MS,
         policy="plan",
         policy_version="1",
+        bound_by="longest_call",
     )
     (record,) = await ledger.decisions()
     assert (record.call_id, record.decision, record.reason) == ("call-1", "allow", "within_allowance")
     assert (record.clause_policy, record.clause_version, record.clause_id) == ("plan", "1", "P4")
     assert (record.number_class, record.country, record.granted_s) == ("geographic", "GB", 14_400)
+
+
+async def test_a_record_names_the_rule_that_cut_a_call_and_none_where_people_hung_up(ledger: Ledger) -> None:
+    await provision(ledger)
+    longest, scarce = plan(limit_s=20_000, longest_s=60), plan(limit_s=90)
+    await authorise(ledger, outbound("longest"), longest)
+    await ledger.settle("longest", 60, NOON_MS)
+    await authorise(ledger, outbound("hung-up"), longest)
+    await ledger.settle("hung-up", 5, NOON_MS)
+    await authorise(ledger, outbound("used-up"), scarce)
+    await ledger.settle("used-up", 25, NOON_MS)
+    await authorise(ledger, outbound("live"), longest)
+    cut = {record.call_id: (record.used_s, record.cut_by) for record in await ledger.decisions()}
+    assert cut == {
+        "longest": (60, "longest_call"),
+        "hung-up": (5, None),
+        "used-up": (10, "allowances.voice"),
+        "live": (None, None),
+    }
+    assert longest.rule_clause("longest_call", Kind.OUTBOUND) == "P3"
+    assert scarce.rule_clause("allowances.voice", Kind.OUTBOUND) == "P4"
+
+
+async def test_calls_of_who_is_no_longer_active_are_told(ledger: Ledger) -> None:
+    await provision(ledger, "acme", "alice", "anna")
+    await provision(ledger, "other", "bob")
+    for line in ("alice", "anna", "bob"):
+        await authorise(ledger, outbound(line, line_id=line))
+    assert await ledger.barred_grants() == ()
+    await ledger.set_line_standing("anna", Standing.SUSPENDED)
+    assert await ledger.barred_grants() == ("anna",)
+    await ledger.set_standing("acme", Standing.TERMINATED, NOON_MS)
+    assert await ledger.barred_grants() == ("alice", "anna")
+    await ledger.settle("alice", 1, NOON_MS)
+    assert await ledger.barred_grants() == ("anna",)
 
 
 async def test_a_refused_dial_is_recorded_and_holds_nothing(ledger: Ledger) -> None:

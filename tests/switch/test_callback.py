@@ -1,9 +1,9 @@
 """Callback on a real switch (V6): both legs rung by FairDial, joined, metered once for the two, and never left over."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -18,7 +18,7 @@ from tests.switch.conftest import Spine
 
 LONDON, LONDON_E164 = "02079460100", "+442079460100"
 MOBILE, MOBILE_E164 = "07400123456", "+447400123456"
-RINGS, RINGS_E164 = f"020794601{sipp.NEVER_ANSWERS}"[:11], "+442079460187"
+RINGS, RINGS_E164 = "02079460187", "+442079460187"
 BUSY, BUSY_E164 = "02079460186", "+442079460186"
 ENDS, ENDS_E164 = "02079460192", "+442079460192"
 PREMIUM = "09098790000"
@@ -85,14 +85,324 @@ async def used(spine: Spine) -> int:
     return found["used_s"]
 
 
-async def test_smoke(spine: Spine) -> None:
+def length_s(leg: CarrierCall) -> float:
+    """How long a leg talked, by the clock of its phone."""
+    assert leg.answered_at is not None
+    assert leg.ended_at is not None
+    return leg.ended_at - leg.answered_at
+
+
+@pytest.mark.clause("V6", "allowed")
+@pytest.mark.parametrize(
+    ("line", "number", "e164"), [(ANN, ENDS, ENDS_E164), (ENDS_LINE, LONDON, LONDON_E164)]
+)
+async def test_a_callback_counts_twice_and_either_leg_ends_it(
+    spine: Spine, line: str, number: str, e164: str
+) -> None:
+    await provision(spine, "voxdirect", line)
+    await place(spine, number, line=line)
+    first, second = await rung(spine, line, ended=True), await rung(spine, e164, ended=True)
+    assert {first.ended_by, second.ended_by} == {"carrier", "switch"}
+    assert abs((first.ended_at or 0) - (second.ended_at or 0)) < 0.5
+    assert await used(spine) == 4
+    record = await spine.newest_decision()
+    assert (record["kind"], record["clause_policy"], record["clause_id"]) == ("callback", "voxdirect", "V6")
+
+
+@pytest.mark.clause("V6", "charged")
+async def test_both_legs_of_a_callback_past_the_allowance_are_charged(spine: Spine) -> None:
+    now = ("effective = 2026-11-01", 'effective = "at_once"')
+    await spine.publish_variant("voxdirect", "small", ("limit_s = 1800000", "limit_s = 1"), now)
+    await provision(spine, "small")
+    await place(spine, ENDS)
+    await rung(spine, ENDS_E164, ended=True)
+    assert await used(spine) == 4
+    [charge] = (await spine.server.ask("usage", account="acme"))["charges"]
+    assert charge["mode"] == "overage"
+
+
+async def test_a_number_is_rung_in_place_of_the_line(spine: Spine) -> None:
+    await provision(spine)
+    call = await place(spine, LONDON, first=MOBILE)
+    await spine.server.talking(ANN)
+    assert [leg.number for leg in spine.carrier.calls()] == [MOBILE_E164, LONDON_E164]
+    assert (await spine.server.command("hangup", call)).status == 0
+    await used(spine)
+
+
+@pytest.mark.parametrize("shown", ["+442079460200", None])
+async def test_both_legs_show_the_number_of_the_line_where_it_has_one(
+    spine: Spine, shown: str | None
+) -> None:
+    await provision(spine)
+    await spine.server.ask("number_add", number="+442079460299", account="acme", line=None)
+    if shown is not None:
+        await spine.server.ask("number_add", number=shown, account="acme", line=ANN)
+    await place(spine, ENDS)
+    for number in (ANN, ENDS_E164):
+        assert (await rung(spine, number, ended=True)).caller == (shown or "+442079460299")
+
+
+async def test_a_first_leg_that_does_not_answer_rings_nobody_else(spine: Spine) -> None:
+    await provision(spine, "voxdirect", BUSY_LINE, QUIET_LINE)
+    await place(spine, LONDON, line=BUSY_LINE)
+    await place(spine, LONDON, line=QUIET_LINE)
+    assert (await rung(spine, BUSY_LINE, ended=True)).status == 486
+    quiet = await rung(spine, QUIET_LINE, ended=True)
+    assert quiet.status == 487
+    assert (quiet.ended_at or 0) - quiet.invited_at == pytest.approx(RING_S, abs=1)
+    assert await used(spine) == 0
+    assert len(spine.carrier.calls()) == 2
+
+
+@pytest.mark.parametrize(("number", "e164"), [(BUSY, BUSY_E164), (RINGS, RINGS_E164)])
+async def test_a_second_leg_that_does_not_answer_ends_the_first(spine: Spine, number: str, e164: str) -> None:
+    await provision(spine)
+    await place(spine, number)
+    second = await rung(spine, e164, ended=True)
+    assert second.status == (486 if number == BUSY else 487)
+    first = await rung(spine, ANN, ended=True)
+    assert first.ended_by == "switch"
+    assert (first.ended_at or 0) - (second.ended_at or 0) < 1
+    assert await used(spine) == 0
+
+
+async def test_a_first_leg_that_hangs_up_ends_the_ringing_of_the_second(spine: Spine) -> None:
+    await provision(spine, "voxdirect", ENDS_LINE)
+    await place(spine, RINGS, line=ENDS_LINE)
+    first, second = await rung(spine, ENDS_LINE, ended=True), await rung(spine, RINGS_E164, ended=True)
+    assert (first.ended_by, second.status) == ("carrier", 487)
+    assert (second.ended_at or 0) - (first.ended_at or 0) < 0.7
+    assert await used(spine) == 0
+
+
+@pytest.mark.parametrize(
+    ("number", "first", "reason"),
+    [
+        (PREMIUM, None, "class_not_covered"),
+        (LONDON, PREMIUM, "class_not_covered"),
+        ("112", None, "emergency_not_called_back"),
+        (LONDON, "999", "emergency_not_called_back"),
+        ("0033142685300", None, "country_not_covered"),
+        ("0207", None, "number_invalid"),
+    ],
+)
+async def test_what_the_policy_refuses_rings_nobody(
+    spine: Spine, number: str, first: str | None, reason: str
+) -> None:
+    await provision(spine)
+    told = await ask_for(spine, number, first)
+    assert (told.status, told.json["decision"], told.json["reason"]) == (1, "refuse", reason)
+    assert told.json["call"] is None
+    assert told.json["text"]
+    allowed = await ask_for(spine, ENDS, None)
+    assert (allowed.status, allowed.json["decision"]) == (0, "allow")
+    await rung(spine, ENDS_E164, ended=True)
+    assert [leg.number for leg in spine.carrier.calls()] == [ANN, ENDS_E164]
+
+
+async def ask_for(spine: Spine, number: str, first: str | None) -> Completed:
+    """As an operator does."""
+    extra = () if first is None else ("--first", first)
+    return await spine.server.command("callback", number, "--line", ANN, "--json", *extra)
+
+
+async def test_a_plan_without_callback_and_a_line_of_nobody_are_refused(spine: Spine) -> None:
+    await provision(spine, "quota")
+    for line, reason in ((ANN, "kind_not_covered"), ("nobody", "line_unknown")):
+        told = await spine.server.ask("callback", number=LONDON, line=line)
+        assert (told["decision"], told["reason"]) == ("refuse", reason)
+    assert spine.carrier.calls() == []
+
+
+async def test_both_legs_are_cut_at_the_limit(spine: Spine) -> None:
+    await provision(spine, "own")
+    await place(spine)
+    for number in (ANN, LONDON_E164):
+        leg = await rung(spine, number, answered=True, ended=True)
+        assert leg.ended_by == "switch"
+        assert 2.9 <= length_s(leg) <= 4
+    assert await used(spine) == 3
+
+
+@pytest.mark.parametrize("how", ["suspend", "hangup"])
+async def test_an_operator_ends_both_legs_within_a_second(spine: Spine, how: str) -> None:
     await provision(spine)
     call = await place(spine)
+    await spine.server.talking(ANN)
+    if how == "suspend":
+        await spine.server.ask("account_standing", account="acme", standing="suspended")
+    else:
+        await spine.server.ask("hangup", call=call)
+    told_at = time.time()
+    for number in (ANN, LONDON_E164):
+        assert ((await rung(spine, number, ended=True)).ended_at or 0) - told_at < 1
+    await used(spine)
+    told = await spine.server.ask("callback", number=LONDON, line=ANN)
+    assert told["decision"] == ("refuse" if how == "suspend" else "allow")
+    if how == "hangup":
+        await spine.server.talking(ANN)
+        await spine.server.ask("hangup", call=told["call"])
+
+
+@pytest.mark.parametrize("how", ["suspend", "hangup"])
+async def test_an_operator_ends_a_callback_that_rings(spine: Spine, how: str) -> None:
+    await provision(spine)
+    call = await place(spine, RINGS)
+    await rung(spine, RINGS_E164)
+    if how == "suspend":
+        await spine.server.ask("line_standing", line=ANN, standing="suspended")
+    else:
+        await spine.server.ask("hangup", call=call)
+    told_at = time.time()
+    for number in (ANN, RINGS_E164):
+        assert ((await rung(spine, number, ended=True)).ended_at or 0) - told_at < 1
+    assert await used(spine) == 0
+
+
+# --- FairDial or the switch dies ---------------------------------------------------------------------
+
+
+async def stand(spine: Spine, stage: str) -> tuple[str, ...]:
+    """Bring a callback under `own` to a stage; the numbers that were rung by then."""
+    await provision(spine, "own", ANN, QUIET_LINE)
+    if stage == "the first leg rings":
+        await place(spine, LONDON, line=QUIET_LINE)
+        await rung(spine, QUIET_LINE)
+        return (QUIET_LINE,)
+    if stage == "the second leg rings":
+        await place(spine, RINGS)
+        await rung(spine, RINGS_E164)
+        return ANN, RINGS_E164
+    await place(spine)
+    await spine.server.talking(ANN)
+    return ANN, LONDON_E164
+
+
+STAGES = ["the first leg rings", "the second leg rings", "they talk"]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+async def test_every_leg_ends_by_its_lease_though_fairdial_was_killed(spine: Spine, stage: str) -> None:
+    numbers = await stand(spine, stage)
+    await spine.server.kill()
+    # Two times ring and its slack, and the grant, at the longest.
+    assert await spine.switch.no_channels(2 * (RING_S + 2) + 3 + 1) == []
+    if stage == "they talk":
+        for number in numbers:
+            assert 2.9 <= length_s(await rung(spine, number, ended=True)) <= 4
+    await spine.server.launch()
+    await nothing_is_left(spine.switch, spine.server)
+    # Nobody saw its end: what it can have used at most.
+    assert await used(spine) == 3
+
+
+@pytest.mark.parametrize("stage", STAGES[:2])
+async def test_a_restarted_fairdial_ends_what_was_being_set_up(spine: Spine, stage: str) -> None:
+    numbers = await stand(spine, stage)
+    await spine.server.kill()
+    await spine.server.launch()
+    launched_at = time.time()
+    for number in numbers:
+        assert ((await rung(spine, number, ended=True)).ended_at or 0) - launched_at < 1
+    await nothing_is_left(spine.switch, spine.server)
+    assert await used(spine) == 0
+
+
+async def test_a_restarted_fairdial_follows_a_callback_to_its_real_end(spine: Spine) -> None:
+    await provision(spine)
+    call = await place(spine)
+    await spine.server.talking(ANN)
+    await spine.server.kill()
+    await spine.server.launch()
     row = await spine.server.talking(ANN)
     assert row["call"] == call
-    print(await spine.switch.cli("core show channels verbose"), await bridges(spine.switch))
-    await asyncio.sleep(2)
-    await spine.server.command("hangup", call)
-    a, b = await rung(spine, ANN, ended=True), await rung(spine, LONDON_E164, ended=True)
-    print(a, b, await used(spine))
-    print(spine.server.last_words())
+    assert len(await spine.switch.channels()) == 2
+    assert (await spine.server.command("hangup", call)).status == 0
+    second = await rung(spine, LONDON_E164, ended=True)
+    await rung(spine, ANN, ended=True)
+    assert await used(spine) == pytest.approx(2 * length_s(second), abs=2)
+
+
+async def test_who_was_left_alone_while_fairdial_was_dead_is_hung_up_after(spine: Spine) -> None:
+    await provision(spine)
+    await place(spine, ENDS)
+    await spine.server.talking(ANN)
+    await spine.server.kill()
+    await rung(spine, ENDS_E164, ended=True)
+    assert len(await spine.switch.channels()) == 1
+    await spine.server.launch()
+    assert (await rung(spine, ANN, ended=True)).ended_by == "switch"
+    await nothing_is_left(spine.switch, spine.server)
+    assert await used(spine) >= 4
+
+
+async def test_stopping_gives_up_a_callback_that_rings_and_hands_over_one_that_talks(spine: Spine) -> None:
+    await provision(spine, "voxdirect", ANN, ENDS_LINE)
+    talking = await place(spine)
+    await spine.server.talking(ANN)
+    await place(spine, RINGS, line=ENDS_LINE)
+    await rung(spine, RINGS_E164)
+    assert await spine.server.stop() < 2
+    ringing = await rung(spine, RINGS_E164, ended=True)
+    assert ringing.status == 487
+    await rung(spine, ENDS_LINE, ended=True)
+    assert len(await spine.switch.channels()) == 2
+    grants = (await spine.server.command("calls", "--json")).json
+    assert [row["call"] for row in grants] == [talking]
+    await spine.server.launch()
+    assert (await spine.server.command("hangup", talking)).status == 0
+    await used(spine)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+async def test_a_switch_that_dies_leaves_no_grant(spine: Spine, stage: str) -> None:
+    await stand(spine, stage)
+    spine.switch.kill()
+    await spine.switch.restart()
+    await spine.server.ready()
+    await spine.server.idle(timeout_s=20)
+    counted = await used(spine)
+    assert 1 <= counted <= 3 if stage == "they talk" else counted == 0
+
+
+async def test_without_a_server_a_callback_is_an_error_that_says_so(spine: Spine) -> None:
+    await provision(spine)
+    await spine.server.stop()
+    told = await ask_for(spine, LONDON, None)
+    assert (told.status, "fairdial serve" in told.error) == (2, True)
+    await spine.server.launch()
+
+
+# --- by dialling a code -------------------------------------------------------------------------------
+
+
+async def test_who_dials_the_code_is_hung_up_and_called_back(spine: Spine) -> None:
+    await provision(spine)
+    outcome = await spine.call(ANN, f"*55{ENDS}")
+    assert (outcome.final_status, outcome.answered) == (486, False)
+    first = await rung(spine, ANN, ended=True)
+    assert first.invited_at - outcome.ended_at >= 0.5
+    await rung(spine, ENDS_E164, ended=True)
+    assert await used(spine) == 4
+
+
+@pytest.mark.parametrize(("number", "status"), [(PREMIUM, 403), ("0207", 484), ("112", 403)])
+async def test_the_code_before_a_number_that_is_refused_calls_nobody(
+    spine: Spine, number: str, status: int
+) -> None:
+    await provision(spine)
+    assert (await spine.call(ANN, f"*55{number}")).final_status == status
+    # A later one would ring after an earlier one.
+    assert (await spine.call(ANN, f"*55{ENDS}")).final_status == 486
+    await rung(spine, ENDS_E164, ended=True)
+    assert [leg.number for leg in spine.carrier.calls()] == [ANN, ENDS_E164]
+
+
+async def test_the_code_without_fairdial_gets_no_circuit(spine: Spine) -> None:
+    await provision(spine)
+    await spine.server.kill()
+    outcome = await spine.call(ANN, f"*55{LONDON}")
+    assert (outcome.final_status, outcome.setup_s < 2) == (503, True)
+    assert spine.carrier.calls() == []
+    await spine.server.launch()

@@ -180,3 +180,20 @@ async def test_credit_that_a_fraudulent_call_holds_pays_for_it_and_the_rest_is_f
     assert after["credit"] == {"currency": "EUR", "balance": "0", "reserved": "0", "free": "0"}
     [charge] = after["charges"]
     assert charge["charged_units"] == pytest.approx(cut.talk_s, abs=1)
+
+
+async def test_what_could_not_be_cut_is_cut_when_the_switch_answers_again(spine: Spine) -> None:
+    await add_account(spine, "kryptotel", "alice", "bob")
+    alices = await talk(spine, "alice")
+    bobs = asyncio.create_task(spine.call("bob", LONDON, hang_up_after_s=12))
+    await spine.server.talking("bob")
+    spine.switch.freeze()
+    try:
+        suspended = await spine.server.command("line", "suspend", "alice")
+    finally:
+        spine.switch.thaw()
+    assert (suspended.status, suspended.output) == (2, "")
+    assert "the standing is set, but the switch did not answer" in suspended.error
+    assert (await alices).ended_by == "far_end"
+    assert (await bobs).ended_by == "caller"
+    assert await refusal(spine, "alice") == (403, "line_suspended", "kryptotel", "K12")

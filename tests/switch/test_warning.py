@@ -42,3 +42,5 @@ async def test_a_caller_inside_dial_hears_that_the_call_is_about_to_be_cut(
         assert 2.8 <= outcome.talk_s <= 4.0
         assert sum(wire.packets.values()) > 50
         assert bool(wire.audible) == heard
+        [row] = await spine.server.ask("decisions", limit=1)
+        assert (row["used_s"], row["cut_by"], row["cut_clause"]) == (3, "longest_call", "Q3")

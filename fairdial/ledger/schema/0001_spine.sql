@@ -66,6 +66,7 @@ CREATE TABLE grants (
     account_id    TEXT    NOT NULL REFERENCES accounts (id),
     line_id       TEXT    NOT NULL,
     kind          TEXT    NOT NULL,
+    bound_by      TEXT    NOT NULL, -- the rule at which it ends, by its key in the policy
     room          TEXT,             -- the session of a conference: the call that opened it
     channel       TEXT    NOT NULL,
     ring_s        INTEGER NOT NULL CHECK (ring_s >= 0),
