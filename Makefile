@@ -37,3 +37,4 @@ bench: venv
 	$(PYTHON) -m benchmarks.cut_off
 	$(PYTHON) -m benchmarks.setup_time $(BENCH)
 	$(PYTHON) -m benchmarks.decisions
+	$(PYTHON) -m benchmarks.conferences

@@ -26,7 +26,7 @@ from fairdial.policy.outcomes import OUTCOMES, Reason
 
 log = structlog.get_logger(__name__)
 
-CALLBACK = "callback"
+CALLBACK = "place-callback"
 """First argument of `Stasis()` for a channel that asks to be called back, before NUMBER and LINE."""
 
 BUSY_CAUSE = 17

@@ -1,8 +1,8 @@
 """Reverse charge: the called line pays for a call, once whoever answers there has said so by pressing a key.
 
-A caller, from anywhere, reaches `Stasis(fairdial,collect,NUMBER,LINE)` (dialplan/samples/collect.conf), where LINE is
-the called line. Its policy decides first (K6). Until the key the caller's channel is not answered and nothing is
-metered; who accepts hears before who calls, and what it costs where it costs something. Leases, renewal and the
+A caller, from anywhere, reaches `Stasis(fairdial,place-collect,NUMBER,LINE)` (dialplan/samples/collect.conf), where
+LINE is the called line. Its policy decides first (K6). Until the key the caller's channel is not answered and nothing
+is metered; who accepts hears before who calls, and what it costs where it costs something. Leases, renewal and the
 end of a call that talks are `dial.py`'s.
 """
 
@@ -26,11 +26,11 @@ from fairdial.policy.account import Kind
 from fairdial.policy.decide import Allow, Verdict
 from fairdial.policy.outcomes import OUTCOMES, Reason
 from fairdial.policy.rating import decimal_text
-from fairdial.policy.terms import Mode, Terms
+from fairdial.policy.terms import Mode
 
 log = structlog.get_logger(__name__)
 
-COLLECT = "collect"
+COLLECT = "place-collect"
 """First argument of `Stasis()` for a caller who does not pay, before NUMBER and LINE."""
 
 ACCEPT, REFUSE = "1", "2"
@@ -89,7 +89,7 @@ class Collects:
             log.error(
                 "request_malformed",
                 channel=info.name,
-                error=f"Stasis() got {args!r}; write Stasis(fairdial,collect,NUMBER,LINE)",
+                error=f"Stasis() got {args!r}; write Stasis(fairdial,place-collect,NUMBER,LINE)",
             )
             await self._own.legs.hang_up(info.id, OUTCOMES[Reason.REQUEST_MALFORMED].cause)
             return
@@ -140,7 +140,7 @@ class Collects:
         try:
             leg = await self._ring(call, caller)
             asked = True
-            if await self._accepts(call, leg, _filled(self._rules.prompt, caller, allow.terms, allow.reason)):
+            if await self._accepts(call, leg, prompt_for(self._rules.prompt, caller, allow)):
                 await self._join(call, leg)
             cause = REJECTED_CAUSE
         except LegNotAnswered as error:
@@ -225,27 +225,30 @@ def _number_of(caller: events.ChannelInfo) -> str:
     return caller.caller.number if _NUMBER.fullmatch(caller.caller.number) else ""
 
 
-def _filled(
-    prompt: Sequence[str], caller: events.ChannelInfo, terms: Sequence[Terms], reason: Reason
-) -> tuple[str, ...]:
+def prompt_for(prompt: Sequence[str], caller: events.ChannelInfo, allow: Allow) -> tuple[str, ...]:
     """The prompt as media, for who calls and what a minute costs from the first second on."""
     digits = _NUMBER.fullmatch(caller.caller.number)
-    who = (WITHHELD,) if digits is None else (f"digits:{digits[1]}",)
-    rate = _rate_micros(terms, reason)
-    # Spelt, as it need not be whole: "zero point six".
-    cost = (f"characters:{decimal_text(rate)}", "sound:for", "sound:minute") if rate else ()
+    who = (WITHHELD,) if digits is None else _spelt(digits[1])
+    rate = _rate_micros(allow)
+    cost = (*_spelt(decimal_text(rate)), "sound:for", "sound:minute") if rate else ()
     media: list[str] = []
     for sound in prompt:
         media += who if sound == CALLER else cost if sound == RATE else (f"sound:{sound}",)
     return tuple(media)
 
 
-def _rate_micros(terms: Sequence[Terms], reason: Reason) -> int:
+def _spelt(text: str) -> tuple[str, ...]:
+    """Digits and a dot, sound by sound.
+
+    Asterisk 22.10 cannot stop `digits:` and `characters:` before their end, and until then the channel can be neither
+    joined nor hung up.
+    """
+    return tuple("sound:letters/dot" if mark == "." else f"sound:digits/{mark}" for mark in text)
+
+
+def _rate_micros(allow: Allow) -> int:
     """A minute's price in micros of the account's currency; 0 where it costs nothing."""
-    surcharges = [each.tariff for each in terms if each.mode is Mode.SURCHARGE]
-    paid = [each.tariff for each in terms if each.mode is not Mode.SURCHARGE]
-    if reason not in (Reason.PAST_ALLOWANCE, Reason.BY_CREDIT):
-        paid = []
-    return sum(each.rate_per_min_micros + (each.surcharge_per_min_micros or 0) for each in paid) + sum(
-        each.rate_per_min_micros for each in surcharges
-    )
+    charged = allow.reason in (Reason.PAST_ALLOWANCE, Reason.BY_CREDIT)
+    # Terms of overage are there as well for a call that does not reach it yet.
+    due = [each.tariff for each in allow.terms if charged or each.mode is Mode.SURCHARGE]
+    return sum(tariff.rate_per_min_micros + tariff.surcharge_per_min_micros for tariff in due)

@@ -22,7 +22,7 @@ import structlog
 
 from ari_handlers import events
 from ari_handlers.followed import DialCall
-from ari_handlers.owned import ANSWER_SLACK_S, LegNotAnswered, OwnCalls, new_id
+from ari_handlers.owned import ANSWER_SLACK_S, OWN, LegNotAnswered, OwnCalls, new_id
 from ari_handlers.queues import CallQueue
 from ari_handlers.resources import AriError, AriRefused, Bridge, Channel
 from fairdial.answer import Answer, MalformedRequest, asked_from
@@ -59,6 +59,9 @@ LEADER_LEFT_WITHIN_S = 1.7
 
 NO_CIRCUIT = 34
 CALL_REJECTED = 21
+
+_GONE = frozenset({400, 404, 409, 422})
+"""What ARI answers about a channel that is gone, by operation: no such channel, or not in Stasis."""
 
 Role = Literal["host", "guest", "called"]
 """called: rung by us; it never is the host."""
@@ -219,7 +222,7 @@ class Rooms:
                 cause = await self._pass_door(info, door, queue)
         except AriRefused as error:
             # Who hangs up at the door is no fault.
-            level = logging.INFO if error.status in (404, 409) else logging.ERROR
+            level = logging.INFO if error.status in _GONE else logging.ERROR
             log.log(level, "room_not_entered", channel=info.name, room=door.room, error=str(error))
         finally:
             if cause:
@@ -498,11 +501,11 @@ class Rooms:
         self, call: DialCall, info: events.ChannelInfo, bridges: Mapping[str, Sequence[str]]
     ) -> None:
         """A call of a conference, of ours or of a dialplan that keeps its own."""
-        came_by = _door_of(info, self._client.app)
+        came_by = _door_of(call, info, self._client.app)
         inside = call.channel in bridges.get(_bridge_id(call), ())
         if came_by is None and not inside:
             return
-        door = came_by or Door(call.dialled, line=call.line_id)
+        door = came_by or Door(call.dialled)
         host = await self._client.channels.get(call.channel).variable(HOST_VARIABLE) == "1"
         # Who was no host before does not become it for having been found first.
         member = _Member(call, door, "host" if host else "called")
@@ -561,13 +564,15 @@ async def _encryption(channel: Channel, info: events.ChannelInfo) -> str:
     return "".join("1" if each == "1" else "0" for each in found)
 
 
-def _door_of(info: events.ChannelInfo, app: str) -> Door | None:
-    """The door by which a channel came that is with our application; None for any other."""
-    told, *words = info.dialplan.app_data.split(",")
-    if info.dialplan.app_name != "Stasis" or told != app or words[:1] != [ROOM]:
+def _door_of(call: DialCall, info: events.ChannelInfo, app: str) -> Door | None:
+    """The door by which a call that is followed again came to our application; None where it is not there."""
+    told, word, *words = (*info.dialplan.app_data.split(","), "")
+    if info.dialplan.app_name != "Stasis" or told != app:
         return None
+    if word == OWN:
+        return Door(call.dialled)
     try:
-        return Door.of(words[1:])
+        return Door.of(words[:-1]) if word == ROOM else None
     except MalformedRequest:
         return None
 

@@ -132,7 +132,12 @@ class Dials:
         return self._calls
 
     def on_stasis(self, word: str, handler: StasisHandler) -> None:
-        """Hand channels that come with `word` as their first argument to `handler`, on their call's queue."""
+        """Hand channels that come with `word` as their first argument to `handler`, on their call's queue.
+
+        Raises ValueError for the name of a kind, with which the dialplan's questions begin.
+        """
+        if word in frozenset(Kind):
+            raise ValueError(f"{word!r} is a kind of call; choose another word")
         self._others[word] = handler
 
     def on_gone(self, handler: GoneHandler) -> None:
@@ -443,6 +448,10 @@ class Dials:
         ]
         await asyncio.gather(*(self.hangup(call.call_id, CUT_CAUSE) for call in calls))
         return len(calls)
+
+    def places(self, call_id: str) -> bool:
+        """Whether FairDial itself brings the two legs of that call together."""
+        return placed_here(call_id)
 
     def follows(self, call_id: str) -> bool:
         """Whether that dial is live here."""

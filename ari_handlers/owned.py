@@ -299,6 +299,8 @@ class OwnCalls:
         task = asyncio.create_task(self._guarded(name, work), name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        # One that is given up before it began would leave its work behind, never awaited.
+        task.add_done_callback(lambda _: work.close())
         return True
 
     async def stop(self) -> None:

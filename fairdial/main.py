@@ -221,7 +221,9 @@ class Service:
         try:
             return await self.dials.hangup(call_id)
         except AriError as error:
-            raise OperationError(f"the switch did not answer ({error}); try again, or hang up there") from error
+            raise OperationError(
+                f"the switch did not answer ({error}); try again, or hang up there"
+            ) from error
 
     async def _cut(self, account_id: str | None, line_id: str | None) -> int:
         try:

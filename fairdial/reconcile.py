@@ -31,6 +31,10 @@ class Follower(Protocol[Channel]):
         """Whether this call is followed already."""
         ...
 
+    def places(self, call_id: str) -> bool:
+        """Whether the follower itself sets this call up, so that its answer cannot have been missed."""
+        ...
+
     async def channels(self) -> Mapping[str, Channel]:
         """All channels of the switch by id. Raises if they cannot be listed."""
         ...
@@ -88,7 +92,7 @@ async def _look_after(
     """Whether the grant was settled."""
     channels = [channel for channel in (grant.channel, grant.leg) if channel is not None and channel in up]
     if not channels:
-        await _settle_unseen(desk, grant, clock.now())
+        await _settle_unseen(desk, grant, clock.now(), placed=follower.places(grant.call_id))
         return True
     log.info("call_adopted", call=grant.call_id)
     await follower.adopt(grant, {channel: up[channel] for channel in channels})
@@ -102,7 +106,11 @@ def _tell(failures: Sequence[BaseException]) -> None:
         raise failures[0]
 
 
-async def _settle_unseen(desk: Desk, grant: Grant, now: Moment) -> None:
+async def _settle_unseen(desk: Desk, grant: Grant, now: Moment, *, placed: bool) -> None:
+    if placed and grant.answered_ms is None:
+        # Nobody but us could bring its legs together, and we had not.
+        await desk.settle(grant.call_id, 0, now)
+        return
     start_ms = grant.answered_ms if grant.answered_ms is not None else grant.authorised_ms
     longest_ms = max(0, now.wall_ms - start_ms)
     if grant.granted_s is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import csv
+import socket
 import tempfile
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -102,6 +103,34 @@ class Phone:
                     self._process.kill()
             await self._process.wait()
 
+    async def event_when(self, name: str, call_id: str | None = None, *, timeout_s: float) -> Event:
+        """Wait for an event in the log, of one call or of any; raises `TestbedError` after `timeout_s`."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while True:
+                    for event in self.events():
+                        if event.name == name and call_id in (None, event.call_id):
+                            return event
+                    await asyncio.sleep(POLL_S)
+        raise TestbedError(
+            f"no {name!r} in the phone's log within {timeout_s:g} s: {self.events()}; {self.complaints()}"
+        )
+
+    async def cue(self, call_id: str | None, what: str, *, timeout_s: float = 5.0) -> None:
+        """Tell a steered phone what to do in one of its calls (`testbed.scenarios.CUES`), None: in its only one.
+
+        Waits until it takes cues. The phone must have a port of the caller's choice.
+        """
+        assert self._port is not None
+        call_id = (await self.event_when("ready", call_id, timeout_s=timeout_s)).call_id
+        request = (
+            f"INFO sip:{LOOPBACK}:{self._port} SIP/2.0\r\nVia: SIP/2.0/UDP {LOOPBACK}:9;branch=z9hG4bK-cue\r\n"
+            f"From: <sip:test@{LOOPBACK}>;tag=test\r\nTo: <sip:phone@{LOOPBACK}>\r\nCall-ID: {call_id}\r\n"
+            f"CSeq: 1 INFO\r\nCue: {what}\r\nContent-Length: 0\r\n\r\n"
+        )
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            sender.sendto(request.encode(), (LOOPBACK, self._port))
+
     def events(self) -> list[Event]:
         """The log so far; a line that is still being written is left out."""
         path = self._directory / "log"
@@ -136,7 +165,7 @@ class Phone:
             self._process = await asyncio.create_subprocess_exec(
                 *("setpriv", "--pdeathsig", "KILL", self._sipp, self._target, "-sf", "scenario.xml"),
                 *("-i", LOOPBACK, "-bind_local", "-mi", LOOPBACK, "-mp", str(media), "-cp", str(control)),
-                *(*port, "-nostdin", "-aa", "-skip_rlimit", "-timer_resol", "1", "-trace_err"),
+                *(*port, "-nostdin", "-aa", "-skip_rlimit", "-timer_resol", "1", "-trace_err", "-trace_msg"),
                 # Whoever waits decides how long: a switch that is frozen is asked again until then.
                 *("-max_invite_retrans", "12"),
                 *(

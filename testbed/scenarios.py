@@ -5,6 +5,9 @@ itself (`gettimeofday`). `testbed.sipp` runs the scenarios and reads these lines
 
 RFC 3261 is followed as far as a phone on loopback needs it: CANCEL and the ACK of a refusal carry the branch of
 their INVITE (9.1, 17.1.1.3), the ACK of a 200 a new one (13.2.2.4).
+
+A steered phone does in a conversation what it is told by cues: requests `INFO` with its Call-ID and a header `Cue:`,
+which come from the test and not from the switch (`CUES`). Transfers are those of RFC 5589, hold that of RFC 3264.
 """
 
 from __future__ import annotations
@@ -19,6 +22,13 @@ Signalling = Literal["clear", "tls", "claims-tls"]
 
 # The ending of a number whose phone answers and then hangs up by itself.
 HANGS_UP = "92"
+
+# The ending of a number whose phone answers and then does as it is told.
+STEERED = "88"
+
+CUES = ("bye", "refer", "hold", "resume", "fax")
+"""What a steered phone can be told: to hang up, to send REFER with the rest of the cue as Refer-To, to send a
+re-INVITE that puts the other side on hold, takes it back, or asks for T.38."""
 
 # How long a phone waits for the answer to its CANCEL or BYE.
 GLARE_MS = 5_000
@@ -44,12 +54,14 @@ def caller(
     extra_headers: Mapping[str, str],
     signalling: Signalling = "clear",
     srtp: bool = False,
+    steered: bool = False,
 ) -> str:
     """A phone that calls: From user and dialled number are fields 0 and 1 of the injection file.
 
     It cancels after `give_up_after_ms`, at most `ring_limit_ms`, and hangs up after `hang_up_after_ms`. A
     conversation that lasts longer than `talk_limit_ms` is logged as `overdue` and ended. What it says over
     `signalling` "tls" another has to carry. With `srtp` it offers encrypted media (SDES, RFC 4568) and nothing else.
+    A `steered` one takes cues, and logs what names its dialog.
     """
     via = "TLS" if signalling == "tls" else "UDP"
     contact = "" if signalling == "clear" else ";transport=tls"
@@ -65,6 +77,17 @@ def caller(
         f'<log message="final {_STAMP} {status} [$reason]"/></action></recv>\n'
         for status in FINAL_STATUSES
     )
+    dialog = talk = ""
+    if steered:
+        dialog = (
+            f'<ereg regexp=".+" search_in="hdr" header="To:" assign_to="peer"/>'
+            f'<assignstr assign_to="me" value="&lt;sip:[field0]@[local_ip]:[local_port]&gt;;tag=[pid]-[call_number]"/>'
+            f'<log message="dialog {_STAMP} [pid]-[call_number] [$peer]"/>'
+            f'<ereg regexp="m=audio ([0-9]+)" search_in="body" assign_to="audio,media_port"/>'
+            f'<log message="media {_STAMP} [$media_port]"/>'
+        )
+        talk = _talk("far_end", talk_limit_ms)
+        hanging_up = "caller"
     return f"""<?xml version="1.0" encoding="UTF-8"?>
 <scenario name="caller">
   <nop><action>{_CLOCK}<log message="invite {_STAMP}"/></action></nop>
@@ -85,10 +108,10 @@ def caller(
   <recv response="180" optional="true" {giving_up}><action>{_CLOCK}<log message="ringing {_STAMP}"/></action></recv>
   <recv response="183" optional="true" {giving_up}/>
 {refusals}  <recv response="200" rrs="true" {giving_up}>
-    <action>{_CLOCK}<log message="final {_STAMP} 200"/></action>
+    <action>{_CLOCK}<log message="final {_STAMP} 200"/>{dialog}</action>
   </recv>
 {_ack("[branch]", via)}
-  <recv request="BYE" timeout="{hang_up_ms}" ontimeout="hang_up"><action>{_CLOCK}{_REASON}
+{talk}  <recv request="BYE" timeout="{hang_up_ms}" ontimeout="hang_up"><action>{_CLOCK}{_REASON}
     <log message="far_end {_STAMP} [$reason]"/></action></recv>
 {_OK_TO_REQUEST}
   <nop next="end"><action/></nop>
@@ -102,7 +125,7 @@ def caller(
       From: <sip:[field0]@[local_ip]:[local_port]>;tag=[pid]-[call_number]
       To: <sip:[field1]@[remote_ip]:[remote_port]>[peer_tag_param]
       Call-ID: [call_id]
-      CSeq: 2 BYE
+      CSeq: [cseq] BYE
       Max-Forwards: 70
       Content-Length: 0
 
@@ -144,13 +167,20 @@ def caller(
 
 
 def carrier(
-    *, logged: bool, hang_up_after_ms: int, refusals: Mapping[str, tuple[int, str]], rings: Mapping[str, int]
+    *,
+    logged: bool,
+    hang_up_after_ms: int,
+    refusals: Mapping[str, tuple[int, str]],
+    rings: Mapping[str, int],
+    plays: Mapping[str, int],
+    forwards: Mapping[str, str],
 ) -> str:
     """A phone that answers, or does not: the last two digits of the number in the request URI decide.
 
     `refusals` maps such an ending to status and phrase, `rings` to the milliseconds of ringing before the answer
-    (-1: it never answers), `HANGS_UP` is the ending that answers and hangs up after `hang_up_after_ms`. Any other
-    number is answered at once until the caller's side hangs up. Text messages are accepted.
+    (-1: it never answers), `plays` to those of early media (183), `forwards` to the number that a 302 names;
+    `HANGS_UP` is the ending that answers and hangs up after `hang_up_after_ms`, `STEERED` the one that takes cues.
+    Any other number is answered at once until the caller's side hangs up. Text messages are accepted.
     """
 
     # A log step stands before the message that it is about: SIPp takes no step after a message that it may have
@@ -164,10 +194,10 @@ def carrier(
 
     choices = "".join(
         f'  <nop next="{label}_{ending}" test="is_{ending}"><action/></nop>\n'
-        for label, endings in (("refuse", refusals), ("ring", rings))
+        for label, endings in (("refuse", refusals), ("ring", rings), ("play", plays), ("forward", forwards))
         for ending in endings
     )
-    endings = (*refusals, *rings, HANGS_UP)
+    endings = (*refusals, *rings, *plays, *forwards, HANGS_UP, STEERED)
     special = (
         f'<ereg regexp="^INVITE sip:[^@]*({"|".join(endings)})@" search_in="msg" assign_to="is_special"/>'
     )
@@ -192,7 +222,26 @@ def carrier(
 """
         for ending, ring_ms in rings.items()
     )
+    ringing += "".join(
+        f"""
+  <label id="play_{ending}"/>
+{_reply("183 Session Progress", body=_SDP)}
+  <recv request="CANCEL" {_wait(play_ms)} next="cancelled"/>
+"""
+        for ending, play_ms in plays.items()
+    )
+    refusing += "".join(
+        f"""
+  <label id="forward_{ending}"/>
+{step(f"refused {_STAMP} 302")}
+{_reply("302 Moved Temporarily", retransmitted=True, user=f"{number}@")}
+  <recv request="ACK" next="end"/>
+"""
+        for ending, number in forwards.items()
+    )
     who = """<ereg regexp=".+" search_in="hdr" header="From:" assign_to="from"/>
+    <ereg regexp=".+" search_in="hdr" header="To:" assign_to="called"/>
+    <assignstr assign_to="to" value="[$called];tag=[pid]-[call_number]"/>
     <ereg regexp="sip:[^@;>]*" search_in="hdr" header="From:" assign_to="caller"/>
     <ereg regexp="INVITE sip:[^@;>]*" search_in="msg" assign_to="dialled"/>
     <ereg regexp="[0-9]+ INVITE" search_in="hdr" header="CSeq:" assign_to="invite_cseq"/>"""
@@ -209,6 +258,7 @@ def carrier(
 {step(f"answered {_STAMP}")}
 {_reply("200 OK", retransmitted=True, body=_SDP)}
   <recv request="ACK" next="hang_up_later" test="is_{HANGS_UP}"/>
+  <nop next="steered" test="is_{STEERED}"><action/></nop>
   <recv request="BYE"><action>{log(f"bye_seen {_STAMP}")}</action></recv>
 {_OK_TO_REQUEST}
   <nop next="end"><action/></nop>
@@ -230,7 +280,7 @@ def carrier(
       From: <sip:carrier@[local_ip]:[local_port]>;tag=[pid]-[call_number]
       To: [$from]
       Call-ID: [call_id]
-      CSeq: 1 BYE
+      CSeq: [cseq] BYE
       Max-Forwards: 70
       Reason: Q.850;cause=16;text="Normal Clearing"
       Content-Length: 0
@@ -244,6 +294,9 @@ def carrier(
 {_OK_TO_REQUEST}
   <nop next="end"><action/></nop>
 {refusing}{ringing}
+  <label id="steered"/>
+  <nop><action><assignstr assign_to="peer" value="[$from]"/><assignstr assign_to="me" value="[$to]"/></action></nop>
+{_talk("bye_seen", None)}
   <label id="cancelled"/>
 {_OK_TO_REQUEST}
 {step(f"cancelled {_STAMP}")}
@@ -277,6 +330,22 @@ _SRTP_SDP = (
     + "      a=crypto:1 AES_CM_128_HMAC_SHA1_80 inline:MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5\n"
 )
 
+_HOLD_SDP = f"{_SDP}      a=sendonly\n"
+
+_FAX_SDP = """
+      v=0
+      o=phone 1 2 IN IP[local_ip_type] [local_ip]
+      s=-
+      c=IN IP[media_ip_type] [media_ip]
+      t=0 0
+      m=image [media_port] udptl t38
+      a=T38FaxVersion:0
+      a=T38MaxBitRate:14400
+      a=T38FaxRateManagement:transferredTCF
+      a=T38FaxMaxDatagram:176
+      a=T38FaxUdpEC:t38UDPRedundancy
+"""
+
 _OK_TO_REQUEST = """  <send><![CDATA[
       SIP/2.0 200 OK
       [last_Via:]
@@ -289,6 +358,110 @@ _OK_TO_REQUEST = """  <send><![CDATA[
   ]]></send>"""
 
 
+def _talk(ended: str, limit_ms: int | None) -> str:
+    """The conversation of a steered phone: it answers what comes and does what it is told, until a BYE.
+
+    ended: the name under which the other side's BYE is logged. Variables `me` and `peer` hold the two parties of the
+    dialog. It goes on at the label `hang_up` where it is told so, or after `limit_ms` without any message.
+    """
+    cues = "".join(
+        f'<ereg regexp="^ *{cue}" search_in="hdr" header="Cue:" assign_to="is_{cue}"/>' for cue in CUES
+    )
+    offers = "".join(
+        f"""
+  <label id="send_{cue}"/>
+{_request("INVITE", 'retrans="500" start_txn="offer" next="talk"', body=body)}
+"""
+        for cue, body in (("hold", _HOLD_SDP), ("resume", _SDP), ("fax", _FAX_SDP))
+    )
+    patience = "" if limit_ms is None else f'timeout="{limit_ms}" ontimeout="late"'
+    told = "".join(
+        f'  <recv response="{status}" response_txn="{transaction}" optional="true" next="{then}"><action>'
+        f'<ereg regexp="m=image [0-9]+" search_in="msg" assign_to="fax"/>'
+        f"{_log(f'told {_STAMP} {status} [$fax]')}</action></recv>\n"
+        for transaction, then, statuses in (
+            # Who has handed a call over hangs up: the switch waits a minute for that (RFC 5589, 6.1).
+            ("refer", "hang_up", (202,)),
+            ("refer", "talk", (400, 403, 404, 481, 488, 491, 500, 503, 603)),
+            ("offer", "acknowledge", (200, 403, 415, 481, 488, 491, 500, 503, 603)),
+        )
+        for status in statuses
+    )
+    # Sent requests stand first in the text: SIPp takes an answer only below the request that it is for.
+    return f"""  <nop next="talk"><action>{_log(f"ready {_STAMP}")}</action></nop>
+{offers}
+  <label id="send_refer"/>
+{_request("REFER", 'retrans="500" start_txn="refer" next="talk"', "Refer-To: [$refer_to]")}
+
+  <label id="acknowledge"/>
+{_request("ACK", 'ack_txn="offer"')}
+
+  <label id="talk"/>
+  <recv request="BYE" optional="true" next="parted" {patience}><action>{_CLOCK}{_REASON}
+    <log message="{ended} {_STAMP} [$reason]"/></action></recv>
+  <recv request="INVITE" optional="true" next="offered"><action>
+    <ereg regexp="m=image" search_in="msg" assign_to="is_image"/>
+    {_log(f"offered {_STAMP} [$is_image]")}</action></recv>
+  <recv request="ACK" optional="true" next="talk"/>
+  <recv response="100" response_txn="offer" optional="true" next="talk"/>
+{told}  <recv request="INFO"><action>{cues}
+    <ereg regexp="^ *refer (.+)" search_in="hdr" header="Cue:" assign_to="referring,refer_to"/></action></recv>
+{"".join(f'  <nop next="send_{cue}" test="is_{cue}"><action/></nop>{chr(10)}' for cue in CUES if cue != "bye")}\
+  <nop next="hang_up"><action/></nop>
+
+  <label id="offered"/>
+  <nop next="offered_image" test="is_image"><action/></nop>
+{_taken(_SDP)}
+  <label id="offered_image"/>
+{_taken(_FAX_SDP)}
+
+  <label id="late"/>
+  <nop next="hang_up"><action>{_log(f"overdue {_STAMP}")}</action></nop>
+
+  <label id="parted"/>
+{_OK_TO_REQUEST}
+  <nop next="end"><action/></nop>
+  <Reference variables="is_bye,referring{"" if limit_ms is None else ",audio"}"/>
+"""
+
+
+def _request(method: str, sending: str, headers: str = "", *, body: str = "") -> str:
+    """A request within the dialog of `me` and `peer`; sending: SIPp's attributes."""
+    content = (
+        f"Content-Type: application/sdp\n      Content-Length: [len]\n{body}"
+        if body
+        else "Content-Length: 0\n"
+    )
+    return f"""  <send {sending}><![CDATA[
+      {method} [next_url] SIP/2.0
+      Via: SIP/2.0/UDP [local_ip]:[local_port];branch=[branch]
+      From: [$me]
+      To: [$peer]
+      Call-ID: [call_id]
+      CSeq: [cseq] {method}
+      Contact: <sip:[local_ip]:[local_port]>
+      Max-Forwards: 70
+      {headers}
+      {content}
+  ]]></send>""".replace("\n      \n", "\n")
+
+
+def _taken(body: str) -> str:
+    """200 to a re-INVITE."""
+    return f"""  <send retrans="500" next="talk"><![CDATA[
+      SIP/2.0 200 OK
+      [last_Via:]
+      [last_From:]
+      [last_To:]
+      [last_Call-ID:]
+      [last_CSeq:]
+      Contact: <sip:[local_ip]:[local_port]>
+      Content-Type: application/sdp
+      Content-Length: [len]
+{body}
+  ]]></send>"""
+
+
 def _log(message: str) -> str:
     return f'{_CLOCK}<log message="{message}"/>'
 
@@ -297,8 +470,11 @@ def _wait(ring_ms: int) -> str:
     return "" if ring_ms < 0 else f'timeout="{ring_ms}" ontimeout="answer"'
 
 
-def _reply(status: str, *, retransmitted: bool = False, body: str = "") -> str:
-    """An answer to the INVITE, which may not be the last request received (a CANCEL may have come between)."""
+def _reply(status: str, *, retransmitted: bool = False, body: str = "", user: str = "") -> str:
+    """An answer to the INVITE, which may not be the last request received (a CANCEL may have come between).
+
+    user: what stands before the address in its Contact, with the @.
+    """
     content = (
         f"Content-Type: application/sdp\n      Content-Length: [len]\n{body}"
         if body
@@ -311,7 +487,7 @@ def _reply(status: str, *, retransmitted: bool = False, body: str = "") -> str:
       [last_To:];tag=[pid]-[call_number]
       [last_Call-ID:]
       CSeq: [$invite_cseq]
-      Contact: <sip:[local_ip]:[local_port]>
+      Contact: <sip:{user}[local_ip]:[local_port]>
       {content}
   ]]></send>"""
 

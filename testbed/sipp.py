@@ -6,16 +6,20 @@ phone does is decided by the last two digits of the dialled number:
 | ending | constant | behaviour |
 |---|---|---|
 | 82 | `RINGS_2_S` | rings for 2 s (180), then answers (200) |
+| 83 | `PLAYS_2_S` | plays early media for 2 s (183), then answers (200) |
 | 84 | `RINGS_4_S` | rings for 4 s (180), then answers (200) |
 | 86 | `BUSY` | refuses at once: 486 Busy Here |
 | 87 | `NEVER_ANSWERS` | rings (180) until it is cancelled (487) |
+| 88 | `STEERED` | answers at once and does what `Carrier.cue` tells it |
+| 89 | `FORWARDS` | forwards at once: 302 to `FORWARDED_TO` |
 | 92 | `HANGS_UP_AFTER_2_S` | answers at once and hangs up (BYE) after 2 s |
 | 93 | `DECLINES` | refuses at once: 603 Decline |
 | 94 | `NO_ROUTE` | refuses at once: 404 Not Found |
 | 95 | `UNAVAILABLE` | refuses at once: 503 Service Unavailable |
 | any other | | answers at once (200) and stays until the other side hangs up |
 
-`place_call` is one caller with a process of its own; `place_calls` is many calls from one process, for load.
+`place_call` is one caller with a process of its own; `place_calls` is many calls from one process, for load;
+`steered_call` is one caller who transfers, holds or sends a fax in mid-call when the test says so.
 All times are taken by the phones' own clock, so they can be held against what the switch claims.
 
 Left to others: the scenarios' text (`testbed.scenarios`) and the switch (`testbed.asterisk`).
@@ -24,25 +28,32 @@ Left to others: the scenarios' text (`testbed.scenarios`) and the switch (`testb
 from __future__ import annotations
 
 import asyncio
+import socket
 import statistics
+import struct
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
+from urllib.parse import quote
 
 from testbed import scenarios
 from testbed.asterisk import Switch
 from testbed.installation import TestbedError
 from testbed.phone import Event, Phone, scratch_directory
-from testbed.ports import LOOPBACK
+from testbed.ports import LOOPBACK, free_ports
 from testbed.tls import tunnel
 
 RINGS_2_S = "82"
 RINGS_4_S = "84"
 BUSY = "86"
 NEVER_ANSWERS = "87"
+PLAYS_2_S = "83"
+STEERED = scenarios.STEERED
+FORWARDS = "89"
+FORWARDED_TO = "02079460155"
 HANGS_UP_AFTER_2_S = scenarios.HANGS_UP
 DECLINES = "93"
 NO_ROUTE = "94"
@@ -183,7 +194,14 @@ class Carrier:
     @asynccontextmanager
     async def start(cls, switch: Switch, *, logged: bool = True) -> AsyncIterator[Carrier]:
         """Take the switch's calls until the block ends; without `logged` nothing is recorded, for load."""
-        text = scenarios.carrier(logged=logged, hang_up_after_ms=2_000, refusals=_REFUSALS, rings=_RINGS_MS)
+        text = scenarios.carrier(
+            logged=logged,
+            hang_up_after_ms=2_000,
+            refusals=_REFUSALS,
+            rings=_RINGS_MS,
+            plays={PLAYS_2_S: 2_000},
+            forwards={FORWARDS: FORWARDED_TO},
+        )
         async with scratch_directory() as directory:
             phone = Phone(switch, directory, text, port=switch.carrier_port)
             try:
@@ -203,6 +221,14 @@ class Carrier:
             elif known is not None:
                 found[event.call_id] = _carrier_call_after(known, event)
         return list(found.values())
+
+    async def cue(self, call: CarrierCall, what: str) -> None:
+        """Tell the phone of a call to a `STEERED` number what to do (`testbed.scenarios.CUES`)."""
+        await self._phone.cue(call.call_id, what)
+
+    async def event_when(self, name: str, call: CarrierCall, *, timeout_s: float = 5.0) -> Event:
+        """Wait for a step of one call: told, offered, notified; raises `TestbedError` after `timeout_s`."""
+        return await self._phone.event_when(name, call.call_id, timeout_s=timeout_s)
 
     def calls_to(self, number: str) -> list[CarrierCall]:
         """The calls to one dialled number."""
@@ -290,6 +316,81 @@ async def place_call(
         return replace(calls[0], retransmissions=phone.retransmissions())
 
 
+class SteeredCall:
+    """A call whose caller does in mid-call what it is told; make one with `async with steered_call(…) as call`."""
+
+    def __init__(self, switch: Switch, phone: Phone, ended: asyncio.Task[int]) -> None:
+        """Use `steered_call`."""
+        self._switch = switch
+        self._phone = phone
+        self._ended = ended
+
+    async def cue(self, what: str) -> None:
+        """Tell the phone, once it talks, what to do: one of `testbed.scenarios.CUES`."""
+        await self._phone.cue(None, what)
+
+    async def transfer_to(self, number: str) -> None:
+        """Send REFER: the other side is to call `number` (blind transfer, RFC 5589 6)."""
+        await self.cue(f"refer <{self._uri_of(number)}>")
+
+    async def transfer_into(self, number: str, consulted: SteeredCall) -> None:
+        """Send REFER with Replaces: the other sides of the two calls are to talk (attended transfer, RFC 5589 7)."""
+        dialog = await consulted.event_when("dialog")
+        from_tag, _, peer = dialog.rest.partition(" ")
+        replaces = f"{dialog.call_id};to-tag={peer.partition('tag=')[2]};from-tag={from_tag}"
+        await self.cue(f"refer <{self._uri_of(number)}?Replaces={quote(replaces, safe='')}>")
+
+    def _uri_of(self, number: str) -> str:
+        return f"sip:{number}@{self._switch.sip_host}:{self._switch.sip_port}"
+
+    async def event_when(self, name: str, *, timeout_s: float = 5.0) -> Event:
+        """Wait for a step: final, told, offered, notified, …; raises `TestbedError` after `timeout_s`."""
+        return await self._phone.event_when(name, timeout_s=timeout_s)
+
+    async def speak(self, frames: int = 10) -> None:
+        """Send so many frames of 20 ms of silence (RTP, RFC 3551), as Asterisk takes some steps at media only."""
+        media = await self.event_when("media")
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            for number in range(frames):
+                header = struct.pack("!BBHII", 0x80, 0, number, number * 160, 1)
+                sender.sendto(header + b"\xff" * 160, (self._switch.sip_host, int(media.rest)))
+                await asyncio.sleep(0.02)
+
+    def told(self) -> list[str]:
+        """The statuses with which its requests in mid-call were answered."""
+        return [event.rest for event in self._phone.events() if event.name == "told"]
+
+    async def outcome(self) -> CallOutcome:
+        """Wait for the end of the call; raises `TestbedError` where SIPp fails or the call was overdue."""
+        status = await self._ended
+        calls, overdue = _calls_in(self._phone.events())
+        if overdue or len(calls) != 1:
+            raise TestbedError(f"the steered call failed (SIPp status {status}): {self._phone.complaints()}")
+        return replace(calls[0], retransmissions=self._phone.retransmissions())
+
+
+@asynccontextmanager
+async def steered_call(
+    switch: Switch, *, line: str, number: str, timeout_s: float = 30.0
+) -> AsyncIterator[SteeredCall]:
+    """Call `number` from `line`; the phone then answers what comes and does what it is told.
+
+    At the end of the block the phone vanishes if its call is still up. Raises `TestbedError` where the call does not
+    begin.
+    """
+    [port] = free_ports(1)
+    async with scratch_directory() as directory:
+        phone = _caller(
+            switch, directory, [line], [number], None, None, timeout_s, {}, port=port, steered=True
+        )
+        ended = asyncio.create_task(phone.run(2 * timeout_s + OVERHEAD_S, "-m", "1"))
+        try:
+            yield SteeredCall(switch, phone, ended)
+        finally:
+            ended.cancel()
+            await asyncio.gather(ended, return_exceptions=True)
+
+
 async def place_calls(
     switch: Switch,
     *,
@@ -333,6 +434,8 @@ def _caller(
     *,
     signalling: scenarios.Signalling = "clear",
     srtp: bool = False,
+    port: int | None = None,
+    steered: bool = False,
 ) -> Phone:
     limit_ms = round(timeout_s * 1000)
     text = scenarios.caller(
@@ -343,6 +446,7 @@ def _caller(
         extra_headers=extra_headers,
         signalling=signalling,
         srtp=srtp,
+        steered=steered,
     )
     for field in (*lines, *numbers):
         if not field or any(mark in field for mark in ";\r\n[]<>@ "):
@@ -356,7 +460,7 @@ def _caller(
     (directory / "calls.csv").write_text(f"SEQUENTIAL\n{rows}")
     options = ("-inf", "calls.csv")
     if tunnel_port is None:
-        return Phone(switch, directory, text, options=options)
+        return Phone(switch, directory, text, port=port, options=options)
     target = f"{LOOPBACK}:{tunnel_port}"
     return Phone(switch, directory, text, target=target, options=(*options, "-t", "t1"))
 

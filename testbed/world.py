@@ -21,7 +21,7 @@ FILE = PROJECT / "testbed" / "world.toml"
 RATES = PROJECT / "testbed" / "rates.csv"
 CARD, CURRENCY = "kryptotel", "EUR"
 
-CALLBACK = "*66"
+CALLBACK = "*77"
 """Dialled before a number: FairDial is asked as for a callback to it, whose minutes count twice (V6)."""
 
 DIALPLAN = f"""

@@ -7,8 +7,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fairdial.policy.account import Account, Kind, Line, MeterWindow, Room, Snapshot, Standing
-from fairdial.policy.decide import Allow, Decision, Refuse, decide, is_emergency, meters_at, number_for
-from fairdial.policy.document import Cap, Caps, Meter, Policy
+from fairdial.policy.decide import (
+    Allow,
+    Decision,
+    Refuse,
+    asks_identity,
+    decide,
+    is_emergency,
+    meters_at,
+    number_for,
+)
+from fairdial.policy.document import Cap, Caps, IdentityRule, Meter, Policy
 from fairdial.policy.numbers import Number
 from fairdial.policy.outcomes import Reason
 from fairdial.policy.periods import Window
@@ -327,3 +336,10 @@ def test_a_room_has_its_four_hours_from_when_it_was_opened() -> None:
     over = conference(room(1, opened_ms=NOON_MS - 20_000_000, left_s=400))
     assert isinstance(over, Allow)
     assert over.granted_s == 1
+
+
+def test_it_matters_what_who_pays_shows_not_what_a_stranger_does() -> None:
+    own = plan().model_copy(update={"identity": IdentityRule(caller_number="own", clause="P9")})
+    asked = {kind for kind in Kind if asks_identity(own, kind)}
+    assert asked == {Kind.OUTBOUND, Kind.CALLBACK, Kind.MESSAGE}
+    assert not any(asks_identity(plan(), kind) for kind in Kind)

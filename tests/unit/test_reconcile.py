@@ -41,6 +41,9 @@ class Switch:
     def follows(self, call_id: str) -> bool:
         return call_id in self.followed
 
+    def places(self, call_id: str) -> bool:
+        return call_id.startswith("placed")
+
     async def channels(self) -> Mapping[str, str]:
         if self.broken:
             raise Unlisted
@@ -108,6 +111,21 @@ async def test_a_call_that_is_gone_is_settled_and_one_that_is_up_is_followed(
     assert await used(desk) == {"gone": 30, "up": None, "leg-up": None, "followed": None, "other-1": None}
     assert switch.adopted == {"up": {"channel-up"}, "leg-up": {"the-leg"}}
     assert switch.refreshed == clock.now()
+
+
+async def test_a_call_that_only_we_could_have_put_through_was_not_answered_unless_it_was_noted(
+    desk: Desk, clock: SetClock
+) -> None:
+    await calls(desk, "placed-1", "placed-2", "dialled")
+    await desk.answered("placed-2", "leg", Moment(NOON_MS, 0))
+    clock.forward(30_000)
+    assert await run(desk, Switch(), clock) == 3
+    grants = [await desk.ledger.grant(call) for call in ("placed-1", "placed-2", "dialled")]
+    assert [grant and (grant.used_s, grant.estimated) for grant in grants] == [
+        (0, False),
+        (30, True),
+        (30, True),
+    ]
 
 
 async def test_an_unseen_end_is_estimated_from_the_answer_and_never_above_the_grant(
