@@ -16,6 +16,12 @@ import structlog
 from ari_handlers import events
 from ari_handlers.client import Client
 from ari_handlers.followed import DialCall
+from ari_handlers.followed import bridge_of as bridge_of
+from ari_handlers.followed import call_of_bridge as call_of_bridge
+from ari_handlers.followed import call_of_second_leg as call_of_second_leg
+from ari_handlers.followed import own_call_of as own_call_of
+from ari_handlers.followed import placed_here as placed_here
+from ari_handlers.followed import second_leg_of as second_leg_of
 from ari_handlers.leases import LeaseRules, Leases, SetLease
 from ari_handlers.queues import CallQueue
 from ari_handlers.resources import AriError, AriRefused, Channel
@@ -29,8 +35,9 @@ from fairdial.policy.call import (
     CallerEnded,
     Ended,
     LegEnded,
-    Paused,
+    LegReplaced,
     Ringing,
+    lease_end_ms,
 )
 from fairdial.policy.decide import Allow, Verdict
 from fairdial.policy.outcomes import Reason
@@ -39,47 +46,12 @@ log = structlog.get_logger(__name__)
 
 ANSWER_SUBROUTINE = "fairdial-answered"
 SETTLE_ATTEMPTS = 5
+HOLD_AGAIN_S = 0.3
+"""The dialplan sets or lifts the asking channel's lease at the answer; what held it before is set again after that."""
 CUT_CAUSE = 21
 """Q.850, call rejected: what the leg that is hung up first is told; the other may hear a normal end."""
 NO_CIRCUIT_CAUSE = 34
 """Q.850: no circuit available."""
-
-
-# Dials of the dialplan end in the count of its questions.
-_PLACED_HERE = "-own"
-_BRIDGE, _SECOND_LEG = "own-pair-", "-second"
-
-
-def own_call_of(channel_id: str) -> str:
-    """Id of the call whose two legs FairDial itself brings together; its first leg is that channel."""
-    return f"{channel_id}{_PLACED_HERE}"
-
-
-def placed_here(call_id: str) -> bool:
-    """Whether FairDial itself brings the two legs of that call together."""
-    return call_id.endswith(_PLACED_HERE)
-
-
-def bridge_of(call_id: str) -> str:
-    """Id of the bridge in which FairDial holds the two legs of a call."""
-    return f"{_BRIDGE}{call_id}"
-
-
-def second_leg_of(call_id: str) -> str:
-    """Id of the leg that FairDial rings for a call's first leg; known from the call, also after a restart."""
-    return f"{call_id}{_SECOND_LEG}"
-
-
-def call_of_bridge(bridge_id: str) -> str | None:
-    """The call whose bridge that is; None: none of these."""
-    call_id = bridge_id.removeprefix(_BRIDGE)
-    return call_id if bridge_id.startswith(_BRIDGE) and placed_here(call_id) else None
-
-
-def call_of_second_leg(channel_id: str) -> str | None:
-    """The call whose second leg that is; None: none of these."""
-    call_id = channel_id.removesuffix(_SECOND_LEG)
-    return call_id if channel_id.endswith(_SECOND_LEG) and placed_here(call_id) else None
 
 
 def _held(call: DialCall) -> frozenset[str]:
@@ -113,7 +85,10 @@ class Dials:
         self._desk = desk
         self._clock = clock
         self._rules = rules or DialRules()
-        self.leases = Leases(desk, set_lease, clock, self._rules.leases)
+        self._set_lease = set_lease
+        self.leases = Leases(desk, self._set_lease_within, clock, self._rules.leases)
+        # Legs that are on the queue of another dial as well, until they or the dial are gone.
+        self._shared: dict[str, list[DialCall]] = {}
         self._calls: dict[str, DialCall] = {}
         self._by_queue: dict[CallQueue, list[DialCall]] = {}
         self._stopping = False
@@ -203,6 +178,7 @@ class Dials:
         except MalformedRequest as error:
             log.error("request_malformed", channel=info.name, error=str(error))
             answer = failed(Reason.REQUEST_MALFORMED)
+            self._hold_again(info.id)
         try:
             await channel.continue_in_dialplan(CONTEXT, answer.packed())
             if call is not None:
@@ -268,6 +244,7 @@ class Dials:
     ) -> tuple[Answer, DialCall | None, Verdict | Failed]:
         """Authorise a dial and, if it holds a grant, follow it on `queue`; None: there is nothing to follow."""
         await self._finish_earlier_dials(asked)
+        self._hold_again(asked.channel)
         if self._stopping or self._client.fenced.is_set():
             stopping = Failed(Reason.STOPPING)
             return answer_to(asked, stopping), None, stopping
@@ -291,7 +268,7 @@ class Dials:
                 asked.dialled,
                 moment,
                 outcome.decision.limit_s,
-                {asked.channel: channel_name},
+                {} if self._with_leg(asked.channel) else {asked.channel: channel_name},
             )
             self._take(call)
         return answer, call, outcome
@@ -324,10 +301,66 @@ class Dials:
         return call.call_id in self._calls
 
     async def _finish_earlier_dials(self, asked: Asked) -> None:
-        """A caller whose dialplan asks again has finished with the dial of before."""
+        """A caller whose dialplan asks again has finished with the dial of before; its leg may live on."""
         for call in self._of_channel(asked.channel):
-            if call.call_id != asked.call_id and call.legs <= {call.channel}:
+            if call.call_id == asked.call_id:
+                continue
+            if call.legs <= {call.channel}:
                 await self._end(call, self._clock.now())
+            else:
+                await self._caller_ended(call, self._clock.now())
+
+    # --- legs that two dials hold ----------------------------------------------------------------
+
+    def _with_leg(self, channel_id: str) -> list[DialCall]:
+        """Dials of which that channel is an answered leg."""
+        calls = (*self._touching(channel_id), *self._shared.get(channel_id, ()))
+        return [call for call in calls if channel_id in call.legs and call.channel != channel_id]
+
+    def _hold_again(self, channel_id: str) -> None:
+        """A called party that was transferred asks for a dial of its own: the grant that it was dialled on holds."""
+        for call in self._with_leg(channel_id):
+            asyncio.get_running_loop().call_later(
+                HOLD_AGAIN_S, call.queue.put, partial(self.leases.hold, call)
+            )
+
+    async def _set_lease_within(self, channel: str, lease_ms: int) -> None:
+        """Set a lease, but not past the end of another dial on the same leg; those are known by their ids alone."""
+        ends_ms = [
+            end_ms for call in self._with_leg(channel) if (end_ms := lease_end_ms(call.state)) is not None
+        ]
+        now_ms = self._clock.now().mono_ms
+        await self._set_lease(
+            channel, max(1, min(lease_ms, *(end_ms - now_ms for end_ms in ends_ms))) if ends_ms else lease_ms
+        )
+
+    async def _take_over(self, call: DialCall, leg: str) -> bool:
+        """Asterisk took a Local channel out of the call: follow the leg that stands in its place.
+
+        False where there is none. The new leg may be followed for the dial that the Local channel made, too.
+        """
+        if not call.names.get(leg, "").startswith("Local/") or call.legs != {leg} or not call.caller_up:
+            return False
+        try:
+            bridges = await self._client.bridges.list()
+            found = next(
+                (set(bridge.channels) for bridge in bridges if call.channel in bridge.channels), set()
+            )
+            for successor in found - {call.channel, leg}:
+                call.advance(LegReplaced(leg, successor))
+                if self._client.queues.find(successor) in (None, call.queue):
+                    self._client.queues.join(call.queue, successor)
+                else:
+                    self._shared.setdefault(successor, []).append(call)
+                for other in self._with_leg(successor):
+                    other.names.pop(successor, None)
+                # Its end may have been told before it was known here.
+                await self._client.channels.get(successor).exists()
+                await self.leases.hold(call)
+                return True
+        except AriError as error:
+            log.warning("local_leg_lost", call=call.call_id, leg=leg, error=str(error))
+        return False
 
     # --- the call --------------------------------------------------------------------------------
 
@@ -336,11 +369,12 @@ class Dials:
         if event.dialstatus != "ANSWER" or event.caller is None:
             return
         for call in self._of_channel(event.caller.id):
-            await self._answer(call, event, moment)
+            if call.caller_up:
+                await self._answer(call, event, moment)
 
     async def _answer(self, call: DialCall, event: events.Dial, moment: Moment) -> None:
         leg = event.peer
-        again = isinstance(call.state, Paused)
+        again = not isinstance(call.state, Ringing)
         if not call.advance(Answered(leg.id, moment.mono_ms)):
             return
         call.names[leg.id] = leg.name
@@ -373,6 +407,8 @@ class Dials:
                 await self._leg_ended(call, channel_id, moment)
             if channel_id == call.channel:
                 await self._caller_ended(call, moment)
+        for call in self._shared.pop(channel_id, ()):
+            call.queue.put(partial(self._leg_ended, call, channel_id, moment))
         queue = self._client.queues.find(channel_id)
         if queue is not None:
             self._close_if_idle(queue)
@@ -393,7 +429,11 @@ class Dials:
             log.warning("leg_not_hung_up", call=call_id, channel=channel, error=str(error))
 
     async def _leg_ended(self, call: DialCall, leg: str, moment: Moment) -> None:
-        if leg in call.legs and call.advance(LegEnded(leg, moment.mono_ms)):
+        if leg not in call.legs or await self._take_over(call, leg):
+            return
+        # Where the leg that took over is gone again already, that is the one.
+        leg = leg if leg in call.legs else next(iter(call.legs))
+        if call.advance(LegEnded(leg, moment.mono_ms)):
             self.leases.arm(call)
             await self._settle_if_ended(call, moment)
 
@@ -574,6 +614,8 @@ class Dials:
         calls = self._by_queue.get(call.queue, [])
         if call in calls:
             calls.remove(call)
+        for leg in [leg for leg, holders in self._shared.items() if call in holders]:
+            self._shared[leg].remove(call)
         self._close_if_idle(call.queue)
 
     def _close_if_idle(self, queue: CallQueue) -> None:

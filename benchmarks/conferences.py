@@ -45,18 +45,16 @@ async def measure(conferences: int, rate_per_s: float) -> tuple[LoadOutcome, lis
     """The load as the phones saw it, and the milliseconds that each join took."""
     installation = obtain(progress=lambda text: print(text, file=sys.stderr))
     extensions, files = dialplan()
-    included = "" if "rooms.conf" in extensions else "#include rooms.conf\n"
     with tempfile.TemporaryDirectory() as directory:
         async with (
             Switch.start(
                 installation,
-                f"{extensions}{included}{DIALPLAN}",
+                f"{extensions}{DIALPLAN}",
                 files=files,
                 lines=[Line("alice", context="conferences")],
             ) as switch,
             Server.start(switch, Path(directory)) as server,
         ):
-            await switch.cli("module load chan_bridge_media.so")
             await server.account("bench", "kryptotel", "alice")
             load = await place_calls(
                 switch,

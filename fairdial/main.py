@@ -173,6 +173,7 @@ class Service:
             cut=self._cut,
             status=self._status,
             callback=self._callback,
+            rooms=self.rooms,
         )
         self._control = ControlServer(config.control, self.operations)
         self._reconciling = asyncio.Lock()

@@ -29,6 +29,7 @@ WANTED_MODULES = (
     "app_*.so",
     "bridge_*.so",
     "cdr_csv.so",
+    "chan_bridge_media.so",
     "chan_pjsip.so",
     "codec_a_mu.so",
     "codec_alaw.so",

@@ -106,6 +106,7 @@ def caller(
   ]]></send>
   <recv response="100" optional="true" {giving_up.replace("give_up", "unanswered")}/>
   <recv response="180" optional="true" {giving_up}><action>{_CLOCK}<log message="ringing {_STAMP}"/></action></recv>
+  <recv response="181" optional="true" {giving_up}/>
   <recv response="183" optional="true" {giving_up}/>
 {refusals}  <recv response="200" rrs="true" {giving_up}>
     <action>{_CLOCK}<log message="final {_STAMP} 200"/>{dialog}</action>
@@ -364,9 +365,8 @@ def _talk(ended: str, limit_ms: int | None) -> str:
     ended: the name under which the other side's BYE is logged. Variables `me` and `peer` hold the two parties of the
     dialog. It goes on at the label `hang_up` where it is told so, or after `limit_ms` without any message.
     """
-    cues = "".join(
-        f'<ereg regexp="^ *{cue}" search_in="hdr" header="Cue:" assign_to="is_{cue}"/>' for cue in CUES
-    )
+    # An expression that does not match leaves its variable as it was, so words are compared.
+    cues = "".join(_is(f"is_{cue}", "cue", cue) for cue in CUES if cue != "bye")
     offers = "".join(
         f"""
   <label id="send_{cue}"/>
@@ -400,12 +400,12 @@ def _talk(ended: str, limit_ms: int | None) -> str:
   <recv request="BYE" optional="true" next="parted" {patience}><action>{_CLOCK}{_REASON}
     <log message="{ended} {_STAMP} [$reason]"/></action></recv>
   <recv request="INVITE" optional="true" next="offered"><action>
-    <ereg regexp="m=image" search_in="msg" assign_to="is_image"/>
-    {_log(f"offered {_STAMP} [$is_image]")}</action></recv>
+    <ereg regexp="m=([a-z]+)" search_in="body" assign_to="offer,kind"/>{_is("is_image", "kind", "image")}
+    {_log(f"offered {_STAMP} [$kind]")}</action></recv>
   <recv request="ACK" optional="true" next="talk"/>
   <recv response="100" response_txn="offer" optional="true" next="talk"/>
-{told}  <recv request="INFO"><action>{cues}
-    <ereg regexp="^ *refer (.+)" search_in="hdr" header="Cue:" assign_to="referring,refer_to"/></action></recv>
+{told}  <recv request="INFO"><action>
+    <ereg regexp="([a-z]+) *(.*)" search_in="hdr" header="Cue:" assign_to="whole,cue,refer_to"/>{cues}</action></recv>
 {"".join(f'  <nop next="send_{cue}" test="is_{cue}"><action/></nop>{chr(10)}' for cue in CUES if cue != "bye")}\
   <nop next="hang_up"><action/></nop>
 
@@ -423,6 +423,13 @@ def _talk(ended: str, limit_ms: int | None) -> str:
   <nop next="end"><action/></nop>
   <Reference variables="is_bye,referring{"" if limit_ms is None else ",audio"}"/>
 """
+
+
+def _is(truth: str, variable: str, word: str) -> str:
+    return (
+        f'<strcmp assign_to="difference" variable="{variable}" value="{word}"/>'
+        f'<test assign_to="{truth}" variable="difference" compare="equal" value="0"/>'
+    )
 
 
 def _request(method: str, sending: str, headers: str = "", *, body: str = "") -> str:

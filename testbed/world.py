@@ -142,6 +142,7 @@ async def provision(switch: Switch, server: Server) -> None:
 
 LONDON, BERLIN, MADRID, TOKYO = "02079460100", "00493012345678", "0034911234567", "0081312345678"
 PREMIUM, NON_GEOGRAPHIC, INVALID, VOICEMAIL = "09098790000", "03001234567", "0207", "*97"
+ROOM = "7001"
 
 
 @dataclass(frozen=True)
@@ -230,6 +231,15 @@ SCENES = (
             _talk("K4 dialled again", "alice", MADRID, "by_credit", "K4", 3, "3", "0.08 EUR K4"),
             _talk("K4 to the last cent", "alice", MADRID, "by_credit", "K4", 2, "2", "0.07 EUR K4", cut=True),
             _refused("K4 no credit left", "alice", MADRID, "credit_too_low", "K4"),
+            _talk(
+                "K5 a conference",
+                "alice",
+                ROOM,
+                "within_allowance",
+                "K5",
+                2,
+                "conference-day 2, conference-month 2",
+            ),
             _emergency("alice"),
         ),
     ),
@@ -304,6 +314,7 @@ SCENES = (
             _talk("V1 a country of the plan", "iris", LONDON, "within_allowance", "V1", 2, "voice 2"),
             _talk("V1 another one", "iris", BERLIN, "within_allowance", "V1", 2, "voice 2"),
             _refused("V1 outside the plan", "iris", TOKYO, "country_not_covered", "V1"),
+            _talk("V5 a conference", "iris", ROOM, "within_allowance", "V5", 2, "voice 2"),
             _emergency("iris"),
         ),
     ),

@@ -214,6 +214,40 @@ def callback(
         raise typer.Exit(FOUND)
 
 
+conferences = typer.Typer(help="Conferences whose bridge FairDial holds.", no_args_is_help=True)
+app.add_typer(conferences, name="conference")
+ROOM_COLUMNS = ("account", "room", "since", "seats", "line", "channel", "host")
+
+
+@conferences.command("add")
+def conference_add(
+    context: typer.Context,
+    room: Annotated[str, typer.Argument(help="Name of the room, as the dialplan calls it.")],
+    number: Annotated[str, typer.Argument(help="Number to call into it, as the line dials it.")],
+    line: Annotated[str, typer.Option(help="Line whose account owns the room and pays.")],
+    as_json: AsJson = False,
+) -> None:
+    """Call a number into a conference; it rings when this returns."""
+    session: Session = context.obj
+    value = session.run("conference_add", room=room, number=number, line=line)
+    show(value, as_json, lambda: table(("what", "is"), value.items()))
+
+
+@conferences.command("list")
+def conference_list(context: typer.Context, as_json: AsJson = False) -> None:
+    """List the rooms in which somebody is, with who is there."""
+    session: Session = context.obj
+    rooms = session.run("conference_list")
+    rows = [
+        {**room, **member, "since": _utc(member["since_ms"])} for room in rooms for member in room["members"]
+    ]
+    show(rooms, as_json, lambda: table_of(ROOM_COLUMNS, rows))
+
+
+def _utc(instant_ms: int) -> str:
+    return datetime.fromtimestamp(instant_ms / 1000, UTC).isoformat(timespec="milliseconds")
+
+
 DECISION_COLUMNS = (
     "at",
     "call_id",
@@ -238,7 +272,7 @@ def decisions(
     session: Session = context.obj
     rows = session.run("decisions", account=account, limit=limit)
     for row in rows:
-        row["at"] = datetime.fromtimestamp(row["at_ms"] / 1000, UTC).isoformat(timespec="milliseconds")
+        row["at"] = _utc(row["at_ms"])
     # What was noted of a call that was let through, and what cut it: most calls have neither.
     further = [key for key in ("used_s", "cut_by", "cut_clause", "flag") if any(row[key] for row in rows)]
     show(rows, as_json, lambda: table_of((*DECISION_COLUMNS, *further), rows))

@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -77,6 +77,21 @@ class CallRow:
         return cls(call_id, line_id, kind, dialled, name, granted_s, (now.mono_ms - start_ms) // 1000, left_s)
 
 
+NOBODY_RINGS = "no FairDial is running here to ring anybody; start `fairdial serve`"
+
+
+class Rooms(Protocol):
+    """Conferences whose bridge the running FairDial holds."""
+
+    async def add(self, room: str, number: str, line_id: str) -> Json:
+        """Call a number into a room of that line's account. Raises ValueError where it cannot be."""
+        ...
+
+    def rows(self) -> list[Json]:
+        """Rooms in which somebody is."""
+        ...
+
+
 class Operations:
     """All operations by name: `Operations.call("account_add", {...})`."""
 
@@ -89,8 +104,9 @@ class Operations:
         cut: Callable[[str | None, str | None], Awaitable[int]] | None = None,
         status: Callable[[], Json] | None = None,
         callback: Callable[[str, str, str | None], Awaitable[Json]] | None = None,
+        rooms: Rooms | None = None,
     ) -> None:
-        """Without `calls`, `hang_up`, `cut`, `status` and `callback` no server runs here.
+        """Without `calls`, `hang_up`, `cut`, `status`, `callback` and `rooms` no server runs here.
 
         cut: ends the calls of an account, or of a line, and says how many were told to. callback: takes the line,
         the number that it wants, and the number to ring first instead of the line.
@@ -102,6 +118,7 @@ class Operations:
         self._cut = cut
         self._status = status
         self._place_callback = callback
+        self._rooms = rooms
         self._publishing = asyncio.Lock()
         self._by_name: Mapping[str, Callable[..., Awaitable[Any]]] = {
             "account_add": self._account_add,
@@ -129,6 +146,8 @@ class Operations:
             "calls": self._live_calls,
             "hangup": self._hangup,
             "callback": self._callback,
+            "conference_add": self._conference_add,
+            "conference_list": self._conference_list,
             "status": self._server_status,
             "grants": self._grants,
             "grant": self._grant,
@@ -359,8 +378,16 @@ class Operations:
 
     async def _callback(self, number: str, line: str, first: str | None = None) -> Json:
         if self._place_callback is None:
-            raise OperationError("no FairDial is running here to ring anybody; start `fairdial serve`")
+            raise OperationError(NOBODY_RINGS)
         return await self._place_callback(line, number, first)
+
+    async def _conference_add(self, room: str, number: str, line: str) -> Json:
+        if self._rooms is None:
+            raise OperationError(NOBODY_RINGS)
+        return await self._rooms.add(room, number, line)
+
+    async def _conference_list(self) -> list[Json]:
+        return [] if self._rooms is None else self._rooms.rows()
 
     async def _server_status(self) -> Json:
         return {"serving": False} if self._status is None else {"serving": True} | self._status()

@@ -67,8 +67,16 @@ class LegEnded:
 
 
 @dataclass(frozen=True, slots=True)
+class LegReplaced:
+    """`leg` is gone and `by` stands in its place, as where a switch takes its own channels out of a call."""
+
+    leg: str
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
 class CallerEnded:
-    """The caller's channel is gone. Answered legs may live on: a transfer."""
+    """The caller's channel is gone, or done with this dial. Answered legs may live on: a transfer."""
 
     at_ms: int
 
@@ -80,7 +88,7 @@ class Renewed:
     granted_s: int
 
 
-Event = Answered | LegEnded | CallerEnded | Renewed
+Event = Answered | LegEnded | LegReplaced | CallerEnded | Renewed
 
 
 class IllegalMove(Exception):
@@ -120,6 +128,12 @@ def _leg_gone(state: Talking, event: LegEnded) -> State:
     return Paused(state.granted_s, talked_ms) if state.caller_up else _ended(talked_ms, state.granted_s)
 
 
+def _leg_replaced(state: Talking, event: LegReplaced) -> State:
+    if event.leg not in state.legs:
+        raise IllegalMove(state, event)
+    return replace(state, legs=state.legs - {event.leg} | {event.by})
+
+
 def _renewed(state: Ringing | Talking | Paused, event: Renewed) -> State:
     if state.granted_s is None or event.granted_s < state.granted_s:
         raise IllegalMove(state, event)
@@ -132,6 +146,7 @@ MOVES: dict[tuple[type[State], type[Event]], Callable[[Any, Any], State]] = {
     (Ringing, Renewed): _renewed,
     (Talking, Answered): _further_answer,
     (Talking, LegEnded): _leg_gone,
+    (Talking, LegReplaced): _leg_replaced,
     (Talking, CallerEnded): lambda state, _event: replace(state, caller_up=False),
     (Talking, Renewed): _renewed,
     (Paused, Answered): _answer_again,

@@ -468,7 +468,8 @@ def longest_s(question: Question) -> int | None:
     most_s, room = question.policy.longest_call_s(question.dial.kind), question.snapshot.room
     if most_s is None or room is None:
         return most_s
-    return max(1, most_s - max(0, question.dial.at_ms - room.opened_ms) // MS_PER_S)
+    # Rounded so that nobody stays past the end of the room.
+    return max(1, most_s - max(0, -((room.opened_ms - question.dial.at_ms) // MS_PER_S)))
 
 
 def _refusing(question: Question, short: Short, rules: GrantRules) -> tuple[MeterWindow, Allowance]:

@@ -48,15 +48,13 @@ exten => {OUTSIDE},1,Stasis(fairdial,room,{ROOM},line=erin)
 
 def plan() -> tuple[str, dict[str, str]]:
     extensions, files = dialplan()
-    included = "" if "rooms.conf" in extensions else "#include rooms.conf\n"
-    return f"{extensions}{included}{DIALPLAN}", files
+    return f"{extensions}{DIALPLAN}", files
 
 
 @asynccontextmanager
 async def running(installation: Installation, directory: Path, **settings: object) -> AsyncIterator[Spine]:
     """`running_spine` with rooms; at the end no bridge is left either."""
     async with running_spine(installation, directory, settings, plan()) as spine:
-        await spine.switch.cli("module load chan_bridge_media.so")
         yield spine
         await no_bridges(spine)
 

@@ -201,6 +201,7 @@ async def test_who_was_transferred_by_the_called_party_is_metered_once(spine: Sp
     await on_the_first_grant()
     async with steered_call(spine.switch, line="carol", number=f"{GB}02{sipp.STEERED}") as carol:
         call = await spine.carrier.call_when(e164(f"{GB}02{sipp.STEERED}"), answered=True, timeout_s=5)
+        await carol.event_when("ready")
         await spine.carrier.cue(call, f"refer <sip:{SECOND}@127.0.0.1:{spine.switch.sip_port}>")
         await carol.outcome()
     # The line that transferred is the carrier's, for which nobody pays.
@@ -284,6 +285,10 @@ async def test_hold_fax_and_early_media_leave_the_metering_alone(spine: Spine) -
             await alice.cue(cue)
             while len(alice.told()) < told:
                 await asyncio.sleep(0.01)
+        print(
+            (alice._phone._directory / "errors").exists(),
+            [x.read_text()[-6000:] for x in alice._phone._directory.glob("*messages.log")][0],
+        )
         assert alice.told() == ["200", "200", "200 m=image 0"]
         await alice.outcome()
     call = await over(spine, e164(early))
@@ -295,7 +300,9 @@ async def test_a_picked_up_call_is_leased_and_metered_on_the_dial_that_rang(spin
     ringing = f"{GB}01{sipp.NEVER_ANSWERS}"
     calling = asyncio.create_task(spine.call("alice", ringing, timeout_s=15))
     await spine.carrier.call_when(e164(ringing), timeout_s=5)
-    picked = await spine.call("carol", "*8", timeout_s=15)
+    print(await spine.switch.cli("core show channels verbose"))
+    picked = await spine.call("carol", "*8", timeout_s=5)
+    print(picked, await spine.switch.cli("core show channels verbose"), spine.switch.log_path.read_text())
     outcome = await calling
     assert (outcome.ended_by, picked.ended_by) == ("far_end", "far_end")
     for leg in (outcome, picked):

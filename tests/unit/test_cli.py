@@ -127,6 +127,8 @@ def test_adding_twice_is_harmless_and_adding_otherwise_is_refused(run: Run) -> N
             "/nowhere.csv: cannot be read",
         ),
         (("policy", "show", "/nowhere.toml"), "/nowhere.toml: cannot be read"),
+        (("callback", "02079460100", "--line", "alice"), "no FairDial is running here to ring anybody"),
+        (("conference", "add", "7001", "02079460100", "--line", "alice"), "no FairDial is running here"),
     ],
 )
 def test_bad_input_says_what_and_how_to_mend_it(run: Run, arguments: tuple[str, ...], words: str) -> None:
@@ -549,3 +551,7 @@ def test_a_flag_of_a_decision_is_shown_where_there_is_one(run: Run, tmp_path: Pa
         "call-1": "",
         "call-2": "unencrypted",
     }
+
+
+def test_without_a_server_no_conference_is_there(run: Run) -> None:
+    assert read(run("conference", "list", "--json")) == []

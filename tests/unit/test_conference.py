@@ -2,7 +2,7 @@
 
 import pytest
 
-from ari_handlers.conference import Door
+from ari_handlers.door import Door
 from fairdial.answer import MalformedRequest
 
 
