@@ -15,7 +15,7 @@ import structlog
 
 from ari_handlers import events
 from ari_handlers.client import Client
-from ari_handlers.followed import DialCall
+from ari_handlers.followed import DialCall, FollowedCalls
 from ari_handlers.followed import bridge_of as bridge_of
 from ari_handlers.followed import call_of_bridge as call_of_bridge
 from ari_handlers.followed import call_of_second_leg as call_of_second_leg
@@ -37,7 +37,6 @@ from fairdial.policy.call import (
     LegEnded,
     LegReplaced,
     Ringing,
-    lease_end_ms,
 )
 from fairdial.policy.decide import Allow, Verdict
 from fairdial.policy.outcomes import Reason
@@ -52,11 +51,6 @@ CUT_CAUSE = 21
 """Q.850, call rejected: what the leg that is hung up first is told; the other may hear a normal end."""
 NO_CIRCUIT_CAUSE = 34
 """Q.850: no circuit available."""
-
-
-def _held(call: DialCall) -> frozenset[str]:
-    """Channels of a call that end together."""
-    return call.channels | {second_leg_of(call.call_id)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +69,21 @@ AdoptedHandler = Callable[[DialCall], None]
 GapHandler = Callable[[], None]
 
 
+def _log_decision(asked: Asked, answer: Answer, outcome: Verdict | Failed) -> None:
+    clause = outcome.decision.clause if isinstance(outcome, Verdict) else None
+    log.info(
+        "decided",
+        call=asked.call_id,
+        line=asked.line_id,
+        kind=asked.kind,
+        result=answer.result,
+        reason=answer.reason,
+        clause=None if clause is None else f"{clause.policy}/{clause.version}/{clause.id}",
+        limit_s=answer.limit_s,
+        sip_call_id=asked.sip_call_id,
+    )
+
+
 class Dials:
     """All dials of one switch that hold a grant, whoever places them."""
 
@@ -87,10 +96,7 @@ class Dials:
         self._rules = rules or DialRules()
         self._set_lease = set_lease
         self.leases = Leases(desk, self._set_lease_within, clock, self._rules.leases)
-        # Legs that are on the queue of another dial as well, until they or the dial are gone.
-        self._shared: dict[str, list[DialCall]] = {}
-        self._calls: dict[str, DialCall] = {}
-        self._by_queue: dict[CallQueue, list[DialCall]] = {}
+        self._calls = FollowedCalls(client.queues)
         self._stopping = False
         self._others: dict[str, StasisHandler] = {}
         self._on_gone: list[GoneHandler] = []
@@ -104,7 +110,7 @@ class Dials:
     @property
     def calls(self) -> Mapping[str, DialCall]:
         """Live dials by call id."""
-        return self._calls
+        return self._calls.by_id
 
     def on_stasis(self, word: str, handler: StasisHandler) -> None:
         """Hand channels that come with `word` as their first argument to `handler`, on their call's queue.
@@ -143,7 +149,7 @@ class Dials:
     def stop_timers(self) -> None:
         """Renew nothing any more: the switch keeps the leases, the ledger the grants."""
         self.leases.stopped = True
-        for call in self._calls.values():
+        for call in self._calls.by_id.values():
             self.leases.disarm(call)
 
     # --- the dial --------------------------------------------------------------------------------
@@ -250,12 +256,12 @@ class Dials:
             return answer_to(asked, stopping), None, stopping
         outcome = await self._desk.authorise(asked)
         answer = answer_to(asked, outcome)
-        self._log_decision(asked, answer, outcome)
+        _log_decision(asked, answer, outcome)
         if isinstance(outcome, Failed) or not isinstance(outcome.decision, Allow):
             return answer, None, outcome
         if outcome.decision.account_id is None:
             return answer, None, outcome  # an emergency call: nothing to follow, nothing to end
-        call = self._calls.get(asked.call_id)
+        call = self._calls.by_id.get(asked.call_id)
         if call is None:
             call = DialCall(
                 asked.call_id,
@@ -268,9 +274,9 @@ class Dials:
                 asked.dialled,
                 moment,
                 outcome.decision.limit_s,
-                {} if self._with_leg(asked.channel) else {asked.channel: channel_name},
+                {} if self._calls.with_leg(asked.channel) else {asked.channel: channel_name},
             )
-            self._take(call)
+            self._calls.take(call)
         return answer, call, outcome
 
     async def bridged(self, call: DialCall, leg: events.ChannelInfo, moment: Moment) -> None:
@@ -285,7 +291,7 @@ class Dials:
 
     def abandon(self, call: DialCall) -> None:
         """A call that never came to be: its grant goes back, and it is no longer followed."""
-        if isinstance(call.state, Ringing) and call.call_id in self._calls:
+        if isinstance(call.state, Ringing) and call.call_id in self._calls.by_id:
             self.leases.disarm(call)
             self._drop(call)
             self._desk.take_back(call.call_id)
@@ -298,11 +304,11 @@ class Dials:
         if call.kind is Kind.CONFERENCE and isinstance(call.state, Ringing):
             call.advance(Answered(call.channel, call.since.mono_ms))
             self.leases.arm(call)
-        return call.call_id in self._calls
+        return call.call_id in self._calls.by_id
 
     async def _finish_earlier_dials(self, asked: Asked) -> None:
         """A caller whose dialplan asks again has finished with the dial of before; its leg may live on."""
-        for call in self._of_channel(asked.channel):
+        for call in self._calls.dialled_from(asked.channel):
             if call.call_id == asked.call_id:
                 continue
             if call.legs <= {call.channel}:
@@ -312,27 +318,19 @@ class Dials:
 
     # --- legs that two dials hold ----------------------------------------------------------------
 
-    def _with_leg(self, channel_id: str) -> list[DialCall]:
-        """Dials of which that channel is an answered leg."""
-        calls = (*self._touching(channel_id), *self._shared.get(channel_id, ()))
-        return [call for call in calls if channel_id in call.legs and call.channel != channel_id]
-
     def _hold_again(self, channel_id: str) -> None:
         """A called party that was transferred asks for a dial of its own: the grant that it was dialled on holds."""
-        for call in self._with_leg(channel_id):
+        for call in self._calls.with_leg(channel_id):
             asyncio.get_running_loop().call_later(
                 HOLD_AGAIN_S, call.queue.put, partial(self.leases.hold, call)
             )
 
-    async def _set_lease_within(self, channel: str, lease_ms: int) -> None:
+    async def _set_lease_within(self, channel_name: str, lease_ms: int) -> None:
         """Set a lease, but not past the end of another dial on the same leg; those are known by their ids alone."""
-        ends_ms = [
-            end_ms for call in self._with_leg(channel) if (end_ms := lease_end_ms(call.state)) is not None
-        ]
-        now_ms = self._clock.now().mono_ms
-        await self._set_lease(
-            channel, max(1, min(lease_ms, *(end_ms - now_ms for end_ms in ends_ms))) if ends_ms else lease_ms
-        )
+        end_ms = self._calls.end_ms(channel_name)
+        if end_ms is not None:
+            lease_ms = max(1, min(lease_ms, end_ms - self._clock.now().mono_ms))
+        await self._set_lease(channel_name, lease_ms)
 
     async def _take_over(self, call: DialCall, leg: str) -> bool:
         """Asterisk took a Local channel out of the call: follow the leg that stands in its place.
@@ -348,12 +346,7 @@ class Dials:
             )
             for successor in found - {call.channel, leg}:
                 call.advance(LegReplaced(leg, successor))
-                if self._client.queues.find(successor) in (None, call.queue):
-                    self._client.queues.join(call.queue, successor)
-                else:
-                    self._shared.setdefault(successor, []).append(call)
-                for other in self._with_leg(successor):
-                    other.names.pop(successor, None)
+                self._calls.share(call, successor)
                 # Its end may have been told before it was known here.
                 await self._client.channels.get(successor).exists()
                 await self.leases.hold(call)
@@ -368,7 +361,7 @@ class Dials:
         assert isinstance(event, events.Dial)
         if event.dialstatus != "ANSWER" or event.caller is None:
             return
-        for call in self._of_channel(event.caller.id):
+        for call in self._calls.dialled_from(event.caller.id):
             if call.caller_up:
                 await self._answer(call, event, moment)
 
@@ -400,14 +393,14 @@ class Dials:
         """A channel is gone: advance its calls. Runs on the call's queue. cause: Q.850, 0 where nobody saw."""
         for told in self._on_gone:
             told(channel_id, cause)
-        for call in self._touching(channel_id):
-            if call.bridged and channel_id in _held(call):
+        for call in self._calls.touching(channel_id):
+            if call.bridged and channel_id in call.ends_together:
                 await self._end_other_legs(call, channel_id)
             if channel_id in call.legs:
                 await self._leg_ended(call, channel_id, moment)
             if channel_id == call.channel:
                 await self._caller_ended(call, moment)
-        for call in self._shared.pop(channel_id, ()):
+        for call in self._calls.unshare(channel_id):
             call.queue.put(partial(self._leg_ended, call, channel_id, moment))
         queue = self._client.queues.find(channel_id)
         if queue is not None:
@@ -415,7 +408,7 @@ class Dials:
 
     async def _end_other_legs(self, call: DialCall, gone: str) -> None:
         """Who is left alone in our bridge hears nothing more, and waits for nobody."""
-        for channel in _held(call) - {gone}:
+        for channel in call.ends_together - {gone}:
             await self._hang_up(call.call_id, channel)
         try:
             await self._client.bridges.get(bridge_of(call.call_id)).destroy()
@@ -474,7 +467,7 @@ class Dials:
 
     async def hangup(self, call_id: str, cause: int = 16) -> bool:
         """End a live call on all its legs; False where it is not live. Raises AriError."""
-        call = self._calls.get(call_id)
+        call = self._calls.by_id.get(call_id)
         if call is None:
             return False
         channels = call.channels
@@ -484,7 +477,9 @@ class Dials:
     async def cut(self, account_id: str | None, line_id: str | None) -> int:
         """End all live calls of an account or a line (K12); how many were told to. Raises AriError."""
         calls = [
-            call for call in self._calls.values() if account_id == call.account_id or line_id == call.line_id
+            call
+            for call in self._calls.by_id.values()
+            if account_id == call.account_id or line_id == call.line_id
         ]
         await asyncio.gather(*(self.hangup(call.call_id, CUT_CAUSE) for call in calls))
         return len(calls)
@@ -495,7 +490,7 @@ class Dials:
 
     def follows(self, call_id: str) -> bool:
         """Whether that dial is live here."""
-        return call_id in self._calls
+        return call_id in self._calls.by_id
 
     async def channels(self) -> Mapping[str, events.ChannelInfo]:
         """All channels of the switch by id. Raises AriError."""
@@ -513,32 +508,13 @@ class Dials:
         queue = self._client.queues.open(grant.channel)
         if queue is None:
             return
-        now = self._clock.now()
-        call = DialCall(
-            grant.call_id,
-            grant.channel,
-            queue,
-            Ringing(grant.granted_s),
-            grant.kind,
-            grant.account_id,
-            grant.line_id,
-            grant.dialled,
-            Moment(grant.authorised_ms, now.mono_ms - (now.wall_ms - grant.authorised_ms)),
-            grant.longest_s,
-            {info.id: info.name for info in up.values()},
-        )
-        leg = self._leg_of(grant, up)
-        if leg is not None:
-            start_ms = grant.answered_ms if grant.answered_ms is not None else grant.authorised_ms
-            call.estimated = leg != grant.leg
-            call.advance(Answered(leg, now.mono_ms - (now.wall_ms - start_ms)))
+        call = DialCall.of_grant(grant, queue, up, self._clock.now())
+        for leg in call.legs:
             self._client.queues.join(queue, leg)
-        if grant.channel not in up and leg is not None:
-            call.advance(CallerEnded(now.mono_ms))
         call.bridged = bridged
         if bridged:
             self._client.queues.join(queue, second_leg_of(call.call_id))
-        self._take(call)
+        self._calls.take(call)
         self.leases.arm(call)
         for told in self._on_adopted:
             told(call)
@@ -554,14 +530,6 @@ class Dials:
         talking = grant.state is GrantState.TALKING
         return talking or await self._client.bridges.get(bridge_of(grant.call_id)).exists()
 
-    @staticmethod
-    def _leg_of(grant: Grant, up: Mapping[str, events.ChannelInfo]) -> str | None:
-        if grant.state is GrantState.TALKING:
-            return grant.leg if grant.leg in up else grant.channel
-        # Answered while nobody watched: metered from the dial, marked as estimated.
-        caller = up.get(grant.channel)
-        return grant.channel if caller is not None and caller.state == "Up" else None
-
     async def refresh(self, up: Mapping[str, events.ChannelInfo], listed: Moment, *, after_gap: bool) -> None:
         """Bring the dials into line with a listing: end what is not up.
 
@@ -571,7 +539,7 @@ class Dials:
         if after_gap:
             for told in self._on_gap:
                 told()
-        for call in tuple(self._calls.values()):
+        for call in tuple(self._calls.by_id.values()):
             if call.since.mono_ms > listed.mono_ms:
                 continue  # younger than the listing, which says nothing about it
             # In order with the events of before the gap, which may still wait in the queue.
@@ -585,7 +553,7 @@ class Dials:
         self, call: DialCall, gone: Set[str], caller: events.ChannelInfo | None, listed: Moment
     ) -> None:
         """`gone`: channels of the call that the listing did not have; a leg that answered since is not judged."""
-        if call.call_id not in self._calls:
+        if call.call_id not in self._calls.by_id:
             return
         unseen = caller is None or caller.state == "Up"
         # What FairDial places itself is answered when it brings the legs together, never unseen.
@@ -597,43 +565,10 @@ class Dials:
             await self.channel_gone(channel, listed)
         self.leases.arm(call)
 
-    def _of_channel(self, channel_id: str) -> list[DialCall]:
-        return [call for call in self._touching(channel_id) if call.channel == channel_id]
-
-    def _touching(self, channel_id: str) -> list[DialCall]:
-        queue = self._client.queues.find(channel_id)
-        return [] if queue is None else list(self._by_queue.get(queue, ()))
-
-    def _take(self, call: DialCall) -> None:
-        self._calls[call.call_id] = call
-        self._by_queue.setdefault(call.queue, []).append(call)
-        call.queue.reopen()
-
     def _drop(self, call: DialCall) -> None:
-        self._calls.pop(call.call_id, None)
-        calls = self._by_queue.get(call.queue, [])
-        if call in calls:
-            calls.remove(call)
-        for leg in [leg for leg, holders in self._shared.items() if call in holders]:
-            self._shared[leg].remove(call)
+        self._calls.drop(call)
         self._close_if_idle(call.queue)
 
     def _close_if_idle(self, queue: CallQueue) -> None:
-        if not self._by_queue.get(queue):
-            self._by_queue.pop(queue, None)
-            if queue not in self._held:
-                queue.close()
-
-    def _log_decision(self, asked: Asked, answer: Answer, outcome: Verdict | Failed) -> None:
-        clause = outcome.decision.clause if isinstance(outcome, Verdict) else None
-        log.info(
-            "decided",
-            call=asked.call_id,
-            line=asked.line_id,
-            kind=asked.kind,
-            result=answer.result,
-            reason=answer.reason,
-            clause=None if clause is None else f"{clause.policy}/{clause.version}/{clause.id}",
-            limit_s=answer.limit_s,
-            sip_call_id=asked.sip_call_id,
-        )
+        if not self._calls.on(queue) and queue not in self._held:
+            queue.close()

@@ -1,14 +1,31 @@
-"""A call that is followed: its ids, its channels, its state, its timers. One owner: the queue of its call."""
+"""Calls that are followed: their ids, channels, state and timers, and which calls a channel belongs to.
+
+One owner each: the queue of its call. What is done with them is `dial.py`'s.
+"""
 
 import asyncio
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import structlog
 
-from ari_handlers.queues import CallQueue
+from ari_handlers import events
+from ari_handlers.queues import CallQueue, CallQueues
 from fairdial.clock import Moment
+from fairdial.ledger.contract import Grant, GrantState
 from fairdial.policy.account import Kind
-from fairdial.policy.call import Ended, Event, IllegalMove, State, Talking, advance
+from fairdial.policy.call import (
+    Answered,
+    CallerEnded,
+    Ended,
+    Event,
+    IllegalMove,
+    Ringing,
+    State,
+    Talking,
+    advance,
+    lease_end_ms,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -92,6 +109,11 @@ class DialCall:
         """The answered legs, and the caller's channel while it belongs to this dial."""
         return self.legs | {self.channel} if self.caller_up else self.legs
 
+    @property
+    def ends_together(self) -> frozenset[str]:
+        """Channels that end together where FairDial itself holds them in a bridge."""
+        return self.channels | {second_leg_of(self.call_id)}
+
     def advance(self, event: Event) -> bool:
         """Move on; False where the event cannot happen now, which changes nothing."""
         try:
@@ -100,3 +122,104 @@ class DialCall:
             log.warning("event_out_of_place", call=self.call_id, error=str(error))
             return False
         return True
+
+    @classmethod
+    def of_grant(
+        cls, grant: Grant, queue: CallQueue, up: Mapping[str, events.ChannelInfo], now: Moment
+    ) -> "DialCall":
+        """The call of a live grant, some of whose channels are `up`, followed from now on."""
+        call = cls(
+            grant.call_id,
+            grant.channel,
+            queue,
+            Ringing(grant.granted_s),
+            grant.kind,
+            grant.account_id,
+            grant.line_id,
+            grant.dialled,
+            Moment(grant.authorised_ms, now.mono_ms - (now.wall_ms - grant.authorised_ms)),
+            grant.longest_s,
+            {info.id: info.name for info in up.values()},
+        )
+        leg = _leg_of(grant, up)
+        if leg is not None:
+            start_ms = grant.answered_ms if grant.answered_ms is not None else grant.authorised_ms
+            call.estimated = leg != grant.leg
+            call.advance(Answered(leg, now.mono_ms - (now.wall_ms - start_ms)))
+        if grant.channel not in up and leg is not None:
+            call.advance(CallerEnded(now.mono_ms))
+        return call
+
+
+def _leg_of(grant: Grant, up: Mapping[str, events.ChannelInfo]) -> str | None:
+    if grant.state is GrantState.TALKING:
+        return grant.leg if grant.leg in up else grant.channel
+    # Answered while nobody watched: metered from the dial, marked as estimated.
+    caller = up.get(grant.channel)
+    return grant.channel if caller is not None and caller.state == "Up" else None
+
+
+class FollowedCalls:
+    """All calls that are followed, by id and by channel. Bounded by the queues."""
+
+    def __init__(self, queues: CallQueues) -> None:
+        self._queues = queues
+        self.by_id: dict[str, DialCall] = {}
+        self._by_queue: dict[CallQueue, list[DialCall]] = {}
+        # Legs whose events come on the queue of another dial, until they or the dial are gone.
+        self._shared: dict[str, list[DialCall]] = {}
+
+    def take(self, call: DialCall) -> None:
+        """Follow a call; its queue stays open for it."""
+        self.by_id[call.call_id] = call
+        self._by_queue.setdefault(call.queue, []).append(call)
+        call.queue.reopen()
+
+    def drop(self, call: DialCall) -> None:
+        """Follow it no longer."""
+        self.by_id.pop(call.call_id, None)
+        calls = self._by_queue.get(call.queue, [])
+        if call in calls:
+            calls.remove(call)
+        if not calls:
+            self._by_queue.pop(call.queue, None)
+        for leg in [leg for leg, calls in self._shared.items() if call in calls]:
+            self._shared[leg].remove(call)
+            if not self._shared[leg]:
+                del self._shared[leg]
+
+    def on(self, queue: CallQueue) -> Sequence[DialCall]:
+        """Calls of a queue."""
+        return tuple(self._by_queue.get(queue, ()))
+
+    def touching(self, channel_id: str) -> Sequence[DialCall]:
+        """Calls on the queue of that channel."""
+        queue = self._queues.find(channel_id)
+        return () if queue is None else self.on(queue)
+
+    def dialled_from(self, channel_id: str) -> list[DialCall]:
+        """Calls that the channel placed."""
+        return [call for call in self.touching(channel_id) if call.channel == channel_id]
+
+    def with_leg(self, channel_id: str) -> list[DialCall]:
+        """Calls of which the channel is an answered leg, rung by another."""
+        calls = (*self.touching(channel_id), *self._shared.get(channel_id, ()))
+        return [call for call in calls if channel_id in call.legs and call.channel != channel_id]
+
+    def share(self, call: DialCall, leg: str) -> None:
+        """`leg` belongs to `call` from now on, and to the dial that rang it. Both know it by its id alone."""
+        if self._queues.find(leg) in (None, call.queue):
+            self._queues.join(call.queue, leg)
+        else:
+            self._shared.setdefault(leg, []).append(call)
+        for other in self.with_leg(leg):
+            other.names.pop(leg, None)
+
+    def unshare(self, leg: str) -> Sequence[DialCall]:
+        """A channel is gone: the calls that must still be told, each on its own queue."""
+        return self._shared.pop(leg, ())
+
+    def end_ms(self, leg: str) -> int | None:
+        """Monotonic time of the earliest end among the grants on which a leg is up."""
+        ends_ms = (lease_end_ms(call.state) for call in self.with_leg(leg))
+        return min((end_ms for end_ms in ends_ms if end_ms is not None), default=None)

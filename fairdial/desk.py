@@ -13,6 +13,7 @@ from typing import Any
 
 import structlog
 
+from fairdial.attempts import Attempts
 from fairdial.clock import Clock, Moment
 from fairdial.ledger.contract import Grant, IdempotencyConflict, Ledger, LedgerError, LedgerUnavailable
 from fairdial.policy.account import (
@@ -121,6 +122,7 @@ class Desk:
         self._rules = rules
         self._habit = Habit(region=rules.region)
         self._habits = {self._habit}
+        self._attempts = Attempts()
         self._undoing: set[asyncio.Task[None]] = set()
 
     def now_ms(self) -> int:
@@ -134,7 +136,8 @@ class Desk:
 
     async def authorise(self, asked: Asked) -> Verdict | Failed:
         """The verdict on a dial, or Failed, within the time limit. Repeating a call id repeats the verdict."""
-        dial = self._dial(asked, self._clock.now())
+        now = self._clock.now()
+        dial = self._dial(asked, now, self._attempts.count(asked.line_id, now.mono_ms))
         number = self.numbering.classify(asked.dialled, self._habit)
         if is_emergency(asked.kind, number):
             return self._let_through(dial, number)
@@ -215,7 +218,7 @@ class Desk:
             task.cancel()
         await asyncio.gather(*self._undoing, return_exceptions=True)
 
-    def _dial(self, asked: Asked, at: Moment) -> Dial:
+    def _dial(self, asked: Asked, at: Moment, attempts: int = 1) -> Dial:
         return Dial(
             asked.call_id,
             asked.kind,
@@ -227,6 +230,7 @@ class Desk:
             asked.caller,
             asked.sip_call_id,
             asked.encrypted,
+            attempts,
         )
 
     def _needs(self, policies: PolicyBook, line: Line, account: Account, dial: Dial) -> Needs:

@@ -421,7 +421,7 @@ def _talk(ended: str, limit_ms: int | None) -> str:
   <label id="parted"/>
 {_OK_TO_REQUEST}
   <nop next="end"><action/></nop>
-  <Reference variables="is_bye,referring{"" if limit_ms is None else ",audio"}"/>
+  <Reference variables="whole,offer{"" if limit_ms is None else ",audio"}"/>
 """
 
 

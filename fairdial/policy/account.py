@@ -167,7 +167,8 @@ class Dial:
     """One dial as the desk asks about it. `call_id` is the idempotency key: one per dial, not per channel.
 
     caller: the number that the line shows, as the switch has it; "" where it shows none. encrypted: the
-    caller's leg; None where the switch did not say.
+    caller's leg; None where the switch did not say. attempts: dials of the line in the last second, this one
+    counted (A3).
     """
 
     call_id: str
@@ -180,6 +181,7 @@ class Dial:
     caller: str = ""
     sip_call_id: str = ""
     encrypted: "Encrypted | None" = None
+    attempts: int = 1
 
 
 @dataclass(frozen=True, slots=True)

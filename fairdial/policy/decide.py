@@ -214,6 +214,11 @@ def _cap_clause(question: Question, cap: Cap | None) -> Clause | None:
     return None if cap is None else question.clause(cap.clause)
 
 
+def _attempts(question: Question) -> Reason | None:
+    cap = question.policy.caps.attempts_per_s
+    return Reason.TOO_MANY_ATTEMPTS if cap is not None and question.dial.attempts > cap.limit else None
+
+
 def _calls_at_once(question: Question) -> Reason | None:
     cap = question.policy.caps.simultaneous_calls
     # A message is over at once.
@@ -330,6 +335,12 @@ CHECKS: tuple[Check, ...] = (
         lambda _: ALWAYS,
         _readable,
         lambda q: f"{q.number.e164 or q.dial.dialled} is {q.number.number_class}",
+    ),
+    Check(
+        "caps.attempts_per_s",
+        lambda q: _cap_clause(q, q.policy.caps.attempts_per_s),
+        _attempts,
+        lambda q: f"{q.dial.attempts} dials of the line in a second",
     ),
     Check(
         "caps.simultaneous_calls",

@@ -267,16 +267,6 @@ def _protection(policy: Policy) -> _Found:
     for table in ("detectors", "ladder"):
         if getattr(policy, table):
             yield _warning((table,), "is read and shown, but not run by this release", "watch for it by hand")
-    for path in _not_enforced(policy):
-        yield _warning(
-            path, "is read and shown, but not enforced by this release", "see to it by other means"
-        )
-
-
-def _not_enforced(policy: Policy) -> Iterator[KeyPath]:
-    """Rules that a policy may hold and that nothing acts on yet. An operator must not rely on them."""
-    if policy.caps.attempts_per_s is not None:
-        yield ("caps", "attempts_per_s")
 
 
 def _dates(policy: Policy) -> _Found:

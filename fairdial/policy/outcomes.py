@@ -34,6 +34,7 @@ class Reason(StrEnum):
     NO_RATE = "no_rate"
     TOO_MANY_CALLS = "too_many_calls"
     TOO_MANY_INBOUND = "too_many_inbound"
+    TOO_MANY_ATTEMPTS = "too_many_attempts"
     CONFERENCE_FULL = "conference_full"
     CALLER_NOT_OWN = "caller_not_own"
     NOT_ENCRYPTED = "not_encrypted"
@@ -114,6 +115,9 @@ OUTCOMES: dict[Reason, Outcome] = {
     Reason.NO_RATE: Outcome(*_CALL_REJECTED, "ss-noservice", "The rate card has no price for this number."),
     Reason.TOO_MANY_CALLS: Outcome(
         *_CALL_REJECTED, "ss-noservice", "The account has as many calls at once as its plan allows."
+    ),
+    Reason.TOO_MANY_ATTEMPTS: Outcome(
+        *_CALL_REJECTED, "ss-noservice", "The line dials more often in a second than its plan allows."
     ),
     Reason.TOO_MANY_INBOUND: Outcome(
         *_USER_BUSY, "ss-noservice", "The line has as many inbound calls at once as its plan allows."

@@ -24,7 +24,7 @@ from fairdial.ledger.sqlite import SqliteLedger
 from fairdial.policy.account import Dial, Kind, Line, Standing
 from fairdial.policy.book import PolicyBook
 from fairdial.policy.decide import Allow, Refuse, Verdict
-from fairdial.policy.document import Policy
+from fairdial.policy.document import Cap, Caps, Policy
 from fairdial.policy.numbers import Habit, Numbering
 from fairdial.policy.outcomes import Reason
 from fairdial.policy.prefixes import PrefixTable
@@ -438,3 +438,22 @@ def test_a_moment_is_one_instant_on_both_clocks() -> None:
     clock.forward(5)
     assert clock.now() == replace(before, wall_ms=before.wall_ms + 5, mono_ms=before.mono_ms + 5)
     assert isinstance(before, Moment)
+
+
+@pytest.mark.clause("A3", "refused")
+async def test_a_line_that_dials_too_often_is_refused_and_an_emergency_is_not(
+    desk: Desk, clock: SetClock
+) -> None:
+    capped = plan().model_copy(update={"caps": Caps(attempts_per_s=Cap(limit=2, clause="P8"))})
+    desk.policies = PolicyBook([capped])
+    for number in range(2):
+        allowed(await desk.authorise(asked(f"call-{number}")))
+        clock.forward(100)
+    third = await desk.authorise(asked("call-2"))
+    assert isinstance(third, Verdict)
+    assert (third.decision.reason, third.decision.clause.id) == (Reason.TOO_MANY_ATTEMPTS, "P8")
+    emergency = await desk.authorise(asked("call-3", number="112"))
+    assert isinstance(emergency, Verdict)
+    assert emergency.decision.reason is Reason.EMERGENCY
+    clock.forward(1_000)
+    allowed(await desk.authorise(asked("call-4")))

@@ -32,16 +32,8 @@ SOUND = (
 )
 
 
-NOT_ENFORCED = "is read and shown, but not enforced by this release"
-
-
 def found(text: str, expected: tuple[str, ...] = ()) -> list[Finding]:
-    """Findings about sense; that some rules are not enforced yet has a test of its own."""
-    return [finding for finding in lint(text, "plan.toml", expected) if finding.words != NOT_ENFORCED]
-
-
-def not_enforced(text: str) -> list[str]:
-    return [finding.key for finding in lint(text, "plan.toml", ()) if finding.words == NOT_ENFORCED]
+    return list(lint(text, "plan.toml", expected))
 
 
 def only(text: str, expected: tuple[str, ...] = ()) -> Finding:
@@ -56,13 +48,6 @@ def line_with(text: str, part: str) -> int:
 
 def test_a_sound_policy_has_no_findings() -> None:
     assert found(SOUND) == []
-
-
-def test_rules_that_nothing_acts_on_yet_are_named() -> None:
-    assert not_enforced(FITTING) == []
-    assert not_enforced(SOUND) == []
-    caps = '[caps]\nattempts_per_s = { limit = 4, clause = "P9" }\nlines = { limit = 4, clause = "P9" }\n'
-    assert not_enforced(FITTING + caps) == ["caps.attempts_per_s"]
 
 
 ERROR, WARNING = Severity.ERROR, Severity.WARNING
