@@ -46,7 +46,7 @@ log = structlog.get_logger(__name__)
 ANSWER_SUBROUTINE = "fairdial-answered"
 SETTLE_ATTEMPTS = 5
 HOLD_AGAIN_S = 0.3
-"""The dialplan sets or lifts the asking channel's lease at the answer; what held it before is set again after that."""
+"""The dialplan sets or lifts the lease of a channel that asked; so long after, what held before is set again."""
 CUT_CAUSE = 21
 """Q.850, call rejected: what the leg that is hung up first is told; the other may hear a normal end."""
 NO_CIRCUIT_CAUSE = 34
@@ -166,6 +166,7 @@ class Dials:
             else:
                 await self._answer_question(channel, info, event.args, queue, moment)
         finally:
+            self._hold_again(info.id)
             # Nothing more comes for a channel that holds no grant: it is not followed.
             self._close_if_idle(queue)
 
@@ -184,7 +185,6 @@ class Dials:
         except MalformedRequest as error:
             log.error("request_malformed", channel=info.name, error=str(error))
             answer = failed(Reason.REQUEST_MALFORMED)
-            self._hold_again(info.id)
         try:
             await channel.continue_in_dialplan(CONTEXT, answer.packed())
             if call is not None:
@@ -223,6 +223,7 @@ class Dials:
             log.warning("call_not_followed", call=asked.call_id, error=str(error))
             return failed(Reason.CALL_NOT_FOLLOWED)
         finally:
+            self._hold_again(asked.channel)
             self._close_if_idle(queue)
         return answer
 
@@ -250,7 +251,6 @@ class Dials:
     ) -> tuple[Answer, DialCall | None, Verdict | Failed]:
         """Authorise a dial and, if it holds a grant, follow it on `queue`; None: there is nothing to follow."""
         await self._finish_earlier_dials(asked)
-        self._hold_again(asked.channel)
         if self._stopping or self._client.fenced.is_set():
             stopping = Failed(Reason.STOPPING)
             return answer_to(asked, stopping), None, stopping

@@ -165,7 +165,7 @@ class Phone:
             self._process = await asyncio.create_subprocess_exec(
                 *("setpriv", "--pdeathsig", "KILL", self._sipp, self._target, "-sf", "scenario.xml"),
                 *("-i", LOOPBACK, "-bind_local", "-mi", LOOPBACK, "-mp", str(media), "-cp", str(control)),
-                *(*port, "-nostdin", "-aa", "-skip_rlimit", "-timer_resol", "1", "-trace_err", "-trace_msg"),
+                *(*port, "-nostdin", "-aa", "-skip_rlimit", "-timer_resol", "1", "-trace_err"),
                 # Whoever waits decides how long: a switch that is frozen is asked again until then.
                 *("-max_invite_retrans", "12"),
                 *(

@@ -454,8 +454,8 @@ def _request(method: str, sending: str, headers: str = "", *, body: str = "") ->
 
 
 def _taken(body: str) -> str:
-    """200 to a re-INVITE."""
-    return f"""  <send retrans="500" next="talk"><![CDATA[
+    """200 to a re-INVITE, and its ACK."""
+    return f"""  <send retrans="500"><![CDATA[
       SIP/2.0 200 OK
       [last_Via:]
       [last_From:]
@@ -466,7 +466,8 @@ def _taken(body: str) -> str:
       Content-Type: application/sdp
       Content-Length: [len]
 {body}
-  ]]></send>"""
+  ]]></send>
+  <recv request="ACK" next="talk"/>"""
 
 
 def _log(message: str) -> str:

@@ -75,6 +75,8 @@ exten => 700,1,Park(,s)
 ; A route that asks nobody: the grant of before goes on.
 exten => _02079465XXX,1,Dial(PJSIP/+44${EXTEN:1}@carrier)
  same => n,Hangup()
+; A route for which the line that goes on pays.
+exten => _02079466XXX,1,Goto(public,${EXTEN},1)
 exten => _[01]X!,1,Set(FAIRDIAL_LINE=${BLINDTRANSFER:6:-9})
  same => n,Goto(phones,${EXTEN},1)
 
@@ -122,9 +124,16 @@ def talk_s(call: CarrierCall) -> float:
     return call.ended_at - call.answered_at
 
 
+async def without_local_channels(spine: Spine) -> None:
+    """Wait until Asterisk has taken its Local channels out of the calls that are up."""
+    async with asyncio.timeout(2):
+        while any(name.startswith("Local/") for name in await spine.switch.channels()):
+            await asyncio.sleep(0.01)
+
+
 async def records(spine: Spine, line: str) -> dict[str, dict[str, Any]]:
     """The decisions about a line's dials by dialled number, when all are over."""
-    await spine.server.idle()
+    await spine.server.idle(timeout_s=12)
     rows = await spine.server.ask("decisions", limit=100)
     found = {row["dialled"]: dict(row) for row in rows if row["line_id"] == line}
     assert len(found) == sum(row["line_id"] == line for row in rows), "a number was decided on twice"
@@ -181,32 +190,42 @@ async def test_a_transfer_that_is_refused_leaves_the_first_limit(spine: Spine) -
 
 
 async def test_who_was_transferred_by_the_called_party_is_metered_once(spine: Spine) -> None:
-    """The caller goes on: by a route that asks nobody on the first grant, by one that asks on a new one."""
-    first, unasked = f"{GB}01{sipp.STEERED}", f"{GB}5101"
+    """The carrier's phone sends REFER, and the caller goes on in another `Dial()`."""
+
+    async def transferred(line: str, first: str, to: str) -> sipp.CallOutcome:
+        async with steered_call(spine.switch, line=line, number=first) as caller:
+            call = await spine.carrier.call_when(e164(first), answered=True, timeout_s=5)
+            await caller.event_when("ready")
+            await spine.carrier.cue(call, f"refer <sip:{to}@127.0.0.1:{spine.switch.sip_port}>")
+            return await caller.outcome()
 
     async def on_the_first_grant() -> None:
-        async with steered_call(spine.switch, line="alice", number=first) as alice:
-            call = await spine.carrier.call_when(e164(first), answered=True, timeout_s=5)
-            await spine.carrier.cue(call, f"refer <sip:{unasked}@127.0.0.1:{spine.switch.sip_port}>")
-            second = await over(spine, e164(unasked))
-            outcome = await alice.outcome()
+        first, to = f"{GB}01{sipp.STEERED}", f"{GB}5101"
+        outcome = await transferred("alice", first, to)
         assert outcome.ended_by == "far_end"
-        assert outcome.talk_s <= GRANTED_S + 1
+        assert GRANTED_S - 0.1 <= outcome.talk_s <= GRANTED_S + 1
+        assert (await over(spine, e164(to))).ended_by == "switch"
         rows = await records(spine, "alice")
         assert list(rows) == [first]
-        assert rows[first]["used_s"] == GRANTED_S
-        assert rows[first]["cut_by"] == "longest_call"
-        assert second.ended_by == "switch"
+        assert (rows[first]["used_s"], rows[first]["cut_by"]) == (GRANTED_S, "longest_call")
 
-    await on_the_first_grant()
-    async with steered_call(spine.switch, line="carol", number=f"{GB}02{sipp.STEERED}") as carol:
-        call = await spine.carrier.call_when(e164(f"{GB}02{sipp.STEERED}"), answered=True, timeout_s=5)
-        await carol.event_when("ready")
-        await spine.carrier.cue(call, f"refer <sip:{SECOND}@127.0.0.1:{spine.switch.sip_port}>")
-        await carol.outcome()
-    # The line that transferred is the carrier's, for which nobody pays.
-    assert (await records(spine, "carrier"))[SECOND]["reason"] == "line_unknown"
-    assert (await records(spine, "carol"))[f"{GB}02{sipp.STEERED}"]["used_s"] == 1
+    async def on_a_grant_of_its_own() -> None:
+        first, to = f"{GB}02{sipp.STEERED}", f"{GB}6101"
+        await transferred("carol", first, to)
+        rows = await records(spine, "carol")
+        assert_metered(await over(spine, e164(first)), rows[first])
+        assert_cut(await over(spine, e164(to)), rows[to])
+        used_s = rows[first]["used_s"] + GRANTED_S
+        assert await spine.server.usage("carol-ltd") == {"used_s": used_s, "reserved_s": 0}
+
+    async def nobody_pays() -> None:
+        first = f"{GB}03{sipp.STEERED}"
+        await transferred("dave", first, SECOND)
+        # The line that transferred is the carrier's, which has no account.
+        assert (await records(spine, "carrier"))[SECOND]["reason"] == "line_unknown"
+        assert_metered(await over(spine, e164(first)), (await records(spine, "dave"))[first])
+
+    await asyncio.gather(on_the_first_grant(), on_a_grant_of_its_own(), nobody_pays())
 
 
 async def test_two_who_were_brought_together_keep_their_leases(spine: Spine) -> None:
@@ -254,42 +273,64 @@ async def test_a_consulted_phone_that_still_rings_is_metered_from_its_answer(spi
 
 
 async def test_a_forwarded_call_is_paid_for_by_who_forwards_it(spine: Spine) -> None:
-    """302 from bob's phone, whose dialplan asks for bob; and 302 from the carrier, which asks for nobody."""
-
-    async def by_a_line() -> None:
-        outcome = await spine.call("alice", "102", timeout_s=15)
-        assert outcome.ended_by == "far_end"
-        assert outcome.talk_s <= GRANTED_S + 1
-
-    async def by_the_carrier() -> None:
-        outcome = await spine.call("carol", f"{GB}01{sipp.FORWARDS}", timeout_s=15)
-        assert outcome.ended_by == "far_end"
-        assert GRANTED_S - 0.1 <= outcome.talk_s <= GRANTED_S + 1
-
-    await by_a_line()
+    """302 from bob's phone: Asterisk dials a Local channel, whose dialplan asks for bob, and takes it out again."""
+    async with steered_call(spine.switch, line="alice", number="102") as alice:
+        await alice.speak()
+        await without_local_channels(spine)
+        assert (await alice.outcome()).ended_by == "far_end"
     forwarded = await over(spine, e164(sipp.FORWARDED_TO))
     rows, bobs = await records(spine, "alice"), await records(spine, "bob")
     assert_cut(forwarded, bobs[sipp.FORWARDED_TO])
     assert_metered(forwarded, rows["102"])
+    assert rows["102"]["cut_by"] is None
     assert await spine.server.usage("bob-ltd") == {"used_s": GRANTED_S, "reserved_s": 0}
-    await by_the_carrier()
-    carols = await records(spine, "carol")
-    assert (carols[f"{GB}01{sipp.FORWARDS}"]["used_s"], len(carols)) == (GRANTED_S, 1)
+
+
+async def test_a_forwarded_call_that_nobody_asks_about_stays_on_the_first_grant(spine: Spine) -> None:
+    """302 from the carrier."""
+    number = f"{GB}01{sipp.FORWARDS}"
+    async with steered_call(spine.switch, line="alice", number=number) as alice:
+        await alice.speak()
+        await without_local_channels(spine)
+        assert (await alice.outcome()).ended_by == "far_end"
+    rows = await records(spine, "alice")
+    assert list(rows) == [number]
+    assert_cut(await over(spine, e164(sipp.FORWARDED_TO)), rows[number])
 
 
 async def test_hold_fax_and_early_media_leave_the_metering_alone(spine: Spine) -> None:
-    """183 before the answer, re-INVITEs for hold, resume and T.38: from the answer to the end is what counts."""
-    early = f"{GB}01{sipp.PLAYS_2_S}"
-    async with steered_call(spine.switch, line="alice", number=early) as alice:
-        for told, cue in enumerate(("hold", "resume", "fax"), start=1):
-            await alice.cue(cue)
-            while len(alice.told()) < told:
-                await asyncio.sleep(0.01)
-        assert [status.split()[0] for status in alice.told()] == ["200", "200", "488"]
-        await alice.outcome()
-    call = await over(spine, e164(early))
-    rows = await records(spine, "alice")
-    assert_cut(call, rows[early])
+    """From the answer to the end is what counts, whatever is played before and negotiated after."""
+
+    async def statuses(caller: sipp.SteeredCall, *cues: str) -> list[str]:
+        for number, cue in enumerate(cues, start=1):
+            await caller.cue(cue)
+            async with asyncio.timeout(5):
+                while len(caller.told()) < number:
+                    await asyncio.sleep(0.01)
+        return caller.told()
+
+    async def refused() -> None:
+        early = f"{GB}01{sipp.PLAYS_2_S}"
+        async with steered_call(spine.switch, line="alice", number=early) as alice:
+            told = await statuses(alice, "hold", "resume", "fax")
+            assert [status.split()[0] for status in told] == ["200", "200", "488"]
+            outcome = await alice.outcome()
+        assert outcome.setup_s > 1.9
+        assert_cut(await over(spine, e164(early)), (await records(spine, "alice"))[early])
+
+    async def taken() -> None:
+        async with steered_call(spine.switch, line="fax", number="103") as caller:
+            [told] = await statuses(caller, "fax")
+            assert told.startswith("200 m=image")
+            call = await spine.carrier.call_when(f"103{sipp.STEERED}", answered=True, timeout_s=5)
+            assert (await spine.carrier.event_when("offered", call)).rest == "image"
+            await caller.cue("bye")
+            outcome = await caller.outcome()
+        record = (await records(spine, "fax"))["103"]
+        assert abs(record["used_s"] - outcome.talk_s) < 1
+        assert_metered(await over(spine, f"103{sipp.STEERED}"), record)
+
+    await asyncio.gather(refused(), taken())
 
 
 async def test_a_picked_up_call_is_leased_and_metered_on_the_dial_that_rang(spine: Spine) -> None:
@@ -320,15 +361,19 @@ async def test_a_parked_call_keeps_its_limit(spine: Spine) -> None:
     assert abs((first.ended_at or 0) - retrieved.ended_at) < 1
 
 
-@pytest.mark.parametrize("number", [f"{GB}3100", f"{GB}4100"], ids=["kept", "optimised away"])
-async def test_a_local_channel_as_the_called_party(spine: Spine, number: str) -> None:
-    """Queues and ring groups dial such; Asterisk takes them out of the call again unless they end in /n."""
-    async with steered_call(spine.switch, line="alice", number=number) as alice:
-        await alice.speak()
-        print(await spine.switch.channels())
-        await asyncio.sleep(0.5)
-        print(await spine.switch.channels())
-        call = await over(spine, e164(number))
-        assert (await alice.outcome()).ended_by == "far_end"
-    rows = await records(spine, "alice")
-    assert_cut(call, rows[number])
+async def test_local_channels_as_the_called_party(spine: Spine) -> None:
+    """Queues and ring groups dial such; with /n they stay in the call, else Asterisk takes them out again."""
+    kept, removed = f"{GB}3100", f"{GB}4100"
+    async with (
+        steered_call(spine.switch, line="alice", number=kept) as alice,
+        steered_call(spine.switch, line="carol", number=removed) as carol,
+    ):
+        await asyncio.gather(alice.speak(), carol.speak())
+        async with asyncio.timeout(2):
+            while (names := await spine.switch.channels()) and any(removed[1:] in name for name in names):
+                await asyncio.sleep(0.01)
+        assert sum(kept[1:] in name for name in names) == 2
+        assert (await alice.outcome()).ended_by == (await carol.outcome()).ended_by == "far_end"
+    for line, number in (("alice", kept), ("carol", removed)):
+        assert_cut(await over(spine, e164(number)), (await records(spine, line))[number])
+        assert await spine.server.usage(f"{line}-ltd") == {"used_s": GRANTED_S, "reserved_s": 0}

@@ -12,6 +12,7 @@ from fairdial.policy.call import (
     Event,
     IllegalMove,
     LegEnded,
+    LegReplaced,
     Paused,
     Renewed,
     Ringing,
@@ -38,6 +39,9 @@ TALKING = Talking(60, ONE, since_ms=10_000)
         (TALKING, CallerEnded(14_000), Talking(60, ONE, 10_000, caller_up=False)),
         (Talking(60, ONE, 10_000, 0, False), LegEnded("one", 15_000), Ended(5)),
         (Talking(60, TWO, 10_000), LegEnded("two", 15_000), Talking(60, ONE, 10_000)),
+        # A switch takes its own channel out of the call: the talk goes on, on the leg that stands in its place.
+        (TALKING, LegReplaced("one", "two"), Talking(60, frozenset({"two"}), 10_000)),
+        (Talking(60, TWO, 10_000), LegReplaced("one", "two"), Talking(60, frozenset({"two"}), 10_000)),
         (Paused(60, 4_000), Answered("two", 20_000), Talking(60, frozenset({"two"}), 20_000, 4_000)),
         (Paused(60, 4_000), CallerEnded(30_000), Ended(4)),
         (Paused(60, 4_000), Renewed(70), Paused(70, 4_000)),
@@ -60,6 +64,10 @@ def test_a_legal_move(state: State, event: Event, after: State) -> None:
     [
         (Ringing(60), LegEnded("one", 1)),
         (TALKING, LegEnded("other", 1)),
+        (TALKING, LegReplaced("other", "two")),
+        (Ringing(60), LegReplaced("one", "two")),
+        (Paused(60, 1), LegReplaced("one", "two")),
+        (Ended(5), LegReplaced("one", "two")),
         (Paused(60, 1), LegEnded("one", 1)),
         (Ended(5), Answered("one", 1)),
         (Ended(5), LegEnded("one", 1)),
@@ -111,6 +119,7 @@ def test_where_nothing_runs_out_nothing_is_asked_for() -> None:
 EVENTS = st.one_of(
     st.builds(Answered, st.sampled_from(["one", "two"]), st.integers(0, 100_000)),
     st.builds(LegEnded, st.sampled_from(["one", "two"]), st.integers(0, 100_000)),
+    st.builds(LegReplaced, st.sampled_from(["one", "two"]), st.sampled_from(["one", "two"])),
     st.builds(CallerEnded, st.integers(0, 100_000)),
     st.builds(Renewed, st.integers(1, 100)),
 )
