@@ -274,6 +274,7 @@ class Dials:
                 asked.dialled,
                 moment,
                 outcome.decision.limit_s,
+                outcome.decision.bound_by,
                 {} if self._calls.with_leg(asked.channel) else {asked.channel: channel_name},
             )
             self._calls.take(call)

@@ -72,7 +72,7 @@ class DialCall:
 
     limit_s: the longest that it may last, None: any length. bridged: FairDial holds its two legs in a bridge; they
     end together. last: there is no more to be had after the present lease. warned: the warnings that were given,
-    by how many seconds before the end.
+    by how many seconds before the end. bound_by: the rule of the policy at which the present lease ends.
     """
 
     call_id: str
@@ -85,6 +85,7 @@ class DialCall:
     dialled: str
     since: Moment
     limit_s: int | None
+    bound_by: str = ""
     names: dict[str, str] = field(default_factory=dict)
     estimated: bool = False
     missing: bool = False
@@ -139,6 +140,7 @@ class DialCall:
             grant.dialled,
             Moment(grant.authorised_ms, now.mono_ms - (now.wall_ms - grant.authorised_ms)),
             grant.longest_s,
+            grant.bound_by,
             {info.id: info.name for info in up.values()},
         )
         leg = _leg_of(grant, up)

@@ -153,5 +153,6 @@ class Leases:
             return None
         if grant.granted_s is None or grant.granted_s <= before_s:
             return None
+        call.bound_by = grant.bound_by
         log.info("renewed", call=call.call_id, granted_s=grant.granted_s)
         return grant.granted_s

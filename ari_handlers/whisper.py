@@ -4,7 +4,7 @@ It reaches a caller who is inside the dialplan's `Dial()` as well as one in a br
 whisper). A sound that is missing, or a switch that is slow, delays nothing: the lease runs in the switch.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import structlog
 
@@ -23,21 +23,26 @@ WHISPER_WITHIN_S = 10.0
 class Warnings:
     """Warns of cuts."""
 
-    def __init__(self, own: OwnCalls, sounds: Sequence[str]) -> None:
+    def __init__(
+        self, own: OwnCalls, sounds: Sequence[str], sounds_for: Mapping[str, Sequence[str]] | None = None
+    ) -> None:
+        """sounds_for: by the rule that will cut the call (longest_call, allowances, credit), else `sounds`."""
         self._own = own
         self._sounds = tuple(sounds)
+        self._sounds_for = dict(sounds_for or {})
         own.dials.leases.on_warning(self._warn)
 
     def _warn(self, call: DialCall, at_s: int) -> None:
-        log.info("warned_of_cut", call=call.call_id, left_s=at_s)
-        if self._sounds:
-            self._own.start(f"warn-{call.call_id}", self._whisper(call, _ear(call)))
+        log.info("warned_of_cut", call=call.call_id, left_s=at_s, rule=call.bound_by)
+        sounds = self._sounds_for.get(call.bound_by.partition(".")[0], self._sounds)
+        if sounds:
+            self._own.start(f"warn-{call.call_id}", self._whisper(call, _ear(call), sounds))
 
-    async def _whisper(self, call: DialCall, channel_id: str) -> None:
+    async def _whisper(self, call: DialCall, channel_id: str, sounds: Sequence[str]) -> None:
         snoop_id = new_id(self._own.rules.switch)
         try:
             await self._own.legs.whisper(call.queue, snoop_id, channel_id)
-            await self._own.hear(self._own.client.channels.get(snoop_id), self._sounds, WHISPER_WITHIN_S)
+            await self._own.hear(self._own.client.channels.get(snoop_id), sounds, WHISPER_WITHIN_S)
         except LegNotAnswered as error:
             log.warning("not_whispered", call=call.call_id, channel=channel_id, error=str(error))
         finally:

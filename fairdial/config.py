@@ -89,6 +89,7 @@ class Calls(_Section):
     ring_s: Annotated[int, Field(ge=1, le=600)] = 60
     warn_at_s: tuple[Annotated[int, Field(ge=1, le=600)], ...] = (60, 10)
     warn_sounds: tuple[str, ...] = ("sound:beep",)
+    warn_sounds_for: Mapping[Literal["longest_call", "allowances", "credit"], tuple[str, ...]] = {}
     callback_after_s: Annotated[float, Field(ge=0, le=60)] = 2.0
     collect_prompt: tuple[Annotated[str, Field(pattern=r"^([A-Za-z0-9/_-]+|\{caller\}|\{rate\})$")], ...] = (
         "priv-callpending",

@@ -159,7 +159,10 @@ class Service:
         self.collects = Collects(
             self.own, CollectRules(config.calls.collect_prompt, config.calls.collect_key_within_s)
         )
-        self.warnings = Warnings(self.own, config.calls.warn_sounds)
+        calls = config.calls
+        self.warnings = Warnings(
+            self.own, calls.warn_sounds, {str(rule): sounds for rule, sounds in calls.warn_sounds_for.items()}
+        )
         self.agi = FastAgiServer(
             {"authorise": authorise_route(self.dials.begin)},
             host=config.agi.host,

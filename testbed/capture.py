@@ -1,4 +1,4 @@
-"""What is heard on a phone: the audio that a switch sends over loopback, packet by packet, by port.
+"""What is heard on a phone: the audio that a switch sends over loopback, packet by packet.
 
 A raw socket sees what the phones of the testbed, which play no sound, throw away. Root only, and on loopback only.
 """
@@ -10,6 +10,7 @@ import contextlib
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from testbed.configuration import RTP_FIRST_PORT, RTP_LAST_PORT
 
@@ -20,12 +21,24 @@ _LOUD = 0x1F
 """Steps of a mu-law sample (ITU-T G.711) from silence, past which it can be heard."""
 
 
+def _udp_ports_of(pid: int) -> frozenset[int]:
+    """The UDP ports that a process has open on IPv4."""
+    inodes = set()
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(OSError):
+            inodes.add(str(descriptor.readlink()))
+    rows = (row.split() for row in Path("/proc/net/udp").read_text().splitlines()[1:])
+    return frozenset(int(row[1].rpartition(":")[2], 16) for row in rows if f"socket:[{row[9]}]" in inodes)
+
+
 @dataclass
 class Heard:
-    """Sound that was sent to each UDP port: packets in all, and those that are more than silence."""
+    """Sound that one switch sent: packets in all, and those that are more than silence."""
 
-    packets: dict[int, int] = field(default_factory=dict)
-    audible: dict[int, int] = field(default_factory=dict)
+    pid: int
+    packets: int = 0
+    audible: int = 0
+    _own: dict[int, bool] = field(default_factory=dict)
 
     def take(self, frame: bytes) -> None:
         """One frame from the wire; whatever is not mu-law audio of a switch is passed over."""
@@ -33,19 +46,21 @@ class Heard:
         udp = frame[_ETHERNET_BYTES + header_bytes :]
         if frame[_ETHERNET_BYTES + 9] != _UDP or len(udp) < _UDP_BYTES + _RTP_BYTES:
             return
-        source, target = int.from_bytes(udp[0:2]), int.from_bytes(udp[2:4])
+        source = int.from_bytes(udp[0:2])
         rtp = udp[_UDP_BYTES:]
         if not RTP_FIRST_PORT <= source <= RTP_LAST_PORT or rtp[0] >> 6 != 2 or rtp[1] & 0x7F:
             return
-        self.packets[target] = self.packets.get(target, 0) + 1
-        if any(~sample & 0x7F > _LOUD for sample in rtp[_RTP_BYTES:]):
-            self.audible[target] = self.audible.get(target, 0) + 1
+        if source not in self._own:
+            self._own[source] = source in _udp_ports_of(self.pid)
+        if self._own[source]:
+            self.packets += 1
+            self.audible += any(~sample & 0x7F > _LOUD for sample in rtp[_RTP_BYTES:])
 
 
 @contextlib.contextmanager
-def listening() -> Iterator[Heard]:
-    """Listen to all audio on loopback while the block runs; in an event loop."""
-    heard = Heard()
+def listening(pid: int) -> Iterator[Heard]:
+    """Listen to the audio that the switch of that process sends over loopback while the block runs."""
+    heard = Heard(pid)
     loop = asyncio.get_running_loop()
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ETH_P_IP)) as wire:
         wire.bind(("lo", 0))

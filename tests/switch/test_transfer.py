@@ -179,6 +179,22 @@ async def test_who_was_transferred_by_the_caller_is_cut_at_the_first_limit(spine
     await asyncio.gather(to_a_phone(), to_a_number())
 
 
+async def test_who_was_transferred_while_fairdial_is_dead_is_cut_at_the_first_limit(spine: Spine) -> None:
+    """Calls between phones go through without FairDial; the dialplan keeps the limit of the leg that it was."""
+    async with steered_call(spine.switch, line="alice", number=FIRST) as alice:
+        await spine.server.talking("alice")
+        await spine.server.kill()
+        await alice.transfer_to("101")
+        first, second = await asyncio.gather(over(spine, e164(FIRST)), over(spine, "0101"))
+    assert first.ended_by == "switch"
+    # What it had talked before the question does not count again, nor does the second that the question may take.
+    assert GRANTED_S - 0.1 <= talk_s(first) <= GRANTED_S + 1.2
+    assert talk_s(second) > 0
+    assert await spine.switch.no_channels() == []
+    await spine.server.launch()
+    await spine.server.idle()
+
+
 async def test_a_transfer_that_is_refused_leaves_the_first_limit(spine: Spine) -> None:
     """The dialplan takes the lease off who is refused; who was called before is not let off."""
     async with steered_call(spine.switch, line="alice", number=FIRST) as alice:
