@@ -3,6 +3,8 @@
 import asyncio
 from typing import Any
 
+import pytest
+
 from testbed.server import PROJECT
 from tests.switch.conftest import Spine
 
@@ -101,3 +103,17 @@ async def test_no_more_calls_at_once_than_the_plan_allows(spine: Spine) -> None:
     assert [outcome.final_status for outcome in await asyncio.gather(*two)] == [200, 200]
     await spine.server.idle()
     assert (await spine.call("carol", LONDON, hang_up_after_s=1)).final_status == 200
+
+
+@pytest.mark.clause("S7", "allowed")
+@pytest.mark.clause("S7", "refused")
+async def test_an_account_is_no_trunk(spine: Spine) -> None:
+    await spine.publish_variant("spokephone", "no-trunk", ("limit = 10, clause", "limit = 1, clause"))
+    await spine.server.account("acme", "no-trunk", "alice", "bob", countries=("GB",))
+    alices = asyncio.create_task(spine.call("alice", LONDON, hang_up_after_s=2))
+    await spine.server.talking("alice")
+    assert (await spine.call("bob", LONDON)).final_status == 403
+    assert await newest_reason(spine) == ("too_many_calls", "S7")
+    assert (await alices).final_status == 200
+    await spine.server.idle()
+    assert (await spine.call("bob", LONDON, hang_up_after_s=0.5)).final_status == 200
