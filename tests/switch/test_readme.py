@@ -77,7 +77,7 @@ async def test_make_demo_ends_by_itself_with_every_call_as_it_should() -> None:
     status, output = await run("make", "demo")
     assert status == 0, output
     rows = [line for line in output.splitlines() if line.startswith("│")]
-    assert len(rows) == 56
+    assert len(rows) == 55
     assert all(row.rstrip(" │").endswith("ok") for row in rows)
 
 
