@@ -36,5 +36,5 @@ serve: venv
 bench: venv
 	$(PYTHON) -m benchmarks.cut_off
 	$(PYTHON) -m benchmarks.setup_time $(BENCH)
-	$(PYTHON) -m benchmarks.decisions
+	$(PYTHON) -m benchmarks.decisions $(DECISIONS)
 	$(PYTHON) -m benchmarks.conferences

@@ -31,6 +31,7 @@ from fairdial.policy.book import PolicyBook
 from fairdial.policy.cards import RateCard
 from fairdial.policy.decide import (
     EMERGENCY,
+    FROM_OUTSIDE,
     Allow,
     Refuse,
     Verdict,
@@ -137,7 +138,9 @@ class Desk:
     async def authorise(self, asked: Asked) -> Verdict | Failed:
         """The verdict on a dial, or Failed, within the time limit. Repeating a call id repeats the verdict."""
         now = self._clock.now()
-        dial = self._dial(asked, now, self._attempts.count(asked.line_id, now.mono_ms))
+        # A line is not answerable for who calls it.
+        dials = asked.kind not in FROM_OUTSIDE
+        dial = self._dial(asked, now, self._attempts.count(asked.line_id, now.mono_ms) if dials else 0)
         number = self.numbering.classify(asked.dialled, self._habit)
         if is_emergency(asked.kind, number):
             return self._let_through(dial, number)

@@ -92,7 +92,7 @@ PUBLIC = frozenset({Kind.OUTBOUND, Kind.CALLBACK, Kind.COLLECT, Kind.MESSAGE})
 # Kinds whose destination is an extension of the switch, whatever number it looks like.
 _ON_SWITCH = frozenset({Kind.INTERNAL, Kind.VOICEMAIL, Kind.CONFERENCE})
 # Kinds whose asking channel is another's than the line's: nothing is known of the line's own leg.
-_FROM_OUTSIDE = frozenset({Kind.INBOUND, Kind.COLLECT})
+FROM_OUTSIDE = frozenset({Kind.INBOUND, Kind.COLLECT})
 # Minutes in and out, on which a surcharge lies (S5).
 _SURCHARGED = PUBLIC - {Kind.MESSAGE} | {Kind.INBOUND, Kind.CONFERENCE}
 
@@ -153,7 +153,7 @@ def meters_at(
 def asks_identity(policy: Policy, kind: Kind) -> bool:
     """Whether it matters which number the caller shows (A4)."""
     return (
-        kind in PUBLIC - _FROM_OUTSIDE
+        kind in PUBLIC - FROM_OUTSIDE
         and policy.identity is not None
         and policy.identity.caller_number != "any"
     )
@@ -267,7 +267,7 @@ def _identity_saw(question: Question) -> str:
 
 def _lacks_encryption(question: Question) -> bool:
     rule, found = question.policy.encryption, question.dial.encrypted
-    if rule is None or question.dial.kind in _FROM_OUTSIDE:
+    if rule is None or question.dial.kind in FROM_OUTSIDE:
         return False
     signalling = rule.signalling == "required" and (found is None or not found.signalling)
     # A message is all signalling.
