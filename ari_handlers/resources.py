@@ -77,11 +77,33 @@ def _read_as(decode: Callable[[str], _Read], body: str, request: str) -> _Read:
 
 
 @dataclass(frozen=True, slots=True)
-class Channel:
-    """A channel by id; whether it exists, the switch knows."""
+class _Heard:
+    """What sounds can be played to: a channel, or all who are in a bridge."""
 
     client: Requests
     id: str
+
+    @property
+    def _path(self) -> str:
+        raise NotImplementedError
+
+    async def play(self, playback_id: str, media: Sequence[str]) -> None:
+        """Begin to play sounds one after the other: "sound:conf-full", "digits:42", "tone:ring"."""
+        query = {"media": ",".join(media), "playbackId": playback_id}
+        await self.client.request("POST", f"{self._path}/play", query)
+
+    async def start_music(self) -> None:
+        """Music on hold until `stop_music`."""
+        await self.client.request("POST", f"{self._path}/moh")
+
+    async def stop_music(self) -> None:
+        """Also where none plays."""
+        await _unless_gone(self.client.request("DELETE", f"{self._path}/moh"))
+
+
+@dataclass(frozen=True, slots=True)
+class Channel(_Heard):
+    """A channel by id; whether it exists, the switch knows."""
 
     async def set_variable(self, variable: str, value: str) -> None:
         """Only while it is in Stasis; elsewhere Asterisk answers 409."""
@@ -134,22 +156,9 @@ class Channel:
         """Also where none is heard."""
         await _unless_gone(self.client.request("DELETE", f"{self._path}/ring"))
 
-    async def play(self, playback_id: str, media: Sequence[str]) -> None:
-        """Begin to play sounds one after the other: "sound:conf-full", "digits:42", "tone:ring"."""
-        query = {"media": ",".join(media), "playbackId": playback_id}
-        await self.client.request("POST", f"{self._path}/play", query)
-
     async def stop_playing(self, playback_id: str) -> None:
         """Also where it is over."""
         await _unless_gone(self.client.request("DELETE", f"playbacks/{quote(playback_id, safe='')}"))
-
-    async def start_music(self) -> None:
-        """Music on hold until `stop_music`."""
-        await self.client.request("POST", f"{self._path}/moh")
-
-    async def stop_music(self) -> None:
-        """Also where none plays."""
-        await _unless_gone(self.client.request("DELETE", f"{self._path}/moh"))
 
     async def snoop(self, snoop_id: str, app_args: str) -> None:
         """A channel that whispers to whoever is on this one, handed to our application with `app_args`."""
@@ -211,11 +220,8 @@ class Channels:
 
 
 @dataclass(frozen=True, slots=True)
-class Bridge:
+class Bridge(_Heard):
     """A mixing bridge of ours by id."""
-
-    client: Requests
-    id: str
 
     async def exists(self) -> bool:
         """Whether it is there."""
@@ -238,19 +244,6 @@ class Bridge:
     async def add(self, *channel_ids: str) -> None:
         """Let channels, which must be in Stasis, hear each other. Music that they hear ends."""
         await self.client.request("POST", f"{self._path}/addChannel", {"channel": ",".join(channel_ids)})
-
-    async def play(self, playback_id: str, media: Sequence[str]) -> None:
-        """Begin to play sounds to all who are in it."""
-        query = {"media": ",".join(media), "playbackId": playback_id}
-        await self.client.request("POST", f"{self._path}/play", query)
-
-    async def start_music(self) -> None:
-        """Music on hold for all who are in it, until `stop_music`."""
-        await self.client.request("POST", f"{self._path}/moh")
-
-    async def stop_music(self) -> None:
-        """Also where none plays."""
-        await _unless_gone(self.client.request("DELETE", f"{self._path}/moh"))
 
     async def destroy(self) -> None:
         """Channels in it stay up. One that is gone already is no error."""
