@@ -9,7 +9,7 @@ import contextlib
 import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import ClassVar, Protocol, TypeVar
 from urllib.parse import quote
 
 import msgspec
@@ -80,12 +80,13 @@ def _read_as(decode: Callable[[str], _Read], body: str, request: str) -> _Read:
 class _Heard:
     """What sounds can be played to: a channel, or all who are in a bridge."""
 
+    COLLECTION: ClassVar[str]
     client: Requests
     id: str
 
     @property
     def _path(self) -> str:
-        raise NotImplementedError
+        return f"{self.COLLECTION}/{quote(self.id, safe='')}"
 
     async def play(self, playback_id: str, media: Sequence[str]) -> None:
         """Begin to play sounds one after the other: "sound:conf-full", "digits:42", "tone:ring"."""
@@ -104,6 +105,8 @@ class _Heard:
 @dataclass(frozen=True, slots=True)
 class Channel(_Heard):
     """A channel by id; whether it exists, the switch knows."""
+
+    COLLECTION = "channels"
 
     async def set_variable(self, variable: str, value: str) -> None:
         """Only while it is in Stasis; elsewhere Asterisk answers 409."""
@@ -165,10 +168,6 @@ class Channel(_Heard):
         query = {"whisper": "out", "app": self.client.app, "appArgs": app_args}
         await self.client.request("POST", f"{self._path}/snoop/{quote(snoop_id, safe='')}", query)
 
-    @property
-    def _path(self) -> str:
-        return f"channels/{quote(self.id, safe='')}"
-
 
 @dataclass(frozen=True, slots=True)
 class Channels:
@@ -223,6 +222,8 @@ class Channels:
 class Bridge(_Heard):
     """A mixing bridge of ours by id."""
 
+    COLLECTION = "bridges"
+
     async def exists(self) -> bool:
         """Whether it is there."""
         try:
@@ -248,10 +249,6 @@ class Bridge(_Heard):
     async def destroy(self) -> None:
         """Channels in it stay up. One that is gone already is no error."""
         await _unless_gone(self.client.request("DELETE", self._path))
-
-    @property
-    def _path(self) -> str:
-        return f"bridges/{quote(self.id, safe='')}"
 
 
 @dataclass(frozen=True, slots=True)

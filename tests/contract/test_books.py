@@ -1,0 +1,47 @@
+"""The books under any order of steps that hypothesis can think of; a run that breaks them is made small."""
+
+import asyncio
+import random
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.contract.conftest import STORES
+from tests.contract.test_interleavings import LINES, Scene
+from tests.samples import provision
+
+STEPS = ("dial", "repeat", "answer", "renew", "settle", "release")
+
+
+@pytest.mark.parametrize("store_name", sorted(STORES))
+@settings(max_examples=25, deadline=None)
+@given(
+    steps=st.lists(st.sampled_from((*STEPS, "crash")), min_size=1, max_size=40),
+    chance=st.randoms(use_true_random=False),
+)
+def test_used_and_reserved_never_exceed_a_limit_in_any_order(
+    store_name: str, steps: list[str], chance: random.Random
+) -> None:
+    asyncio.run(_run(store_name, steps, chance))
+
+
+async def _run(store_name: str, steps: list[str], chance: random.Random) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        store = STORES[store_name](Path(folder))
+        scene = Scene(await store.open(), chance)
+        try:
+            for account, lines in LINES.items():
+                await provision(scene.ledger, account, *lines)
+            await scene.dial()
+            for step in steps:
+                if step == "crash":
+                    await scene.ledger.close()
+                    scene.ledger = await store.open()
+                else:
+                    await getattr(scene, step)()
+                await scene.check()
+        finally:
+            await scene.ledger.close()
