@@ -1,7 +1,7 @@
 # `make help` lists the targets. Everything installs what it needs (as root on Debian).
 PYTHON := .venv/bin/python
 
-.PHONY: help venv lock check test demo serve bench soak clean
+.PHONY: help venv lock check test demo serve bench
 
 help:
 	@sed -n 's/^## //p' $(MAKEFILE_LIST)

@@ -9,6 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.charges import UNIT, Counter
+from tests.contract import test_credit_interleavings as credit
 from tests.contract.conftest import STORES
 from tests.contract.test_interleavings import LINES, Scene
 from tests.samples import provision
@@ -45,3 +47,35 @@ async def _run(store_name: str, steps: list[str], chance: random.Random) -> None
                 await scene.check()
         finally:
             await scene.ledger.close()
+
+
+@pytest.mark.parametrize("store_name", sorted(STORES))
+@settings(max_examples=25, deadline=None)
+@given(
+    steps=st.lists(st.sampled_from((*STEPS, "pay", "crash")), min_size=1, max_size=40),
+    chance=st.randoms(use_true_random=False),
+)
+def test_credit_never_falls_below_zero_in_any_order(
+    store_name: str, steps: list[str], chance: random.Random
+) -> None:
+    asyncio.run(_run_on_credit(store_name, steps, chance))
+
+
+async def _run_on_credit(store_name: str, steps: list[str], chance: random.Random) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        store = STORES[store_name](Path(folder))
+        counter = Counter(await store.open(), credit.PLANS[0])
+        try:
+            await counter.open_account()
+            scene = credit.Scene(counter, chance)
+            await counter.pay_in(5 * UNIT)
+            scene.paid_micros = 5 * UNIT
+            for step in steps:
+                if step == "crash":
+                    await counter.ledger.close()
+                    counter.ledger = counter.desk.ledger = await store.open()
+                else:
+                    await getattr(scene, step)()
+                await scene.check()
+        finally:
+            await counter.ledger.close()

@@ -31,6 +31,7 @@ class Scene:
         self.dials: list[tuple[str, str]] = []
         self.allowed: set[str] = set()
         self.paid_micros = 0
+        self.payments = 0
 
     async def dial(self) -> None:
         number = self.chance.choice((LONDON, PARIS, PREMIUM))
@@ -77,8 +78,9 @@ class Scene:
 
     async def pay(self) -> None:
         amount_micros = self.chance.choice((UNIT, 3 * UNIT, -UNIT, -50 * UNIT))
+        self.payments += 1
         try:
-            await self.counter.pay_in(amount_micros, f"payment-{self.chance.random()}")
+            await self.counter.pay_in(amount_micros, f"further-payment-{self.payments}")
         except ConstraintViolated:
             assert amount_micros < 0
             return
