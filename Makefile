@@ -22,7 +22,7 @@ check: venv
 
 ## make test    all tests, on a real Asterisk with SIP phones
 test: venv
-	$(PYTHON) -m pytest
+	$(PYTHON) -m pytest --numprocesses 3 --dist worksteal
 
 ## make demo    calls through a real Asterisk, one table, ends by itself
 demo: venv

@@ -12,6 +12,7 @@ reconnect would count from the wrong moment.
 import asyncio
 import contextlib
 import re
+import ssl
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
@@ -20,6 +21,8 @@ import structlog
 from panoramisk.actions import Action
 from panoramisk.ami_protocol import AMIProtocol
 from panoramisk.message import Message
+
+from fairdial.tls import explained
 
 log = structlog.get_logger(__name__)
 
@@ -77,6 +80,7 @@ class AmiLink:
         logged.
     event_filter: event names such as `DialEnd`. Empty: the link logs in with events off.
     actions_max: actions under way at once; one more fails with `AmiUnavailable`.
+    tls: speak TLS, with this context (manager.conf: tlsenable, tlsbindaddr).
     """
 
     def __init__(
@@ -94,6 +98,7 @@ class AmiLink:
         on_event: OnEvent | None = None,
         event_filter: Sequence[str] = (),
         actions_max: int = 256,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         if (on_event is None) != (len(event_filter) == 0):
             raise ValueError("on_event and event_filter go together: name the events that on_event wants")
@@ -111,6 +116,7 @@ class AmiLink:
         self._on_event = on_event
         self._event_filter = frozenset(event_filter)
         self._actions_max = actions_max
+        self._tls = tls
         self._actions = 0
         self._connection: _Connection | None = None
         self._settled = asyncio.Event()
@@ -205,7 +211,7 @@ class AmiLink:
                 delay_s = self._refused_backoff.next_s()
                 log.error("ami_login_refused", address=self._address, error=str(refused), retry_in_s=delay_s)
             except (OSError, TimeoutError, AmiError) as error:
-                self._refusal, self._last_error = None, str(error) or type(error).__name__
+                self._refusal, self._last_error = None, _told(error)
                 self._settled.clear()
                 delay_s = self._backoff.next_s()
                 log.warning(
@@ -218,7 +224,7 @@ class AmiLink:
         loop = asyncio.get_running_loop()
         async with asyncio.timeout(CONNECT_TIMEOUT_S):
             _, connection = await loop.create_connection(
-                lambda: _Connection(self._deliver), self._host, self._port
+                lambda: _Connection(self._deliver), self._host, self._port, ssl=self._tls
             )
         try:
             await self._log_in(connection)
@@ -412,6 +418,11 @@ def _checked(action: str, headers: Mapping[str, str]) -> dict[str, str]:
         seen.add(name.lower())
         message[name] = value
     return message
+
+
+def _told(error: BaseException) -> str:
+    handshake = explained(error, "ami", "manager.conf")
+    return "; ".join(handshake) if handshake is not None else str(error) or type(error).__name__
 
 
 def _plain(message: Message) -> Mapping[str, str]:

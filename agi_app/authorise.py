@@ -35,6 +35,7 @@ def authorise_route(begin: Begin) -> Route:
                 line=request.query.get("line", ""),
                 caller=request.callerid,
                 encrypted=request.query.get("encrypted", ""),
+                source=request.query.get("source", ""),
             )
         except MalformedRequest as error:
             log.error("request_malformed", channel=request.channel[:80], error=str(error))

@@ -17,6 +17,7 @@ from ari_handlers.dial import own_call_of, second_leg_of
 from ari_handlers.followed import DialCall
 from ari_handlers.owned import ANSWER_SLACK_S, LegNotAnswered, OwnCalls, new_id, rings, talk_s
 from ari_handlers.queues import CallQueue
+from fairdial.answer import encrypted_from
 from fairdial.clock import Moment
 from fairdial.desk import Asked, Desk, Failed
 from fairdial.ledger.contract import LedgerError
@@ -61,11 +62,12 @@ class CallbackRefused:
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """What is rung, and which number both legs show; "" leaves that to the endpoint."""
+    """What is rung, and which number both legs show; "" leaves that to the endpoint. own_first: the line itself."""
 
     first: str
     second: str
     shown: str
+    own_first: bool
 
 
 class Callbacks:
@@ -141,7 +143,9 @@ class Callbacks:
             if call is None or not isinstance(outcome.decision, Allow):
                 return CallbackRefused.of(outcome.decision.reason, number)
             second = self._own.rules.endpoints.of_number(outcome.number.e164 or "")
-            plan = _Plan(first, second, outcome.decision.caller or await self._own_number(call))
+            shown = outcome.decision.caller or await self._own_number(call)
+            own_first = first == self._own.rules.endpoints.of_line(line_id)
+            plan = _Plan(first, second, shown, own_first)
             started = self._own.start(f"callback-{call.call_id}", self._connect(call, plan))
         finally:
             # Also where who asked has gone meanwhile.
@@ -212,6 +216,8 @@ class Callbacks:
             caller_id=plan.shown,
         )
         call.names[first.id] = first.name
+        if plan.own_first and await self._refuses(call, first):
+            return
         waiting = self._own.client.channels.get(first.id)
         await waiting.ring()
         if not rings(call):
@@ -229,3 +235,15 @@ class Callbacks:
         await waiting.stop_ringing()
         if await self._own.join(call, second, self._own.clock.now()):
             log.info("callback_connected", call=call.call_id)
+
+    async def _refuses(self, call: DialCall, leg: events.ChannelInfo) -> bool:
+        """Whether the plan wants the line's leg encrypted, and it is not (A7). Raises AriError."""
+        try:
+            encrypted = encrypted_from(await self._own.legs.encryption(leg))
+            refused = await self._desk.refuses_leg(call.line_id, Kind.CALLBACK, encrypted)
+        except LedgerError as error:
+            log.error("encryption_not_checked", call=call.call_id, error=str(error))
+            refused = True
+        if refused:
+            log.info("callback_refused", call=call.call_id, reason=Reason.NOT_ENCRYPTED)
+        return refused

@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import random
 import socket
+import ssl
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ import msgspec
 import structlog
 
 from ari_handlers import events
-from ari_handlers.event_time import EventTime
+from ari_handlers.event_time import EventTime, unix_ms
 from ari_handlers.queues import CallQueues
 from ari_handlers.resources import (
     Applications,
@@ -37,8 +38,10 @@ from ari_handlers.resources import (
     Channel,
     Channels,
     Playbacks,
+    Recordings,
 )
 from fairdial.clock import Clock, Moment
+from fairdial.tls import explained
 
 log = structlog.get_logger(__name__)
 
@@ -59,7 +62,7 @@ class AriSettings:
     request_timeout_s: for each request. heartbeat_s: a socket that does not answer a ping in half of it
     is dropped. backoff_s: first and longest wait before the next attempt; from the first again only after
     a link that held for heartbeat_s. requests_max: unanswered requests. event_bytes_max: a longer frame
-    breaks the connection.
+    breaks the connection. tls: for an https address; None verifies with the machine's certificates.
     """
 
     url: str
@@ -71,6 +74,7 @@ class AriSettings:
     backoff_s: tuple[float, float] = (0.05, 5.0)
     requests_max: int = 20_000
     event_bytes_max: int = 16 * 1024 * 1024
+    tls: ssl.SSLContext | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +88,7 @@ class _Request:
 class Client:
     """Connects, keeps connected, sends requests, hands out events. `start` and `stop` once each.
 
+    `switch_began_ms` is when the Asterisk that is connected was started (UTC milliseconds), None if unknown.
     `unreadable` counts frames that were no event; `queues.dropped` those that their call had no room for.
     """
 
@@ -92,6 +97,7 @@ class Client:
         self.channels = Channels(self)
         self.bridges = Bridges(self)
         self.playbacks = Playbacks()
+        self.recordings = Recordings(self)
         self.applications = Applications(self)
         self.asterisk = AsteriskInfo(self)
         self.queues = queues
@@ -101,6 +107,7 @@ class Client:
         self._event_time = EventTime()
         self._handlers: dict[type[events.CallEvent], Handler] = {}
         self._on_connected: Callable[[bool], Awaitable[None]] | None = None
+        self._on_disconnected: Callable[[], None] | None = None
         self._connected = asyncio.Event()
         self._session: aiohttp.ClientSession | None = None
         self._socket: Socket | None = None
@@ -109,6 +116,7 @@ class Client:
         self._outgoing = asyncio.Event()
         self._last_request = 0
         self._startup_time: str | None = None
+        self.switch_began_ms: int | None = None
         self._task: asyncio.Task[None] | None = None
 
     # --- life ------------------------------------------------------------------------------------
@@ -129,6 +137,10 @@ class Client:
     def on_connected(self, handler: Callable[[bool], Awaitable[None]]) -> None:
         """Run `handler(restarted)` after each connect; `restarted`: Asterisk is not the one of before."""
         self._on_connected = handler
+
+    def on_disconnected(self, handler: Callable[[], None]) -> None:
+        """Run `handler` when the connection breaks, before anything else is done about it."""
+        self._on_disconnected = handler
 
     async def start(self) -> None:
         """Begin to connect, in the background."""
@@ -159,7 +171,8 @@ class Client:
         shortest_s, longest_s = self.settings.backoff_s
         wait_s = shortest_s
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=self.settings.request_timeout_s)
-        async with aiohttp.ClientSession(timeout=timeout) as session:
+        connector = aiohttp.TCPConnector(ssl=self.settings.tls or True)
+        async with aiohttp.ClientSession(timeout=timeout, connector=connector) as session:
             self._session = session
             while True:
                 held = await self._one_connection(session)
@@ -233,6 +246,7 @@ class Client:
             log.error("ari_greeting_failed", error=str(error))
             await connection.close()
             return
+        self.switch_began_ms = unix_ms(startup_time)
         if self._startup_time is None:
             self._startup_time = startup_time
         restarted = self._startup_time != startup_time
@@ -254,6 +268,8 @@ class Client:
         self._socket = None
         self._outbox.clear()
         log.warning("ari_disconnected", unanswered=len(self._pending))
+        if self._on_disconnected is not None:
+            self._on_disconnected()
         for request in self._pending.values():
             _fail(request.answer, AriUnavailable(f"{request.name}: the connection to Asterisk broke"))
 
@@ -286,6 +302,12 @@ class Client:
                     return
                 case events.PlaybackFinished():
                     self.playbacks.finished(event.playback.id)
+                case events.ChannelTalkingStarted():
+                    self.recordings.speaks(event.channel.id)
+                case events.ChannelTalkingFinished():
+                    self.recordings.fell_silent(event.channel.id, event.duration)
+                case events.RecordingFinished() | events.RecordingFailed():
+                    self.recordings.over(event.recording.name)
                 case _:
                     self._dispatch(event)
 
@@ -423,4 +445,5 @@ def _fail(answer: "asyncio.Future[str]", error: AriError) -> None:
 
 
 def _told(error: BaseException) -> str:
-    return str(error) or type(error).__name__
+    handshake = explained(error, "ari", "http.conf")
+    return "; ".join(handshake) if handshake is not None else str(error) or type(error).__name__

@@ -2,8 +2,8 @@
 
 A caller, from anywhere, reaches `Stasis(fairdial,place-collect,NUMBER,LINE)` (dialplan/samples/collect.conf), where
 LINE is the called line. Its policy decides first (K6). Until the key the caller's channel is not answered and nothing
-is metered; who accepts hears before who calls, and what it costs where it costs something. Leases, renewal and the
-end of a call that talks are `dial.py`'s.
+is metered; who accepts hears before who calls, and what it costs where it costs something. How a
+caller is asked for a name is `caller_name.py`'s; leases, renewal and the end of a call that talks are `dial.py`'s.
 """
 
 import asyncio
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import structlog
 
 from ari_handlers import events
+from ari_handlers.caller_name import ASK_WITHIN_S, CallerNames
 from ari_handlers.dial import own_call_of, second_leg_of
 from ari_handlers.followed import DialCall
 from ari_handlers.owned import ANSWER_SLACK_S, HEAR_WITHIN_S, LegNotAnswered, OwnCalls, rings, talk_s
@@ -54,11 +55,12 @@ _NUMBER = re.compile(r"\+?([0-9]{1,20})")
 @dataclass(frozen=True, slots=True)
 class CollectRules:
     """prompt: sounds that ask the called party, with CALLER and RATE where they belong. key_within_s: for a key, from
-    the end of the prompt on, in each of TURNS turns.
+    the end of the prompt on, in each of TURNS turns. record_name: ask callers for their names, to be heard as CALLER.
     """
 
     prompt: tuple[str, ...]
     key_within_s: float = 10.0
+    record_name: bool = False
 
 
 class Collects:
@@ -67,6 +69,7 @@ class Collects:
     def __init__(self, own: OwnCalls, rules: CollectRules) -> None:
         self._own = own
         self._rules = rules
+        self._names = CallerNames(own)
         own.dials.on_stasis(COLLECT, self._came)
 
     @property
@@ -77,7 +80,8 @@ class Collects:
     @property
     def _wait_s(self) -> int:
         """The longest until the call is accepted or not."""
-        return self._own.rules.ring_s + round(ANSWER_SLACK_S) + self._ask_s
+        name_s = ASK_WITHIN_S if self._rules.record_name else 0
+        return name_s + self._own.rules.ring_s + round(ANSWER_SLACK_S) + self._ask_s
 
     # --- the payer's policy decides --------------------------------------------------------------
 
@@ -138,9 +142,10 @@ class Collects:
         cause = OUTCOMES[Reason.STOPPING].cause
         asked = False
         try:
+            name = await self._name(call)
             leg = await self._ring(call, caller)
             asked = True
-            if await self._accepts(call, leg, prompt_for(self._rules.prompt, caller, allow)):
+            if await self._accepts(call, leg, prompt_for(self._rules.prompt, caller, allow, name)):
                 await self._join(call, leg)
             cause = REJECTED_CAUSE
         except LegNotAnswered as error:
@@ -153,6 +158,9 @@ class Collects:
             self._own.keys.forget(second_leg_of(call.call_id))
             if not call.bridged:
                 await self._own.give_up(call, keep_first=True)
+            if self._rules.record_name:
+                await self._names.delete(call)
+            if not call.bridged:
                 # Nothing where this was told to end: it is not to hold anybody up.
                 told = DECLINED if asked and cause == REJECTED_CAUSE else ()
                 await self._hang_up_caller(call, told, cause)
@@ -163,6 +171,13 @@ class Collects:
             await self._tell(call.channel, told)
         finally:
             await self._own.legs.hang_up(call.channel, cause)
+
+    async def _name(self, call: DialCall) -> str | None:
+        """The recording in which the caller says a name, None: the number is said. Raises AriError."""
+        if not self._rules.record_name:
+            return None
+        await _lease(self._own.client.channels.get(call.channel), self._wait_s + talk_s(call))
+        return await self._names.ask(call)
 
     async def _ring(self, call: DialCall, caller: events.ChannelInfo) -> events.ChannelInfo:
         """The line's phone, once it answered. Raises LegNotAnswered, AriError."""
@@ -225,16 +240,25 @@ def _number_of(caller: events.ChannelInfo) -> str:
     return caller.caller.number if _NUMBER.fullmatch(caller.caller.number) else ""
 
 
-def prompt_for(prompt: Sequence[str], caller: events.ChannelInfo, allow: Allow) -> tuple[str, ...]:
-    """The prompt as media, for who calls and what a minute costs from the first second on."""
-    digits = _NUMBER.fullmatch(caller.caller.number)
-    who = (WITHHELD,) if digits is None else _spelt(digits[1])
+def prompt_for(
+    prompt: Sequence[str], caller: events.ChannelInfo, allow: Allow, name: str | None = None
+) -> tuple[str, ...]:
+    """The prompt as media, for who calls and what a minute costs from the first second on. name: a recording of who
+    calls, to be heard in place of the number.
+    """
+    who = _said_of(caller) if name is None else (f"recording:{name}",)
     rate = _rate_micros(allow)
     cost = (*_spelt(decimal_text(rate)), "sound:for", "sound:minute") if rate else ()
     media: list[str] = []
     for sound in prompt:
         media += who if sound == CALLER else cost if sound == RATE else (f"sound:{sound}",)
     return tuple(media)
+
+
+def _said_of(caller: events.ChannelInfo) -> tuple[str, ...]:
+    """The caller's number, digit by digit, or that it is not known."""
+    digits = _NUMBER.fullmatch(caller.caller.number)
+    return (WITHHELD,) if digits is None else _spelt(digits[1])
 
 
 def _spelt(text: str) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ Whose channel is gone is no member from that moment, lock or not.
 import asyncio
 import logging
 import secrets
+from collections import Counter
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -21,13 +22,13 @@ import structlog
 
 from ari_handlers import events
 from ari_handlers.door import Door, Role
-from ari_handlers.followed import DialCall
+from ari_handlers.followed import DialCall, own_call_of
 from ari_handlers.owned import ANSWER_SLACK_S, OWN, LegNotAnswered, OwnCalls, new_id
 from ari_handlers.queues import CallQueue
 from ari_handlers.resources import AriError, AriRefused, Bridge, Channel
 from fairdial.answer import Answer, MalformedRequest, asked_from
 from fairdial.clock import Moment
-from fairdial.desk import Asked, Desk
+from fairdial.desk import Asked, Desk, Failed
 from fairdial.policy.account import Kind
 from fairdial.policy.call import lease_end_ms
 from fairdial.policy.decide import Refuse, Verdict
@@ -117,9 +118,11 @@ class Rooms:
     def rows(self) -> list[dict[str, object]]:
         """The rooms as JSON: account, room, since_ms (UTC), seats that are taken, members.
 
-        A member: call, line, channel, host, since_ms.
+        A member: call, line, channel, host, since_ms. Who is still rung has a seat, and is no member.
         """
-        return [_row(room) for _, room in sorted(self._rooms.items()) if room.members]
+        calls = self._dials.calls.values()
+        seats = Counter(_bridge_id(call) for call in calls if call.kind is Kind.CONFERENCE)
+        return [_row(room, seats[room.id]) for _, room in sorted(self._rooms.items()) if room.members]
 
     # --- in at the door --------------------------------------------------------------------------
 
@@ -137,17 +140,11 @@ class Rooms:
             self._dials.let_go(queue)
             await self._own.legs.hang_up(info.id, NO_CIRCUIT)
 
-    async def _enter(
-        self, info: events.ChannelInfo, door: Door, queue: CallQueue, *, called: bool = False
-    ) -> None:
-        """called: we rang it, so that nothing is asked."""
+    async def _enter(self, info: events.ChannelInfo, door: Door, queue: CallQueue) -> None:
         self._entering.add(info.id)
         cause = NO_CIRCUIT
         try:
-            if called:
-                cause = await self._take_seat(info, door, "called", queue)
-            else:
-                cause = await self._pass_door(info, door, queue)
+            cause = await self._pass_door(info, door, queue)
         except AriRefused as error:
             # Who hangs up at the door is no fault.
             level = logging.INFO if error.status in _GONE else logging.ERROR
@@ -216,7 +213,7 @@ class Rooms:
             line=door.line,
             caller=info.caller.number,
             sip_call_id=info.protocol_id,
-            encrypted=await _encryption(channel, info),
+            encrypted=await self._own.legs.encryption(info),
         )
         # Apart from the dials that the same channel may have asked about before.
         asked = replace(asked, call_id=f"{info.id}-{ROOM}")
@@ -344,13 +341,13 @@ class Rooms:
     async def add(self, room: str, number: str, line_id: str) -> dict[str, object]:
         """Call a number into a room of the account that holds `line_id`; rings when this returns.
 
-        The number must be one that the line may call within its plan, and a seat must be free: it is taken, and
-        metered, when the number answers. Raises NotAdded, MalformedRequest (both ValueError), LedgerError.
+        The number must be one that the line may call within its plan, and a seat must be free: it is taken before
+        the number rings, metered from its answer on, and free again at once where nobody answers. Raises NotAdded,
+        MalformedRequest (both ValueError), LedgerError.
         """
         door = replace(Door.of((room,)), line=line_id)
         ring_s = self._own.rules.ring_s
         outbound = await self._covered(Asked("check", Kind.OUTBOUND, number, line_id, "check", ring_s))
-        await self._covered(Asked("check", Kind.CONFERENCE, room, line_id, "check", 0))
         e164 = outbound.number.e164
         if e164 is None or outbound.decision.account_id is None:
             raise NotAdded(
@@ -358,42 +355,68 @@ class Rooms:
             )
         if not self._client.connected:
             raise NotAdded("FairDial is not connected to Asterisk; `fairdial doctor` says why")
+        call = await self._keep_seat(door)
+        endpoint = self._own.rules.endpoints.of_number(e164)
+        if not self._own.start(f"room-{room}", self._ring_in(call, endpoint, door)):
+            self._dials.abandon(call)
+            raise NotAdded("FairDial sets up too many calls now; try again in a moment")
+        return {"room": room, "number": e164, "line": line_id, "channel": call.channel, "ringing": True}
+
+    async def _keep_seat(self, door: Door) -> DialCall:
+        """A seat for somebody who is going to be rung. Raises NotAdded."""
         channel_id = new_id(self._own.rules.switch)
         queue = self._client.queues.open(channel_id)
         if queue is None:
             raise NotAdded("FairDial takes no further calls now; try again when some have ended")
-        self._dials.hold(queue)
-        endpoint = self._own.rules.endpoints.of_number(e164)
-        if not self._own.start(f"room-{room}", self._ring_in(channel_id, endpoint, door, queue)):
-            self._dials.let_go(queue)
-            raise NotAdded("FairDial sets up too many calls now; try again in a moment")
-        return {"room": room, "number": e164, "line": line_id, "channel": channel_id, "ringing": True}
+        call: DialCall | None = None
+        try:
+            ring_s = self._own.rules.ring_s + round(ANSWER_SLACK_S)
+            asked = Asked(own_call_of(channel_id), Kind.CONFERENCE, door.room, door.line, channel_id, ring_s)
+            now = self._own.clock.now()
+            _, call, outcome = await self._dials.ask(asked, queue, channel_id, now)
+        finally:
+            # Also where who asked has gone meanwhile.
+            if call is None:
+                queue.close()
+        if call is None:
+            reason = outcome.reason if isinstance(outcome, Failed) else outcome.decision.reason
+            raise NotAdded(_refusal(door.room, reason))
+        return call
 
     async def _covered(self, asked: Asked) -> Verdict:
         verdict = await self._desk.check(asked)
         decision = verdict.decision
         if isinstance(decision, Refuse):
-            raise NotAdded(f"{asked.dialled}: {OUTCOMES[decision.reason].text} ({decision.reason})")
+            raise NotAdded(_refusal(asked.dialled, decision.reason))
         if decision.reason is Reason.BY_CREDIT:
             # The seat is what is metered; nothing would be taken from the credit.
             raise NotAdded(f"{asked.dialled}: only within the plan can a number be called into a conference")
         return verdict
 
-    async def _ring_in(self, channel_id: str, endpoint: str, door: Door, queue: CallQueue) -> None:
+    async def _ring_in(self, call: DialCall, endpoint: str, door: Door) -> None:
+        self._entering.add(call.channel)
         ring_s = self._own.rules.ring_s
+        is_in = False
         try:
             leg = await self._own.legs.ring(
-                queue,
-                channel_id,
+                call.queue,
+                call.channel,
                 endpoint,
                 ring_s=ring_s,
                 lease_s=ring_s + round(ANSWER_SLACK_S) + ENTRY_S,
             )
-            await self._enter(leg, door, queue, called=True)
-        except LegNotAnswered as error:
-            log.info("room_not_entered", channel=channel_id, room=door.room, error=str(error))
+            call.names[leg.id] = leg.name
+            if await self._dials.seated(call, self._own.clock.now()):
+                await self._sit_down(_Member(call, door, "called"))
+                is_in = True
+        except (LegNotAnswered, AriRefused) as error:
+            log.info("room_not_entered", channel=call.channel, room=door.room, error=str(error))
         finally:
-            self._dials.let_go(queue)
+            if not is_in:
+                # The seat first: others may want it.
+                self._dials.abandon(call)
+                await self._own.legs.hang_up(call.channel, NO_CIRCUIT)
+            self._entering.discard(call.channel)
 
     # --- after a gap -----------------------------------------------------------------------------
 
@@ -482,16 +505,6 @@ def _has_host(room: _Room) -> bool:
     return any(member.role == "host" for member in room.members.values())
 
 
-async def _encryption(channel: Channel, info: events.ChannelInfo) -> str:
-    """Of an answered leg, as `asked_from` takes it: signalling, media."""
-    if not info.name.startswith("PJSIP/"):
-        return ""
-    found = await asyncio.gather(
-        channel.variable("CHANNEL(pjsip,secure)"), channel.variable("CHANNEL(rtp,secure)")
-    )
-    return "".join("1" if each == "1" else "0" for each in found)
-
-
 def _door_of(call: DialCall, info: events.ChannelInfo, app: str) -> Door | None:
     """The door by which a call that is followed again came to our application; None where it is not there."""
     told, word, *words = (*info.dialplan.app_data.split(","), "")
@@ -505,14 +518,18 @@ def _door_of(call: DialCall, info: events.ChannelInfo, app: str) -> Door | None:
         return None
 
 
-def _row(room: _Room) -> dict[str, object]:
+def _refusal(what: str, reason: Reason) -> str:
+    return f"{what}: {OUTCOMES[reason].text} ({reason})"
+
+
+def _row(room: _Room, seats: int) -> dict[str, object]:
     members = sorted(room.members.values(), key=lambda member: member.call.since.wall_ms)
     first = members[0].call
     return {
         "account": first.account_id,
         "room": first.dialled,
         "since_ms": first.since.wall_ms,
-        "seats": len(members),
+        "seats": seats,
         "members": [
             {
                 "call": member.call.call_id,

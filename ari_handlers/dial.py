@@ -7,7 +7,7 @@ the call's channels, and settles once when the last answered leg or the caller i
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Set
+from collections.abc import Awaitable, Callable, Collection, Mapping, Set
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -28,7 +28,8 @@ from ari_handlers.resources import AriError, AriRefused, Channel
 from fairdial.answer import CONTEXT, Answer, MalformedRequest, answer_to, asked_from, failed
 from fairdial.clock import Clock, Moment
 from fairdial.desk import Asked, Desk, Failed
-from fairdial.ledger.contract import Grant, GrantState, LedgerError
+from fairdial.evidence import Use
+from fairdial.ledger.contract import Grant, GrantState
 from fairdial.policy.account import Kind
 from fairdial.policy.call import (
     Answered,
@@ -44,21 +45,21 @@ from fairdial.policy.outcomes import Reason
 log = structlog.get_logger(__name__)
 
 ANSWER_SUBROUTINE = "fairdial-answered"
-SETTLE_ATTEMPTS = 5
 HOLD_AGAIN_S = 0.3
 """The dialplan sets or lifts the lease of a channel that asked; so long after, what held before is set again."""
 CUT_CAUSE = 21
 """Q.850, call rejected: what the leg that is hung up first is told; the other may hear a normal end."""
+BRIDGES_KEPT_MS = 1_000
+"""So long a listing of bridges serves all calls that are looked at after a gap."""
 NO_CIRCUIT_CAUSE = 34
 """Q.850: no circuit available."""
 
 
 @dataclass(frozen=True, slots=True)
 class DialRules:
-    """How a settlement that fails is tried again: the first wait, doubled each time; and the rules of leases."""
+    """The rules of leases."""
 
     leases: LeaseRules = field(default_factory=LeaseRules)
-    retry_settle_s: float = 0.2
 
 
 StasisHandler = Callable[[events.ChannelInfo, tuple[str, ...], CallQueue, Moment], Awaitable[None]]
@@ -70,6 +71,8 @@ GapHandler = Callable[[], None]
 
 
 def _log_decision(asked: Asked, answer: Answer, outcome: Verdict | Failed) -> None:
+    if answer.reason == Reason.DIALS_TOO_FAST:
+        return  # told of once a second, added up: a flood must not fill the log
     clause = outcome.decision.clause if isinstance(outcome, Verdict) else None
     log.info(
         "decided",
@@ -102,10 +105,14 @@ class Dials:
         self._on_gone: list[GoneHandler] = []
         self._on_adopted: list[AdoptedHandler] = []
         self._on_gap: list[GapHandler] = []
+        self._on_unseen: list[Callable[[], None]] = []
+        self._seen: dict[str, Use] = {}
         self._held: set[CallQueue] = set()
+        self._bridges: tuple[int, tuple[events.BridgeInfo, ...]] | None = None
         client.on_channel_event("StasisStart", self._on_stasis_start)
         client.on_channel_event("Dial", self._on_dial)
         client.on_channel_event("ChannelDestroyed", self._on_channel_destroyed)
+        client.on_disconnected(self._on_disconnected)
 
     @property
     def calls(self) -> Mapping[str, DialCall]:
@@ -132,6 +139,10 @@ class Dials:
     def on_gap(self, handler: GapHandler) -> None:
         """Tell `handler` that events were missed: at the start and after each new connection."""
         self._on_gap.append(handler)
+
+    def on_unseen(self, handler: Callable[[], None]) -> None:
+        """Tell `handler` that a call ended of which not all was seen: its grant is left to be reconciled."""
+        self._on_unseen.append(handler)
 
     def hold(self, queue: CallQueue) -> None:
         """Keep the queue of a channel that holds no grant yet, until `let_go`."""
@@ -207,6 +218,8 @@ class Dials:
         if queue is None:
             return failed(Reason.STOPPING)
         call: DialCall | None = None
+        # An earlier dial of the channel may end meanwhile: the queue is needed on.
+        self.hold(queue)
         try:
             answer, call, _ = await self.ask(asked, queue, channel_name, self._clock.now())
             if call is not None:
@@ -224,15 +237,15 @@ class Dials:
             return failed(Reason.CALL_NOT_FOLLOWED)
         finally:
             self._hold_again(asked.channel)
-            self._close_if_idle(queue)
+            self.let_go(queue)
         return answer
 
     def _asked(self, info: events.ChannelInfo, args: tuple[str, ...]) -> Asked:
-        if not 3 <= len(args) <= 6:
+        if not 3 <= len(args) <= 7:
             raise MalformedRequest(
                 f"Stasis() got {len(args)} arguments; use Gosub(fairdial,s,1(kind,number)), which passes the right ones"
             )
-        kind, number, attempt, ring_s, line, encrypted = (*args, "", "", "")[:6]
+        kind, number, attempt, ring_s, line, encrypted, source = (*args, "", "", "", "")[:7]
         return asked_from(
             channel_id=info.id,
             endpoint=info.endpoint,
@@ -244,6 +257,7 @@ class Dials:
             caller=info.caller.number,
             sip_call_id=info.protocol_id,
             encrypted=encrypted,
+            source=source,
         )
 
     async def ask(
@@ -306,6 +320,18 @@ class Dials:
             call.advance(Answered(call.channel, call.since.mono_ms))
             self.leases.arm(call)
         return call.call_id in self._calls.by_id
+
+    async def seated(self, call: DialCall, moment: Moment) -> bool:
+        """A number that was called into a conference answered: from `moment` on it is in it.
+
+        False where it is over already, or where the ledger could not be told: nobody gets in who is not counted.
+        """
+        if not isinstance(call.state, Ringing) or call.call_id not in self._calls.by_id:
+            return False
+        call.advance(Answered(call.channel, moment.mono_ms))
+        call.since = moment
+        self.leases.arm(call)
+        return await self._note_answer(call, call.channel, moment) and call.call_id in self._calls.by_id
 
     async def _finish_earlier_dials(self, asked: Asked) -> None:
         """A caller whose dialplan asks again has finished with the dial of before; its leg may live on."""
@@ -379,12 +405,13 @@ class Dials:
         await self._note_answer(call, leg.id, moment)
         self.leases.arm(call)
 
-    async def _note_answer(self, call: DialCall, leg: str, moment: Moment) -> None:
-        try:
-            await self._desk.answered(call.call_id, leg, moment)
-        except LedgerError as error:
-            # Not lost: the call is metered from its own state; only a crash before its end would estimate it.
-            log.error("answer_not_recorded", call=call.call_id, error=str(error))
+    async def _note_answer(self, call: DialCall, leg: str, moment: Moment) -> bool:
+        """False where the ledger could not be told yet."""
+        return await self._desk.note_answer(call.call_id, leg, moment)
+
+    def _on_disconnected(self) -> None:
+        for call in self._calls.by_id.values():
+            call.gap = True
 
     async def _on_channel_destroyed(self, _channel: Channel, event: events.CallEvent, moment: Moment) -> None:
         assert isinstance(event, events.ChannelDestroyed)
@@ -432,6 +459,12 @@ class Dials:
             await self._settle_if_ended(call, moment)
 
     async def _caller_ended(self, call: DialCall, moment: Moment) -> None:
+        if call.gap and isinstance(call.state, Ringing) and not placed_here(call.call_id):
+            # It may have been answered while nobody listened, and ended before it was looked for.
+            call.advance(Answered(call.channel, call.since.mono_ms))
+            call.estimated = True
+            await self._end(call, moment)
+            return
         if call.advance(CallerEnded(moment.mono_ms)):
             await self._settle_if_ended(call, moment)
 
@@ -449,19 +482,16 @@ class Dials:
 
     async def _settle(self, call: DialCall, used_s: int, moment: Moment) -> None:
         self.leases.disarm(call)
-        wait_s = self._rules.retry_settle_s
-        for attempt in range(1, SETTLE_ATTEMPTS + 1):
-            try:
-                grant = await self._desk.settle(call.call_id, used_s, moment, estimated=call.estimated)
-            except LedgerError as error:
-                log.error("settle_failed", call=call.call_id, attempt=attempt, error=str(error))
-                if attempt < SETTLE_ATTEMPTS:
-                    await asyncio.sleep(wait_s)
-                    wait_s *= 2
-            else:
-                log.info("settled", call=call.call_id, used_s=grant.used_s, granted_s=grant.granted_s)
-                break
-        # Given up or done, it is no longer followed here; a grant left live is found when reconciling.
+        if call.estimated and self._on_unseen:
+            # Nobody saw all of it: there may be better evidence than ours.
+            if not call.end_unseen:
+                self._seen[call.call_id] = Use(used_s, moment.wall_ms, estimated=True)
+            self._drop(call)
+            for told in self._on_unseen:
+                told()
+            return
+        await self._desk.note_end(call.call_id, used_s, moment, estimated=call.estimated)
+        # Written or kept by the desk, there is nothing more to follow.
         self._drop(call)
 
     # --- operators and reconciliation ------------------------------------------------------------
@@ -486,8 +516,16 @@ class Dials:
         return len(calls)
 
     def places(self, call_id: str) -> bool:
-        """Whether FairDial itself brings the two legs of that call together."""
+        """Whether FairDial itself places that call, so that nobody answers it unseen."""
         return placed_here(call_id)
+
+    def seen(self, call_id: str) -> Use | None:
+        """What was seen of a call that is no longer followed, though not all of it; None: nothing."""
+        return self._seen.get(call_id)
+
+    def forget(self, call_id: str) -> None:
+        """The call is settled."""
+        self._seen.pop(call_id, None)
 
     def follows(self, call_id: str) -> bool:
         """Whether that dial is live here."""
@@ -497,18 +535,25 @@ class Dials:
         """All channels of the switch by id. Raises AriError."""
         return {info.id: info for info in await self._client.channels.list()}
 
-    async def adopt(self, grant: Grant, up: Mapping[str, events.ChannelInfo]) -> None:
-        """Follow again a call of a live grant, some of whose channels are `up`. Raises AriError."""
+    async def adopt(self, grant: Grant, up: Mapping[str, events.ChannelInfo]) -> bool:
+        """Follow again a call of a live grant, some of whose channels are `up`. Raises AriError.
+
+        False: the caller's channel is up for another dial, and this one is over.
+        """
+        if await self._has_dialled_again(grant, up):
+            up = {channel: info for channel, info in up.items() if channel != grant.channel}
+            if not up:
+                return False
         bridged = await self._holds(grant)
-        if placed_here(grant.call_id) and not bridged:
+        if placed_here(grant.call_id) and not bridged and grant.state is GrantState.RINGING:
             # Nobody goes on setting it up.
             await self._hang_up(grant.call_id, grant.channel, NO_CIRCUIT_CAUSE)
             await self._hang_up(grant.call_id, second_leg_of(grant.call_id))
             self._desk.take_back(grant.call_id)
-            return
+            return True
         queue = self._client.queues.open(grant.channel)
         if queue is None:
-            return
+            return True
         call = DialCall.of_grant(grant, queue, up, self._clock.now())
         for leg in call.legs:
             self._client.queues.join(queue, leg)
@@ -516,35 +561,58 @@ class Dials:
         if bridged:
             self._client.queues.join(queue, second_leg_of(call.call_id))
         self._calls.take(call)
+        await self.leases.hold(call)
         self.leases.arm(call)
         for told in self._on_adopted:
             told(call)
         gone = {grant.channel, grant.leg or grant.channel} - up.keys()
         if bridged and gone:
             await self._end_other_legs(call, gone.pop())
+        return True
+
+    async def _has_dialled_again(self, grant: Grant, up: Mapping[str, events.ChannelInfo]) -> bool:
+        """Whether the dialplan has asked for another dial of the same channel. Raises AriError."""
+        if placed_here(grant.call_id) or grant.kind is Kind.CONFERENCE or grant.channel not in up:
+            return False
+        newest = await self._client.channels.get(grant.channel).variable("FAIRDIAL_DECISION")
+        return bool(newest) and not grant.call_id.startswith(newest or "")
 
     async def _holds(self, grant: Grant) -> bool:
         """Whether FairDial holds the two legs of that call together, or did. Raises AriError."""
-        if not placed_here(grant.call_id):
+        if not placed_here(grant.call_id) or grant.kind is Kind.CONFERENCE:
             return False
         # An answer is noted when they are together already.
         talking = grant.state is GrantState.TALKING
         return talking or await self._client.bridges.get(bridge_of(grant.call_id)).exists()
 
-    async def refresh(self, up: Mapping[str, events.ChannelInfo], listed: Moment, *, after_gap: bool) -> None:
-        """Bring the dials into line with a listing: end what is not up.
+    async def refresh(
+        self,
+        up: Mapping[str, events.ChannelInfo],
+        listed: Moment,
+        *,
+        after_gap: bool,
+        only: Collection[str] | None = None,
+    ) -> None:
+        """Bring the dials into line with a listing: end what is not up. only: these calls, None: all.
 
         Where no events were missed, those that tell of an end may still be under way: a channel is taken
         for gone only when two listings in a row do not have it.
         """
-        if after_gap:
+        if after_gap and only is None:
             for told in self._on_gap:
                 told()
         for call in tuple(self._calls.by_id.values()):
+            if only is not None and call.call_id not in only:
+                continue
             if call.since.mono_ms > listed.mono_ms:
                 continue  # younger than the listing, which says nothing about it
             # In order with the events of before the gap, which may still wait in the queue.
-            gone = call.channels - up.keys()
+            gone = {
+                channel
+                for channel in call.channels - up.keys()
+                # One that answered since says nothing by not being in it.
+                if call.legs_since.get(channel, listed.mono_ms) <= listed.mono_ms
+            }
             missing_before, call.missing = call.missing, bool(gone)
             if not after_gap and not (gone and missing_before):
                 continue
@@ -556,15 +624,45 @@ class Dials:
         """`gone`: channels of the call that the listing did not have; a leg that answered since is not judged."""
         if call.call_id not in self._calls.by_id:
             return
+        call.gap = False
         unseen = caller is None or caller.state == "Up"
         # What FairDial places itself is answered when it brings the legs together, never unseen.
-        if isinstance(call.state, Ringing) and unseen and not placed_here(call.call_id):
+        missed = isinstance(call.state, Ringing) and unseen and not placed_here(call.call_id)
+        if missed:
             # It may have been answered unseen, and nothing answered goes unmetered.
-            call.advance(Answered(call.channel, call.since.mono_ms))
-        call.estimated = call.estimated or bool(gone) or call.channel in call.legs
+            await self._answered_unseen(call, None if caller is None else call.channel)
+        by_itself = call.channel in call.legs and call.kind is not Kind.CONFERENCE
+        call.estimated = call.estimated or bool(gone) or by_itself
+        call.end_unseen = bool(gone)
         for channel in sorted(gone):
             await self.channel_gone(channel, listed)
+        if missed:
+            await self.leases.hold(call)
         self.leases.arm(call)
+
+    async def _answered_unseen(self, call: DialCall, up: str | None) -> None:
+        """It talks since it was dialled, for all that is known. up: the caller's channel, if it is up."""
+        leg = call.channel
+        call.estimated = True
+        if up is not None:
+            leg = await self._bridged_with(up) or leg
+        call.advance(Answered(leg, call.since.mono_ms))
+        if leg != call.channel:
+            # Transferred away, it lives on without the caller.
+            self._calls.share(call, leg)
+
+    async def _bridged_with(self, channel_id: str) -> str | None:
+        """The one channel that this one talks with; None where there is none, or more. Never raises AriError."""
+        try:
+            now_ms = self._clock.now().mono_ms
+            if self._bridges is None or now_ms - self._bridges[0] > BRIDGES_KEPT_MS:
+                self._bridges = (now_ms, tuple(await self._client.bridges.list()))
+        except AriError as error:
+            log.warning("bridges_not_listed", error=str(error))
+            return None
+        inside = next((set(each.channels) for each in self._bridges[1] if channel_id in each.channels), set())
+        others = inside - {channel_id}
+        return others.pop() if len(others) == 1 else None
 
     def _drop(self, call: DialCall) -> None:
         self._calls.drop(call)

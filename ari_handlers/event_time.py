@@ -3,8 +3,9 @@
 A call's length must not depend on how long its events waited to be read: a process that was held up
 reads the answer and the end of a call in the same millisecond. Each event carries the switch's wall
 clock; its age is our wall clock less that. The age is taken off the moment of reading, on both clocks.
-A clock that is set on the machine of both cancels out, as the age is not changed by it. Where the switch
-is another machine, the smallest age of the last minutes is how far the two clocks are apart.
+A clock that is set on the machine of both cancels out, as the age is not changed by it; of an event that was under way
+just then it is, but none is older than the last that was read without delay. Where the switch is another machine, the
+smallest age of the last minutes is how far the two clocks are apart.
 """
 
 from datetime import datetime
@@ -12,8 +13,16 @@ from datetime import datetime
 from fairdial.clock import Moment
 
 BUCKET_MS = 60_000
-AGE_MAX_MS = 3_600_000
-"""An age beyond this is a clock that was set between event and reading, not a delay."""
+PROMPT_MS = 1_000
+"""A delay below this counts as none."""
+
+
+def unix_ms(timestamp: str) -> int | None:
+    """Milliseconds since the epoch of a timestamp of the switch (ISO 8601 with offset); None: it is none."""
+    try:
+        return round(datetime.fromisoformat(timestamp).timestamp() * 1000)
+    except ValueError:
+        return None
 
 
 class EventTime:
@@ -23,21 +32,30 @@ class EventTime:
         self._bucket_began_ms: int | None = None
         self._smallest_ms = 0
         self._smallest_before_ms: int | None = None
+        self._prompt_ms: int | None = None
 
     def happened(self, timestamp: str, read: Moment) -> Moment:
         """The moment of an event with that timestamp (ISO 8601 with offset), read at `read`.
 
         Never later than `read`. A timestamp that cannot be understood counts as "now".
         """
-        try:
-            stamped_ms = round(datetime.fromisoformat(timestamp).timestamp() * 1000)
-        except ValueError:
+        stamped_ms = unix_ms(timestamp)
+        if stamped_ms is None:
             return read
         age_ms = read.wall_ms - stamped_ms
         delay_ms = age_ms - self._apart_ms(age_ms, read.mono_ms)
-        if delay_ms > AGE_MAX_MS:
+        prompt_ms = read.mono_ms if self._prompt_ms is None else self._prompt_ms
+        if delay_ms > read.mono_ms - prompt_ms + PROMPT_MS:
+            # Events come in order: this is a clock that was set, and what was known of it is void.
+            self._begin(age_ms, read.mono_ms)
             return read
+        if delay_ms < PROMPT_MS:
+            self._prompt_ms = read.mono_ms
         return Moment(read.wall_ms - delay_ms, read.mono_ms - delay_ms)
+
+    def _begin(self, age_ms: int, mono_ms: int) -> None:
+        self._bucket_began_ms = self._prompt_ms = mono_ms
+        self._smallest_ms, self._smallest_before_ms = age_ms, None
 
     def _apart_ms(self, age_ms: int, mono_ms: int) -> int:
         """How far the clocks are apart: the smallest age in this and the last bucket of time."""

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import msgspec
 
+from ari_handlers.event_time import unix_ms
 from fairdial.answer import endpoint_of
 
 
@@ -38,6 +39,12 @@ class ChannelInfo(msgspec.Struct, frozen=True):
     accountcode: str = ""
     caller: CallerId = CallerId()
     dialplan: Dialplan = Dialplan()
+    creationtime: str = ""
+
+    @property
+    def created_ms(self) -> int | None:
+        """When it came to be (UTC milliseconds)."""
+        return unix_ms(self.creationtime)
 
     @property
     def endpoint(self) -> str:
@@ -105,6 +112,37 @@ class PlaybackFinished(_Event, frozen=True, tag=True):
     playback: Playback
 
 
+class ChannelTalkingStarted(_Event, frozen=True, tag=True):
+    """Somebody began to speak on a channel where that is detected."""
+
+    channel: ChannelInfo
+
+
+class ChannelTalkingFinished(_Event, frozen=True, tag=True):
+    """Somebody fell silent there, after `duration` milliseconds of speech."""
+
+    channel: ChannelInfo
+    duration: int = 0
+
+
+class Recording(msgspec.Struct, frozen=True):
+    """What is or was recorded."""
+
+    name: str
+
+
+class RecordingFinished(_Event, frozen=True, tag=True):
+    """A recording is over and stored."""
+
+    recording: Recording
+
+
+class RecordingFailed(_Event, frozen=True, tag=True):
+    """Nothing could be recorded."""
+
+    recording: Recording
+
+
 class ApplicationReplaced(_Event, frozen=True, tag=True):
     """Another socket took the application over: this one is fenced off."""
 
@@ -121,7 +159,9 @@ class RestResponse(_Event, frozen=True, tag="RESTResponse"):
 
 
 CallEvent = StasisStart | StasisEnd | Dial | ChannelDestroyed | ChannelDtmfReceived
-Event = CallEvent | PlaybackFinished | ApplicationReplaced | RestResponse
+TalkEvent = ChannelTalkingStarted | ChannelTalkingFinished
+RecordingEvent = RecordingFinished | RecordingFailed
+Event = CallEvent | PlaybackFinished | TalkEvent | RecordingEvent | ApplicationReplaced | RestResponse
 
 # RESTResponse must be among them: the filter drops answers to our own requests as well.
 EVENT_TYPES = (
@@ -131,6 +171,10 @@ EVENT_TYPES = (
     "ChannelDestroyed",
     "ChannelDtmfReceived",
     "PlaybackFinished",
+    "ChannelTalkingStarted",
+    "ChannelTalkingFinished",
+    "RecordingFinished",
+    "RecordingFailed",
     "ApplicationReplaced",
     "RESTResponse",
 )
@@ -182,6 +226,7 @@ class _Variable(msgspec.Struct, frozen=True):
 
 _variable = msgspec.json.Decoder(_Variable)
 _channels = msgspec.json.Decoder(tuple[ChannelInfo, ...])
+_recordings = msgspec.json.Decoder(tuple[Recording, ...])
 _bridges = msgspec.json.Decoder(tuple[BridgeInfo, ...])
 _status = msgspec.json.Decoder(_StatusInfo)
 _system = msgspec.json.Decoder(_SystemInfo)
@@ -198,6 +243,11 @@ def decode_channels(body: str) -> tuple[ChannelInfo, ...]:
 def decode_bridges(body: str) -> tuple[BridgeInfo, ...]:
     """Body of `GET /bridges`."""
     return _decode(_bridges, body)
+
+
+def decode_recordings(body: str) -> tuple[Recording, ...]:
+    """Body of `GET /recordings/stored`."""
+    return _decode(_recordings, body)
 
 
 def decode_variable(body: str) -> str:

@@ -35,12 +35,12 @@ _BRIDGE, _SECOND_LEG = "own-pair-", "-second"
 
 
 def own_call_of(channel_id: str) -> str:
-    """Id of the call whose two legs FairDial itself brings together; its first leg is that channel."""
+    """Id of the call that FairDial itself places; its first leg, or its only one, is that channel."""
     return f"{channel_id}{_PLACED_HERE}"
 
 
 def placed_here(call_id: str) -> bool:
-    """Whether FairDial itself brings the two legs of that call together."""
+    """Whether FairDial itself places that call: it brings its two legs together, or its one leg into a conference."""
     return call_id.endswith(_PLACED_HERE)
 
 
@@ -70,9 +70,12 @@ def call_of_second_leg(channel_id: str) -> str | None:
 class DialCall:
     """One dial that holds a grant.
 
-    limit_s: the longest that it may last, None: any length. bridged: FairDial holds its two legs in a bridge; they
-    end together. last: there is no more to be had after the present lease. warned: the warnings that were given,
-    by how many seconds before the end. bound_by: the rule of the policy at which the present lease ends.
+    since: when it was dialled; of one in a conference, when it came in. limit_s: the longest that it may last,
+    None: any length. bridged: FairDial holds its two legs in a bridge; they end together. last: there is no more
+    to be had after the present lease. warned: the warnings that were given, by how many seconds before the end.
+    bound_by: the rule of the policy at which the present lease ends. estimated: not all of it was seen; end_unseen: not
+    how it ended. gap: events may have been missed since it was last compared with the switch. legs_since: when each leg
+    answered (monotonic).
     """
 
     call_id: str
@@ -88,6 +91,9 @@ class DialCall:
     bound_by: str = ""
     names: dict[str, str] = field(default_factory=dict)
     estimated: bool = False
+    end_unseen: bool = False
+    gap: bool = False
+    legs_since: dict[str, int] = field(default_factory=dict)
     missing: bool = False
     bridged: bool = False
     last: bool = False
@@ -122,6 +128,8 @@ class DialCall:
         except IllegalMove as error:
             log.warning("event_out_of_place", call=self.call_id, error=str(error))
             return False
+        if isinstance(event, Answered):
+            self.legs_since[event.leg] = event.at_ms
         return True
 
     @classmethod
@@ -129,6 +137,9 @@ class DialCall:
         cls, grant: Grant, queue: CallQueue, up: Mapping[str, events.ChannelInfo], now: Moment
     ) -> "DialCall":
         """The call of a live grant, some of whose channels are `up`, followed from now on."""
+        since_ms = grant.authorised_ms
+        if grant.kind is Kind.CONFERENCE and grant.answered_ms is not None:
+            since_ms = grant.answered_ms
         call = cls(
             grant.call_id,
             grant.channel,
@@ -138,7 +149,7 @@ class DialCall:
             grant.account_id,
             grant.line_id,
             grant.dialled,
-            Moment(grant.authorised_ms, now.mono_ms - (now.wall_ms - grant.authorised_ms)),
+            Moment(since_ms, now.mono_ms - (now.wall_ms - since_ms)),
             grant.longest_s,
             grant.bound_by,
             {info.id: info.name for info in up.values()},
@@ -156,9 +167,8 @@ class DialCall:
 def _leg_of(grant: Grant, up: Mapping[str, events.ChannelInfo]) -> str | None:
     if grant.state is GrantState.TALKING:
         return grant.leg if grant.leg in up else grant.channel
-    # Answered while nobody watched: metered from the dial, marked as estimated.
-    caller = up.get(grant.channel)
-    return grant.channel if caller is not None and caller.state == "Up" else None
+    # It may have been answered while nobody watched: `Dials.refresh` looks for it.
+    return None
 
 
 class FollowedCalls:

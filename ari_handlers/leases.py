@@ -7,6 +7,7 @@ warns too. One timer a call for the next renewal, one for the next warning.
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import structlog
@@ -14,10 +15,18 @@ import structlog
 from ari_handlers.followed import DialCall
 from fairdial.clock import Clock
 from fairdial.desk import Desk
-from fairdial.ledger.contract import LedgerError
+from fairdial.ledger.contract import LedgerError, LedgerUnavailable
 from fairdial.policy.call import Renewed, Talking, lease_end_ms, renew_at_ms
 
 log = structlog.get_logger(__name__)
+
+
+ASK_AGAIN_MS, ASK_AGAIN_MIN_MS = 1_000, 100
+"""Where the ledger could not be asked for more seconds: so often, and not more often at the very end."""
+
+
+HOLD_AGAIN_S = 1.0
+"""A lease that could not be set is set again so long after, until it is or the call is over."""
 
 
 class LeaseNotSet(Exception):
@@ -68,18 +77,32 @@ class Leases:
 
     async def hold(self, call: DialCall) -> None:
         """Make the switch hold the present end of the grant, on every leg of the call."""
+        if lease_end_ms(call.state) is None:
+            return
+        # Side by side: what is left for one must not have passed while the other's was set.
+        held = await asyncio.gather(*(self._hold_on(call, channel) for channel in sorted(call.channels)))
+        if not all(held):
+            asyncio.get_running_loop().call_later(
+                HOLD_AGAIN_S, call.queue.put, partial(self._hold_again, call)
+            )
+
+    async def _hold_again(self, call: DialCall) -> None:
+        if not self.stopped:
+            await self.hold(call)
+
+    async def _hold_on(self, call: DialCall, channel: str) -> bool:
+        """Set the lease of one leg; false where it could not be."""
         end_ms = lease_end_ms(call.state)
         if end_ms is None:
-            return
+            return True
+        name = call.names.get(channel, channel)
         left_ms = max(1, end_ms - self._clock.now().mono_ms)
-        for channel in sorted(call.channels):
-            name = call.names.get(channel, channel)
-            try:
-                await self._set_lease(name, left_ms)
-            except LeaseNotSet as error:
-                log.error(
-                    "lease_not_set", call=call.call_id, channel=name, lease_ms=left_ms, error=str(error)
-                )
+        try:
+            await self._set_lease(name, left_ms)
+        except LeaseNotSet as error:
+            log.error("lease_not_set", call=call.call_id, channel=name, lease_ms=left_ms, error=str(error))
+            return False
+        return True
 
     def arm(self, call: DialCall) -> None:
         """Arm the timers for the call's next deadlines; the only place that does."""
@@ -128,13 +151,20 @@ class Leases:
         if end_ms is None or self.stopped:
             return
         left_ms = end_ms - self._clock.now().mono_ms
-        granted_s = await self._ask_for_more(call, left_ms)
+        # Others may give seconds back before this call is cut: ask again at half of what is left.
+        again_ms, until_ms = left_ms // 2, 2_000
+        try:
+            granted_s = await self._ask_for_more(call, left_ms)
+        except LedgerUnavailable as error:
+            log.error("renew_failed", call=call.call_id, error=str(error))
+            # The lease stays. There may well be more: ask again soon, to the end.
+            granted_s, until_ms = None, 0
+            again_ms = max(ASK_AGAIN_MIN_MS, min(again_ms, ASK_AGAIN_MS))
         if granted_s is None:
             call.last = True
             self._arm_warning(call)
-            # Others may give seconds back before this call is cut: ask again at half of what is left.
-            if left_ms > 2_000:
-                self._arm_in(call, left_ms // 2)
+            if left_ms > until_ms:
+                self._arm_in(call, again_ms)
             return
         call.advance(Renewed(granted_s))
         call.warned.clear()
@@ -142,12 +172,14 @@ class Leases:
         self.arm(call)
 
     async def _ask_for_more(self, call: DialCall, left_ms: int) -> int | None:
-        """The new grant in all, or None where there is no more now."""
+        """The new grant in all, or None where there is no more now. Raises LedgerUnavailable."""
         before_s = call.state.granted_s if isinstance(call.state, Talking) else None
         if before_s is None:
             return None
         try:
             grant = await self._desk.renew(call.call_id, max(0, left_ms))
+        except LedgerUnavailable:
+            raise
         except LedgerError as error:
             log.error("renew_failed", call=call.call_id, error=str(error))
             return None

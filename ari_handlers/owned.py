@@ -7,7 +7,7 @@ of stands in `callback.py`, `collect.py` and `conference.py`; its grant, its lea
 
 import asyncio
 import secrets
-from collections.abc import Awaitable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -130,6 +130,15 @@ class Legs:
             queue, snoop_id, self._client.channels.get(to).snoop(snoop_id, OWN), ANSWER_SLACK_S
         )
 
+    async def overhear(self, queue: CallQueue, snoop_id: str, whom: str) -> events.ChannelInfo:
+        """A channel on which is heard what whoever is on channel `whom` says, though that is not answered.
+
+        To be hung up by who asked for it. Raises LegNotAnswered, AriError.
+        """
+        return await self._until_here(
+            queue, snoop_id, self._client.channels.get(whom).overhear(snoop_id, OWN), ANSWER_SLACK_S
+        )
+
     async def _until_here(
         self, queue: CallQueue, channel_id: str, made: Awaitable[None], within_s: float
     ) -> events.ChannelInfo:
@@ -181,6 +190,16 @@ class Legs:
     def forget(self, waiter: str) -> None:
         """This channel and the leg that it waited for talk, or are given up."""
         self._watched.pop(self._waited_for.pop(waiter, ""), None)
+
+    async def encryption(self, info: events.ChannelInfo) -> str:
+        """Of an answered leg, as `fairdial/answer.py` takes it: two digits, signalling and media. Raises AriError."""
+        if not info.name.startswith("PJSIP/"):
+            return ""
+        channel = self._client.channels.get(info.id)
+        found = await asyncio.gather(
+            channel.variable("CHANNEL(pjsip,secure)"), channel.variable("CHANNEL(rtp,secure)")
+        )
+        return "".join("1" if each == "1" else "0" for each in found)
 
     async def hang_up(self, channel_id: str, cause: int = 16) -> None:
         """Hang up; a link that is down leaves it to the leg's lease."""
@@ -260,6 +279,10 @@ def new_id(switch: str) -> str:
     return f"{prefix}own-{secrets.token_hex(8)}"
 
 
+SweepHandler = Callable[[Set[str]], Awaitable[None]]
+"""Hears the ids of all channels of the switch. Raises AriError."""
+
+
 @dataclass(frozen=True, slots=True)
 class OwnRules:
     """endpoints: where legs are rung. switch: systemname, with which ids of our own begin too. ring_s: how long a
@@ -283,6 +306,7 @@ class OwnCalls:
         self.legs = Legs(client)
         self.keys = Keys()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._on_sweep: list[SweepHandler] = []
         dials.on_stasis(OWN, self._leg_came)
         dials.on_gone(self._leg_gone)
         client.on_channel_event("ChannelDtmfReceived", self._key_pressed)
@@ -337,9 +361,14 @@ class OwnCalls:
             await self.legs.hang_up(call.channel, cause)
         await self._destroy(bridge_of(call.call_id))
 
+    def on_sweep(self, handler: SweepHandler) -> None:
+        """Let `handler` remove what else of an earlier run is left."""
+        self._on_sweep.append(handler)
+
     async def sweep(self) -> None:
         """End second legs and bridges of calls that nobody follows, left by an earlier run. Raises AriError."""
-        for channel_id in await self.dials.channels():
+        channel_ids = (await self.dials.channels()).keys()
+        for channel_id in channel_ids:
             call_id = call_of_second_leg(channel_id)
             if call_id is not None and not self.dials.follows(call_id):
                 await self.legs.hang_up(channel_id)
@@ -347,6 +376,8 @@ class OwnCalls:
             call_id = call_of_bridge(bridge.id)
             if call_id is not None and not self.dials.follows(call_id):
                 await self._destroy(bridge.id)
+        for handler in self._on_sweep:
+            await handler(channel_ids)
 
     async def _destroy(self, bridge_id: str) -> None:
         try:

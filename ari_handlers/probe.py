@@ -1,29 +1,36 @@
 """Is ARI usable here? Over plain HTTP, so that looking does not take the application over from a live server."""
 
 import re
+import ssl
 
 import aiohttp
 import msgspec
 
 from ari_handlers.events import decode_version
 from fairdial.doctor import Ailment
+from fairdial.tls import explained
 
 TIMEOUT_S = 5.0
 REQUESTS_ON_SOCKET_SINCE = {20: (20, 14), 21: (21, 9), 22: (22, 4)}
 """First version of each branch that takes ARI requests on the event socket; later branches all do."""
 
 
-async def probe_ari(url: str, user: str, password: str, app: str) -> str:
-    """What answers at `url`. Raises Ailment."""
+async def probe_ari(url: str, user: str, password: str, app: str, tls: ssl.SSLContext | None = None) -> str:
+    """What answers at `url`. tls: for an https address; None: the machine's certificates. Raises Ailment."""
     headers = {"Authorization": aiohttp.encode_basic_auth(user, password)}
     timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
     try:
         async with (
-            aiohttp.ClientSession(timeout=timeout, headers=headers) as session,
+            aiohttp.ClientSession(
+                timeout=timeout, headers=headers, connector=aiohttp.TCPConnector(ssl=tls or True)
+            ) as session,
             session.get(f"{url}/asterisk/info", params={"only": "system"}) as response,
         ):
             status, body = response.status, await response.read()
     except (TimeoutError, aiohttp.ClientError, OSError) as error:
+        handshake = explained(error, "ari", "http.conf")
+        if handshake is not None:
+            raise Ailment(f"{url}: {handshake[0]}", handshake[1]) from error
         raise Ailment(
             f"{url}: {str(error) or type(error).__name__}",
             "set enabled=yes in http.conf and ari.conf, and ari.url to that bindaddr and bindport",

@@ -1,4 +1,4 @@
-"""What can be asked of Asterisk over ARI: channels, bridges, playbacks, the application, the switch itself.
+"""What can be asked of Asterisk over ARI: channels, bridges, sounds played and recorded, the application, the switch.
 
 Handles: they hold an id and send requests, as ari-py's do; whether the thing exists, the switch knows. Leaves to
 `client.py` how requests travel. Requests that may be repeated take "gone already" for done.
@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Protocol, TypeVar
 from urllib.parse import quote
 
@@ -165,8 +165,26 @@ class Channel(_Heard):
 
     async def snoop(self, snoop_id: str, app_args: str) -> None:
         """A channel that whispers to whoever is on this one, handed to our application with `app_args`."""
-        query = {"whisper": "out", "app": self.client.app, "appArgs": app_args}
+        await self._snoop(snoop_id, {"whisper": "out"}, app_args)
+
+    async def overhear(self, snoop_id: str, app_args: str) -> None:
+        """A channel on which is heard what whoever is on this one says, answered or not, handed over likewise."""
+        await self._snoop(snoop_id, {"spy": "in"}, app_args)
+
+    async def _snoop(self, snoop_id: str, how: Mapping[str, str], app_args: str) -> None:
+        query = {**how, "app": self.client.app, "appArgs": app_args}
         await self.client.request("POST", f"{self._path}/snoop/{quote(snoop_id, safe='')}", query)
+
+    async def record(self, name: str, *, longest_s: int, silence_s: int) -> None:
+        """Begin to record what is heard from it, until `silence_s` of silence. Asterisk answers it (22.10)."""
+        query = {
+            "name": name,
+            "format": "wav",
+            "maxDurationSeconds": str(longest_s),
+            "maxSilenceSeconds": str(silence_s),
+            "ifExists": "overwrite",
+        }
+        await self.client.request("POST", f"{self._path}/record", query)
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,6 +326,73 @@ class Playbacks:
             await client.request("DELETE", f"playbacks/{playback_id}")
 
 
+@dataclass(slots=True)
+class Recording:
+    """A recording that somebody waits for. spoken_ms: speech so far, without the words that are just being said."""
+
+    name: str
+    channel_id: str
+    over: asyncio.Event = field(default_factory=asyncio.Event)
+    spoken_ms: int = 0
+    speaks: bool = False
+
+
+class Recordings:
+    """`/recordings`, and those that somebody waits for.
+
+    How long somebody spoke is told by Asterisk's TALK_DETECT() on the channel that is recorded: the durations of
+    RecordingFinished are whole seconds, and Asterisk 22.10 counts two of silence as one of speech.
+    """
+
+    def __init__(self, client: Requests) -> None:
+        self._client = client
+        self._by_name: dict[str, Recording] = {}
+        self._by_channel: dict[str, Recording] = {}
+
+    def expect(self, name: str, channel_id: str) -> Recording:
+        """From now on that recording, made from that channel, is followed, until `forget`."""
+        recording = Recording(name, channel_id)
+        self._by_name[name] = self._by_channel[channel_id] = recording
+        return recording
+
+    def forget(self, recording: Recording) -> None:
+        """Nobody waits for it any more."""
+        self._by_name.pop(recording.name, None)
+        self._by_channel.pop(recording.channel_id, None)
+
+    def speaks(self, channel_id: str) -> None:
+        """Somebody began to speak."""
+        recording = self._by_channel.get(channel_id)
+        if recording is not None:
+            recording.speaks = True
+
+    def fell_silent(self, channel_id: str, spoken_ms: int) -> None:
+        """Somebody fell silent, who had spoken for so long."""
+        recording = self._by_channel.get(channel_id)
+        if recording is not None:
+            recording.speaks = False
+            recording.spoken_ms += spoken_ms
+
+    def over(self, name: str) -> None:
+        """The recording is stored, or could not be made."""
+        recording = self._by_name.get(name)
+        if recording is not None:
+            recording.over.set()
+
+    async def stored(self) -> tuple[str, ...]:
+        """Names of all stored recordings of the switch. Also raises AriUnreadable.
+
+        Over HTTP, as there may be many. Asterisk 22.10 answers 500 where its folder for them does not exist.
+        """
+        body = await self._client.fetch("recordings/stored")
+        found = _read_as(events.decode_recordings, body, "GET recordings/stored")
+        return tuple(each.name for each in found)
+
+    async def delete(self, name: str) -> None:
+        """Delete a stored one. One that is gone already, or never was, is no error."""
+        await _unless_gone(self._client.request("DELETE", f"recordings/stored/{quote(name, safe='')}"))
+
+
 @dataclass(frozen=True, slots=True)
 class Applications:
     """`/applications/{app}` of our own application."""
@@ -345,6 +430,10 @@ class AsteriskInfo:
     async def version(self) -> str:
         """Version of Asterisk, such as "22.10.1"."""
         return await self._info("system", events.decode_version)
+
+    async def ping(self) -> None:
+        """A sign of life; the answer comes after all events of before. Raises AriError."""
+        await self.client.request("GET", "asterisk/ping")
 
     async def _info(self, only: str, decode: Callable[[str], str]) -> str:
         body = await self.client.request("GET", "asterisk/info", {"only": only})

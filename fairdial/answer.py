@@ -16,6 +16,8 @@ RING_S = 120
 RING_MAX_S = 600
 _DIALLED_MAX = 80
 _LINE_MAX = 80
+_SOURCE_MAX = 60
+"""An IPv6 address with its zone has 55 characters at most."""
 EXTENSION_CHARS_MAX = 79
 """AST_MAX_EXTENSION of Asterisk, less the closing zero."""
 CONTEXT = "fairdial-told"
@@ -78,12 +80,14 @@ def asked_from(
     caller: str = "",
     sip_call_id: str = "",
     encrypted: str = "",
+    source: str = "",
 ) -> Asked:
     """A request out of the words that the dialplan passed. Raises MalformedRequest.
 
     `line` is what the dialplan set in FAIRDIAL_LINE, or else the authenticated endpoint counts; the
     caller's number never does. `attempt` counts the dials of one channel. `encrypted` is two digits, 1 for yes:
-    signalling, media; "" where the channel is of a kind that does not say.
+    signalling, media; "" where the channel is of a kind that does not say. `source` is the address and port that
+    the dial came from, likewise; the endpoint then stands for it.
     """
     try:
         known_kind = Kind(kind)
@@ -94,8 +98,6 @@ def asked_from(
         raise MalformedRequest(f"attempt {attempt[:40]!r} is not a count")
     if ring_s and not _is_ring_time(ring_s):
         raise MalformedRequest(f"FAIRDIAL_RING {ring_s[:40]!r} is not 1 to {RING_MAX_S} seconds")
-    if encrypted not in _ENCRYPTED:
-        raise MalformedRequest(f"encryption {encrypted[:40]!r} is neither empty nor two digits of 0 and 1")
     if not channel_id or len(channel_id) > 150:
         raise MalformedRequest("the channel has no usable id")
     if len(line or endpoint) > _LINE_MAX:
@@ -110,8 +112,16 @@ def asked_from(
         ring_s=_ring_s(known_kind, ring_s),
         caller=caller[:80],
         sip_call_id=sip_call_id[:200],
-        encrypted=_ENCRYPTED[encrypted],
+        encrypted=encrypted_from(encrypted),
+        source=_address(source) or endpoint[:_LINE_MAX],
     )
+
+
+def encrypted_from(digits: str) -> Encrypted | None:
+    """Two digits, 1 for yes: signalling, media; "" where the channel does not say. Raises MalformedRequest."""
+    if digits not in _ENCRYPTED:
+        raise MalformedRequest(f"encryption {digits[:40]!r} is neither empty nor two digits of 0 and 1")
+    return _ENCRYPTED[digits]
 
 
 _ENCRYPTED = {
@@ -122,6 +132,13 @@ _ENCRYPTED = {
         for media in (False, True)
     },
 }
+
+
+def _address(source: str) -> str:
+    """192.0.2.7 of "192.0.2.7:5060", 2001:db8::7 of "[2001:db8::7]:5060": each call may come from another port."""
+    with_port = source.startswith("[") or source.count(":") == 1
+    address = source.rpartition(":")[0] if with_port else source
+    return address.strip("[]")[:_SOURCE_MAX]
 
 
 def _ring_s(kind: Kind, ring_s: str) -> int:

@@ -7,11 +7,25 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
+
+from fairdial.policy.periods import zone_named
 
 PREFIX = "FAIRDIAL_"
+SECRET_BYTES_MAX: Final = 1024
+CREDENTIALS: Final = frozenset({"$CREDENTIALS_DIRECTORY", "${CREDENTIALS_DIRECTORY}"})
+"""How a path may begin: the folder that systemd makes for `LoadCredential=` (systemd.exec(5))."""
 Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(gt=0, le=3600)]
 
@@ -24,24 +38,72 @@ class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+def _zone(name: str) -> str:
+    """A time zone's name as it is, where there is one of that name."""
+    if name:
+        zone_named(name)
+    return name
+
+
 class Ari(_Section):
-    """Asterisk's REST interface: http.conf and ari.conf of the switch."""
+    """Asterisk's REST interface: http.conf and ari.conf of the switch.
+
+    password_file: a file that holds the password, in place of `password`. ca_file: for https, the certificates that
+    may have signed the switch's; None: the machine's own. check_hostname: whether its certificate must be for the
+    name in `url`.
+    """
 
     url: Annotated[str, Field(pattern=r"^https?://")] = "http://127.0.0.1:8088/ari"
     user: str = "fairdial"
     password: SecretStr = SecretStr("")
+    password_file: Path | None = None
+    ca_file: Path | None = None
+    check_hostname: bool = True
     app: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,40}$")] = "fairdial"
     request_timeout_s: Seconds = 2.0
 
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        _one_of("password", self.password, self.password_file)
+        if not self.url.startswith("https:"):
+            _only_with_tls(self.ca_file, self.check_hostname, "an url that begins with https://")
+        return self
+
 
 class Ami(_Section):
-    """Asterisk's manager interface: manager.conf of the switch."""
+    """Asterisk's manager interface: manager.conf of the switch.
+
+    secret_file: a file that holds the secret, in place of `secret`. tls: speak TLS, to manager.conf's tlsbindaddr.
+    ca_file, check_hostname: as in [ari].
+    """
 
     host: str = "127.0.0.1"
     port: Port = 5038
     user: str = "fairdial"
     secret: SecretStr = SecretStr("")
+    secret_file: Path | None = None
+    tls: bool = False
+    ca_file: Path | None = None
+    check_hostname: bool = True
     action_timeout_s: Seconds = 1.0
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        _one_of("secret", self.secret, self.secret_file)
+        if not self.tls:
+            _only_with_tls(self.ca_file, self.check_hostname, "tls = true")
+        return self
+
+
+def _one_of(name: str, given: SecretStr, file: Path | None) -> None:
+    if given.get_secret_value() and file is not None:
+        raise ValueError(f"{name} and {name}_file are both set (by file or environment); remove one of them")
+
+
+def _only_with_tls(ca_file: Path | None, check_hostname: bool, cure: str) -> None:
+    if ca_file is not None or not check_hostname:
+        name = "check_hostname" if ca_file is None else "ca_file"
+        raise ValueError(f"{name} means nothing without TLS; set {cure}, or remove it")
 
 
 class Agi(_Section):
@@ -53,17 +115,45 @@ class Agi(_Section):
     allowed_peers: tuple[str, ...] = ("127.0.0.1", "::1")
 
 
+class Http(_Section):
+    """HTTP on loopback: /healthz and /readyz."""
+
+    enabled: bool = True
+    host: str = "127.0.0.1"
+    port: Port = 8090
+
+
 class Store(_Section):
     """The ledger's SQLite file."""
 
     path: Path = Path("/var/lib/fairdial/ledger.sqlite")
 
 
+class Cdr(_Section):
+    """The switch's call detail records: what it recorded of calls that ended while FairDial was away.
+
+    file: Master.csv of cdr_csv, which needs `loguniqueid=yes`; None: it is not read. zone: of the times in it, UTC with
+    `usegmtime=yes`. events_zone: the switch's own time zone, where its AMI events `Cdr` are wanted too (cdr_manager);
+    empty: they are not. wait_s: how long a record of a call that is gone is waited for.
+    """
+
+    file: Path | None = None
+    zone: Annotated[str, AfterValidator(_zone)] = "UTC"
+    events_zone: Annotated[str, AfterValidator(_zone)] = ""
+    wait_s: Annotated[float, Field(ge=0, le=600)] = 10.0
+
+    @property
+    def wanted(self) -> bool:
+        """Whether records are read at all."""
+        return self.file is not None or bool(self.events_zone)
+
+
 class Desk(_Section):
     """How dials are decided.
 
     useful_s, slice_s: how the last minutes of an allowance are shared among calls; renew_lead_s: how long
-    before a slice ends more is asked for.
+    before a slice ends more is asked for. attempts_per_s, attempts_per_s_source: dials of one line, and from one
+    address, that are looked at in a second; those past it are refused from memory (docs/security.md). 0: any number.
     """
 
     answer_within_s: Annotated[float, Field(gt=0, le=5)] = 0.5
@@ -71,6 +161,19 @@ class Desk(_Section):
     useful_s: Annotated[int, Field(ge=1, le=600)] = 10
     slice_s: Annotated[int, Field(ge=1, le=3600)] = 60
     renew_lead_s: Annotated[int, Field(ge=1, le=60)] = 5
+    attempts_per_s: Annotated[int, Field(ge=0, le=999)] = 20
+    attempts_per_s_source: Annotated[int, Field(ge=0, le=999)] = 50
+
+
+CutRule = Literal["longest_call", "allowances", "credit"]
+
+CREDIT_SOUNDS = ("sound:descending-2tone",)
+"""Of Asterisk's core sounds: two falling tones, for credit that runs out."""
+
+
+def _with_credit(sounds: Mapping[CutRule, tuple[str, ...]]) -> Mapping[CutRule, tuple[str, ...]]:
+    """Naming the sounds of one rule takes nothing from another."""
+    return {"credit": CREDIT_SOUNDS, **sounds}
 
 
 class Calls(_Section):
@@ -78,10 +181,18 @@ class Calls(_Section):
 
     public: the endpoint that is called for a number of the public network, with "{number}" where its E.164 form
     belongs; line: for one of our own lines, with "{line}". ring_s: how long a leg may ring. warn_at_s: how many
-    seconds before any call is cut the party that pays hears warn_sounds. callback_after_s: between the hang-up of
+    seconds before any call is cut the party that pays hears warn_sounds; warn_sounds_for: in their place, by the rule
+    that will cut it (longest_call, allowances, credit). Credit that runs out has falling tones unless it is named
+    there, for who hears them can pay for more; an empty list is silence. callback_after_s: between the hang-up of
     who dialled for a callback and its first ring. collect_prompt: the sounds that ask the called party of a
     reverse-charge call, with "{caller}" and "{rate}" where who calls and what a minute costs belong;
     collect_key_within_s: for a key after it, three times.
+
+    collect_record_name: ask who calls at the called party's expense for a name, which is then heard as "{caller}";
+    the number still is where nothing was said. Off by default, as it keeps a voice (until the call is accepted or
+    not), lets four seconds be heard that nobody pays for, has everybody wait some six seconds longer, and needs a
+    caller's network that lets the voice through before the answer. Asterisk keeps recordings in the folder
+    `recording` of its spool (asterisk.conf, astspooldir), which must exist.
     """
 
     public: Annotated[str, Field(pattern=r"\{number\}")] = "PJSIP/{number}@carrier"
@@ -89,7 +200,9 @@ class Calls(_Section):
     ring_s: Annotated[int, Field(ge=1, le=600)] = 60
     warn_at_s: tuple[Annotated[int, Field(ge=1, le=600)], ...] = (60, 10)
     warn_sounds: tuple[str, ...] = ("sound:beep",)
-    warn_sounds_for: Mapping[Literal["longest_call", "allowances", "credit"], tuple[str, ...]] = {}
+    warn_sounds_for: Annotated[Mapping[CutRule, tuple[str, ...]], AfterValidator(_with_credit)] = Field(
+        default={}, validate_default=True
+    )
     callback_after_s: Annotated[float, Field(ge=0, le=60)] = 2.0
     collect_prompt: tuple[Annotated[str, Field(pattern=r"^([A-Za-z0-9/_-]+|\{caller\}|\{rate\})$")], ...] = (
         "priv-callpending",
@@ -102,13 +215,17 @@ class Calls(_Section):
         "digits/2",
     )
     collect_key_within_s: Seconds = 10.0
+    collect_record_name: bool = False
 
 
 class Logs(_Section):
-    """level of what is logged; format: console for people, json for collectors."""
+    """level of what is logged; format: console for people, json for collectors; numbers: telephone numbers in
+    it are masked but for their first and last digits, or written in full.
+    """
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["console", "json"] = "json"
+    numbers: Literal["masked", "full"] = "masked"
 
 
 class Config(_Section):
@@ -118,20 +235,31 @@ class Config(_Section):
     policies: folder of policy files. prefixes: the operator's own number table, None for the shipped one.
     control: the Unix socket on which the command line talks to a running server.
     reconcile_every_s: how often the switch is compared with the ledger.
+    asterisk_etc: the folder of the switch's configuration files, which `fairdial doctor` looks through.
     """
 
     switch: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{0,40}$")] = ""
     policies: Path = Path("/etc/fairdial/policies")
     prefixes: Path | None = None
     control: Path = Path("/run/fairdial/control.sock")
+    asterisk_etc: Path = Path("/etc/asterisk")
     reconcile_every_s: Annotated[float, Field(ge=1, le=3600)] = 60.0
     ari: Ari = Ari()
     ami: Ami = Ami()
     agi: Agi = Agi()
+    http: Http = Http()
     store: Store = Store()
     desk: Desk = Desk()
     calls: Calls = Calls()
+    cdr: Cdr = Cdr()
     logs: Logs = Logs()
+    _holds_secret: Path | None = PrivateAttr(None)
+
+    @property
+    def secret_files(self) -> tuple[Path, ...]:
+        """The files of ours that hold a secret; not those in a folder of systemd's, which nobody else can read."""
+        named = (self._holds_secret, self.ari.password_file, self.ami.secret_file)
+        return tuple(path for path in named if path is not None and not _by_systemd(path))
 
 
 def load(path: Path | None, environment: Mapping[str, str] | None = None) -> Config:
@@ -143,12 +271,66 @@ def load(path: Path | None, environment: Mapping[str, str] | None = None) -> Con
     where = "defaults" if path is None else str(path)
     if path is not None:
         document = _read(path)
+    secret_in_file = any(_given(document, *key) for key in (("ari", "password"), ("ami", "secret")))
     _overlay(document, os.environ if environment is None else environment)
     try:
         config = Config.model_validate(document)
     except ValidationError as error:
         raise ConfigError("\n".join(f"{where}: {_fault(fault)}" for fault in error.errors())) from None
-    return config if path is None else _anchored(config, path.parent)
+    if path is None:
+        return config
+    anchored = _anchored(config, path.parent)
+    anchored._holds_secret = path if secret_in_file else None
+    return anchored
+
+
+def with_secrets(config: Config, environment: Mapping[str, str] | None = None) -> Config:
+    """The configuration with the secrets that lie in files of their own. Raises ConfigError.
+
+    Apart from `load`, because only who talks to the switch must be able to read them.
+    """
+    where = os.environ if environment is None else environment
+    ari, ami = config.ari, config.ami
+    if ari.password_file is not None:
+        password = _secret("ari.password_file", ari.password_file, where)
+        ari = ari.model_copy(update={"password": password})
+    if ami.secret_file is not None:
+        ami = ami.model_copy(update={"secret": _secret("ami.secret_file", ami.secret_file, where)})
+    return config.model_copy(update={"ari": ari, "ami": ami})
+
+
+def _secret(key: str, path: Path, environment: Mapping[str, str]) -> SecretStr:
+    if _by_systemd(path):
+        folder = environment.get("CREDENTIALS_DIRECTORY")
+        if not folder:
+            raise ConfigError(
+                f"{key}: {path}: CREDENTIALS_DIRECTORY is not set; start FairDial by its systemd unit with"
+                f" LoadCredential={path.name}:…, or name the file itself"
+            )
+        path = Path(folder, *path.parts[1:])
+    try:
+        with path.open("rb") as file:
+            secret = file.read(SECRET_BYTES_MAX + 1).decode().rstrip("\r\n")
+    except OSError as error:
+        raise ConfigError(
+            f"{key}: {path} cannot be read ({error.strerror}); see its path, owner and mode"
+        ) from error
+    except UnicodeDecodeError:
+        raise ConfigError(f"{key}: {path} is not UTF-8 text; write the secret into it, on one line") from None
+    if not secret or len(secret) > SECRET_BYTES_MAX or not secret.isprintable():
+        raise ConfigError(
+            f"{key}: {path} must hold one line of 1 to {SECRET_BYTES_MAX} characters, the secret alone"
+        )
+    return SecretStr(secret)
+
+
+def _by_systemd(path: Path) -> bool:
+    return bool(path.parts) and path.parts[0] in CREDENTIALS
+
+
+def _given(document: Mapping[str, Any], section: str, key: str) -> bool:
+    table = document.get(section)
+    return isinstance(table, dict) and bool(table.get(key))
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -160,6 +342,10 @@ def _read(path: Path) -> dict[str, Any]:
         ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not TOML: {error}") from error
+    except (RecursionError, ValueError) as error:
+        raise ConfigError(
+            f"{path}: not TOML: hundreds of brackets in each other, or a number of thousands of digits"
+        ) from error
 
 
 def _overlay(document: dict[str, Any], environment: Mapping[str, str]) -> None:
@@ -170,18 +356,28 @@ def _overlay(document: dict[str, Any], environment: Mapping[str, str]) -> None:
         table = document
         for section in sections:
             table = table.setdefault(section, {})
+            if not isinstance(table, dict):
+                raise ConfigError(f"{name}: {section} is a value, not a section; name a setting in a section")
         table[key] = value
 
 
 def _anchored(config: Config, folder: Path) -> Config:
     def anchor(path: Path) -> Path:
-        return path if path.is_absolute() else folder.absolute() / path
+        return path if path.is_absolute() or _by_systemd(path) else folder.absolute() / path
+
+    def anchored(section: _Section, *keys: str) -> _Section:
+        named = {key: path for key in keys if (path := getattr(section, key)) is not None}
+        return section.model_copy(update={key: anchor(path) for key, path in named.items()})
 
     return config.model_copy(
         update={
             "policies": anchor(config.policies),
             "prefixes": None if config.prefixes is None else anchor(config.prefixes),
+            "cdr": anchored(config.cdr, "file"),
             "control": anchor(config.control),
+            "asterisk_etc": anchor(config.asterisk_etc),
+            "ari": anchored(config.ari, "password_file", "ca_file"),
+            "ami": anchored(config.ami, "secret_file", "ca_file"),
             "store": config.store.model_copy(update={"path": anchor(config.store.path)}),
         }
     )
@@ -191,5 +387,7 @@ def _fault(fault: Mapping[str, Any]) -> str:
     key = ".".join(str(part) for part in fault["loc"])
     if fault["type"] == "extra_forbidden":
         return f"{key}: no such setting; remove it or correct its spelling"
-    shown = "" if "password" in key or "secret" in key else f" (found {fault['input']!r})"
-    return f"{key}: {fault['msg']}{shown}"
+    said = fault["msg"].removeprefix("Value error, ")
+    # A table or a list may hold a password.
+    hidden = "password" in key or "secret" in key or isinstance(fault["input"], dict | list)
+    return f"{key}: {said}" if hidden else f"{key}: {said} (found {fault['input']!r})"

@@ -4,18 +4,27 @@
 nothing of the switch: who asks (a Stasis application, an AGI script) turns the verdict into variables
 and leases. It leaves the failure rule to the dialplan: where no decision can be made in time, it says
 so with a reason and takes back whatever was granted.
+
+What a call owes the ledger while the store cannot take it (its answer, its end, what is taken back) is kept here
+in memory, within a bound, and written in its order when the store is back.
 """
 
 import asyncio
 from collections.abc import Coroutine, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import structlog
 
-from fairdial.attempts import Attempts
+from fairdial.attempts import By, Guard, Refusals
 from fairdial.clock import Clock, Moment
-from fairdial.ledger.contract import Grant, IdempotencyConflict, Ledger, LedgerError, LedgerUnavailable
+from fairdial.ledger.contract import (
+    Grant,
+    IdempotencyConflict,
+    Ledger,
+    LedgerSlow,
+    LedgerUnavailable,
+)
 from fairdial.policy.account import (
     Account,
     Dial,
@@ -24,12 +33,14 @@ from fairdial.policy.account import (
     Line,
     MeterWindow,
     Needs,
+    Room,
     Snapshot,
     Standing,
 )
 from fairdial.policy.book import PolicyBook
 from fairdial.policy.cards import RateCard
 from fairdial.policy.decide import (
+    ALWAYS,
     EMERGENCY,
     FROM_OUTSIDE,
     Allow,
@@ -40,12 +51,13 @@ from fairdial.policy.decide import (
     is_emergency,
     meters_at,
     number_for,
+    refuses_leg,
 )
 from fairdial.policy.document import Policy
 from fairdial.policy.explain import Looked, explain
 from fairdial.policy.numbers import Habit, Number, Numbering
 from fairdial.policy.outcomes import OUTCOMES, UNDECIDED, Reason
-from fairdial.policy.periods import zone_named
+from fairdial.policy.periods import MS_PER_S, zone_named
 from fairdial.policy.rating import decimal_text
 from fairdial.policy.sizing import (
     LONGEST_HORIZON_S,
@@ -57,6 +69,7 @@ from fairdial.policy.sizing import (
     size_seat,
 )
 from fairdial.policy.terms import Mode
+from fairdial.unwritten import Unwritten
 
 log = structlog.get_logger(__name__)
 
@@ -66,13 +79,18 @@ UNDOING_MAX = 10_000
 CLOSE_WITHIN_S = 5.0
 """For the takings-back that are under way when the desk closes; what is left stays until reconciled."""
 
+RENEW_WITHIN_S = 1.0
+"""For more seconds in mid-call; who asks must be able to ask again before the lease ends."""
+
 HABITS_MAX = 256
 """Dialling habits of lines that are remembered, to know their emergency numbers when the store is down."""
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A dial as the switch tells of it. `call_id` is one per dial; `channel` the caller's channel id."""
+    """A dial as the switch tells of it. `call_id` is one per dial; `channel` the caller's channel id; `source` the
+    address that the dial came from, "" where nobody knows it.
+    """
 
     call_id: str
     kind: Kind
@@ -83,6 +101,7 @@ class Asked:
     caller: str = ""
     sip_call_id: str = ""
     encrypted: Encrypted | None = None
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,12 +115,15 @@ class Failed:
 class DeskRules:
     """answer_within_s: a dial is answered within this or by the failure rule (DESIGN.md: 500 ms).
 
-    region: how lines dial that are not known yet, and whose emergency numbers need no store.
+    region: how lines dial that are not known yet, and whose emergency numbers need no store. attempts_per_s,
+    attempts_per_s_source: how fast a line and an address may dial before they are refused unasked; 0: any rate.
     """
 
     answer_within_s: float = 0.5
     region: str = "GB"
     grants: GrantRules = field(default_factory=GrantRules)
+    attempts_per_s: int = 0
+    attempts_per_s_source: int = 0
 
 
 class Desk:
@@ -123,8 +145,19 @@ class Desk:
         self._rules = rules
         self._habit = Habit(region=rules.region)
         self._habits = {self._habit}
-        self._attempts = Attempts()
-        self._undoing: set[asyncio.Task[None]] = set()
+        self._guard = Guard(rules.attempts_per_s, rules.attempts_per_s_source)
+        self._refusals = Refusals(_tell_of_refusals)
+        self._undoing: set[asyncio.Task[Any]] = set()
+        self._unwritten = Unwritten()
+
+    @property
+    def unwritten(self) -> int:
+        """Steps of calls that are kept until the store can take them."""
+        return len(self._unwritten)
+
+    def awaits(self, call_id: str) -> bool:
+        """Whether the ledger does not know yet all that is known of that call: it must not be estimated."""
+        return self._unwritten.awaits(call_id)
 
     def now_ms(self) -> int:
         """The present, in milliseconds since the epoch (UTC)."""
@@ -136,14 +169,19 @@ class Desk:
         return policy.caps.lines.limit if policy is not None and policy.caps.lines is not None else None
 
     async def authorise(self, asked: Asked) -> Verdict | Failed:
-        """The verdict on a dial, or Failed, within the time limit. Repeating a call id repeats the verdict."""
+        """The verdict on a dial, or Failed, within the time limit. Repeating a call id repeats the verdict, except
+        where the line or the source dials too fast.
+        """
         now = self._clock.now()
-        # A line is not answerable for who calls it.
-        dials = asked.kind not in FROM_OUTSIDE
-        dial = self._dial(asked, now, self._attempts.count(asked.line_id, now.mono_ms) if dials else 0)
         number = self.numbering.classify(asked.dialled, self._habit)
         if is_emergency(asked.kind, number):
-            return self._let_through(dial, number)
+            return self._let_through(self._dial(asked, now, 0), number)
+        # A line is not answerable for who calls it.
+        dials = asked.kind not in FROM_OUTSIDE
+        counted = self._guard.count(asked.line_id if dials else None, asked.source, now.mono_ms)
+        dial = self._dial(asked, now, counted.attempts)
+        if counted.too_fast is not None:
+            return self._refuse_unasked(dial, number, counted.too_fast, asked.source)
         # One set of policies for the whole decision, also if they are replaced meanwhile.
         policies = self.policies
         try:
@@ -170,6 +208,16 @@ class Desk:
             return self._failed(verdict.decision.reason, dial, account=verdict.decision.account_id)
         return verdict
 
+    async def authorise_late(self, asked: Asked, at_ms: int) -> Verdict:
+        """The verdict on a dial that was placed at `at_ms` without one. Raises LedgerError."""
+        dial = self._dial(asked, Moment(at_ms, 0))
+        policies = self.policies
+        return await self.ledger.authorise(
+            dial,
+            lambda line, account: self._needs(policies, line, account, dial),
+            lambda snapshot: self._judge(policies, dial, snapshot),
+        )
+
     async def check(self, asked: Asked, at_ms: int | None = None) -> Verdict:
         """The verdict that a dial would get at `at_ms` (now if None), without one. Raises LedgerError."""
         return (await self.explain(asked, at_ms))[0]
@@ -177,6 +225,9 @@ class Desk:
     async def explain(self, asked: Asked, at_ms: int | None = None) -> tuple[Verdict, tuple[Looked, ...]]:
         """As `check`, with each rule that was looked at for it. Raises LedgerError."""
         now = self._clock.now()
+        if asked.kind is Kind.CONFERENCE:
+            # About one who comes in: only a number that is called into a conference rings before.
+            asked = replace(asked, ring_s=0)
         dial = self._dial(asked, now if at_ms is None else Moment(at_ms, now.mono_ms))
         policies = self.policies
         snapshot = await self.ledger.snapshot(
@@ -186,22 +237,49 @@ class Desk:
         policy = _policy_for(policies, snapshot.account, dial) if snapshot.account else None
         return verdict, explain(dial, verdict.number, snapshot, policy, verdict.decision)
 
+    async def refuses_leg(self, line_id: str, kind: Kind, encrypted: Encrypted | None) -> bool:
+        """Whether the plan of that line refuses a leg of its own that is encrypted only so. Raises LedgerError."""
+        account = (await self.ledger.snapshot(line_id, lambda _line, _account: Needs())).account
+        if account is None:
+            return True
+        policy = self.policies.at(account.policy, zone_named(account.zone), self.now_ms())
+        return policy is None or refuses_leg(policy, encrypted, kind)
+
     async def answered(self, call_id: str, leg: str, at: Moment) -> Grant:
         """Note that `leg` answered. Raises LedgerError."""
         return await self.ledger.answered(call_id, leg, at.wall_ms)
 
+    async def note_answer(self, call_id: str, leg: str, at: Moment) -> bool:
+        """`leg` answered: written now, or kept until the store can; whether it is written."""
+        return await self._unwritten.write(call_id, "answer", lambda: self.answered(call_id, leg, at))
+
+    async def note_end(self, call_id: str, used_s: int, ended: Moment, *, estimated: bool = False) -> bool:
+        """The call is over and used `used_s`: written now, or kept until the store can; whether it is written."""
+
+        async def write() -> None:
+            grant = await self.settle(call_id, used_s, ended, estimated=estimated)
+            log.info("settled", call=call_id, used_s=grant.used_s, granted_s=grant.granted_s)
+
+        return await self._unwritten.write(call_id, "end", write)
+
     async def renew(self, call_id: str, lease_left_ms: int) -> Grant:
         """Ask for more seconds for a call whose lease still holds for `lease_left_ms`. Raises LedgerError.
+
+        Within RENEW_WITHIN_S. Asked again after that was too short, the call has what both gave it.
 
         The grant stays as it is where nothing is left, and where the account is no longer active.
         """
         lease_end_ms = self._clock.now().wall_ms + lease_left_ms
         policies = self.policies
-        return await self.ledger.renew(
-            call_id,
-            lambda grant, account: _plan_rest(policies, grant, account, lease_end_ms),
-            lambda grant, payer: self._extend(grant, payer, lease_end_ms),
-        )
+        try:
+            async with asyncio.timeout(RENEW_WITHIN_S):
+                return await self.ledger.renew(
+                    call_id,
+                    lambda grant, account: _plan_rest(policies, grant, account, lease_end_ms),
+                    lambda grant, payer: self._extend(grant, payer, lease_end_ms),
+                )
+        except TimeoutError:
+            raise LedgerSlow(f"call {call_id}: not renewed within {RENEW_WITHIN_S} s") from None
 
     async def settle(self, call_id: str, used_s: int, ended: Moment, *, estimated: bool = False) -> Grant:
         """The call is over and used `used_s`. Raises LedgerError."""
@@ -209,10 +287,12 @@ class Desk:
 
     def take_back(self, call_id: str) -> None:
         """Release a grant whose dial will not be placed; done in the background, bounded."""
-        self._in_background(self.ledger.release(call_id), call_id)
+        work = self._unwritten.write(call_id, "release", lambda: self.ledger.release(call_id))
+        self._in_background(work, call_id)
 
     async def close(self) -> None:
-        """Wait for what is being taken back or recorded, at most CLOSE_WITHIN_S."""
+        """Wait for what is being taken back or recorded, at most CLOSE_WITHIN_S, and try once more what is kept."""
+        self._refusals.tell_now()
         loop = asyncio.get_running_loop()
         until = loop.time() + CLOSE_WITHIN_S
         while self._undoing and (left_s := until - loop.time()) > 0:
@@ -220,6 +300,7 @@ class Desk:
         for task in self._undoing:
             task.cancel()
         await asyncio.gather(*self._undoing, return_exceptions=True)
+        await self._unwritten.close()
 
     def _dial(self, asked: Asked, at: Moment, attempts: int = 1) -> Dial:
         return Dial(
@@ -259,7 +340,9 @@ class Desk:
         if payer.account is None or payer.account.standing is not Standing.ACTIVE:
             return None
         granted_s = grant.granted_s or 0
-        rest_s = LONGEST_HORIZON_S if grant.longest_s is None else grant.longest_s - granted_s
+        rest_s = LONGEST_HORIZON_S
+        if grant.longest_s is not None:
+            rest_s = grant.longest_s - granted_s - _late_s(grant, payer.room)
         if grant.credit_terms is not None:
             free_micros = 0 if payer.credit is None else payer.credit.free_micros
             return size_on_credit(
@@ -274,38 +357,48 @@ class Desk:
             # What no meter counts was granted whole at the start: no meters now means no right to more.
             return None
         if grant.room is not None:
-            return size_seat(payer.room, lease_end_ms, rest_s, payer.meters, self._rules.grants)
+            return size_seat(payer.room, lease_end_ms, 0, rest_s, payer.meters, self._rules.grants)
         return size_grant(lease_end_ms, 0, rest_s, payer.meters, self._rules.grants)
 
     def _failed(self, reason: Reason, dial: Dial, **facts: object) -> Verdict | Failed:
         log.error("no_decision", reason=reason, call=dial.call_id, line=dial.line_id, kind=dial.kind, **facts)
-        # The line may dial by another region's rules than the desk's, and nobody can look that up now:
-        # what is an emergency number for any line that was seen goes through.
+        return self._through_if_emergency(dial) or Failed(reason)
+
+    def _refuse_unasked(self, dial: Dial, number: Number, by: By, source: str) -> Verdict:
+        """Without the store, and without a record or a line in the log of each: a flood must cost nothing."""
+        emergency = self._through_if_emergency(dial)
+        if emergency is not None:
+            return emergency
+        self._refusals.add(by, dial.line_id if by == "line" else source)
+        return Verdict(number, Refuse(Reason.DIALS_TOO_FAST, ALWAYS))
+
+    def _through_if_emergency(self, dial: Dial) -> Verdict | None:
+        """The line may dial by another region's rules than the desk's, and nobody looks that up now: what is an
+        emergency number for any line that was seen goes through.
+        """
         for habit in tuple(self._habits):
-            number = self.numbering.classify(dial.dialled, habit)
-            if is_emergency(dial.kind, number):
-                return self._let_through(dial, number)
-        return Failed(reason)
+            if self.numbering.is_emergency(dial.dialled, habit):
+                return self._let_through(dial, self.numbering.classify(dial.dialled, habit))
+        return None
 
     def _let_through(self, dial: Dial, number: Number) -> Verdict:
         verdict = Verdict(number, EMERGENCY)
-        self._in_background(self.ledger.record(dial, verdict), dial.call_id)
+        work = self._unwritten.write(dial.call_id, "decision", lambda: self.ledger.record(dial, verdict))
+        self._in_background(work, dial.call_id)
         return verdict
 
-    def _in_background(self, work: Coroutine[Any, Any, None], call_id: str) -> None:
+    def _in_background(self, work: Coroutine[Any, Any, object], call_id: str) -> None:
         if len(self._undoing) >= UNDOING_MAX:
             work.close()
             log.error("background_work_refused", call=call_id, waiting=len(self._undoing))
             return
-        task = asyncio.create_task(self._guarded(work, call_id))
+        task: asyncio.Task[Any] = asyncio.create_task(work)
         self._undoing.add(task)
         task.add_done_callback(self._undoing.discard)
 
-    async def _guarded(self, work: Coroutine[Any, Any, None], call_id: str) -> None:
-        try:
-            await work
-        except LedgerError as error:
-            log.error("background_work_failed", call=call_id, error=str(error))
+
+def _tell_of_refusals(by: By, name: str, count: int) -> None:
+    log.warning("dials_too_fast", by=by, refused=count, **{by: name})
 
 
 def _policy_for(policies: PolicyBook, account: Account, dial: Dial) -> Policy | None:
@@ -318,6 +411,14 @@ def _plan_rest(
     """By the version with which the call started: a call in progress keeps it."""
     policy = policies.version(grant.policy, grant.policy_version)
     return () if policy is None else meters_at(account, policy, _rest_of(grant, lease_end_ms))
+
+
+def _late_s(grant: Grant, room: Room | None) -> int:
+    """How long a conference had lasted, of what the grant may last, when the number called into it answered."""
+    if room is None or grant.answered_ms is None:
+        return 0
+    since_ms = max(grant.authorised_ms, room.opened_ms)
+    return max(0, -((since_ms - grant.answered_ms) // MS_PER_S))
 
 
 def _rest_of(grant: Grant, from_ms: int) -> Dial:

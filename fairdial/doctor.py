@@ -1,9 +1,18 @@
 """What is missing for FairDial to work here, and how to mend it. How each part is probed is handed in."""
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import StrEnum
 
 PROBE_WITHIN_S = 3.0
+
+
+class Severity(StrEnum):
+    """How bad a finding is: a failure keeps FairDial from working, a warning is a risk or an open door."""
+
+    OK = "ok"
+    WARNING = "warning"
+    FAILURE = "failure"
 
 
 class Ailment(Exception):
@@ -16,12 +25,41 @@ class Ailment(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Outcome of one probe. cure is "" where all is well."""
+    """Outcome of one examination. cure is "" where all is well."""
 
     part: str
     well: bool
     text: str
     cure: str = ""
+
+    @property
+    def severity(self) -> Severity:
+        """How bad it is."""
+        return Severity.OK if self.well else Severity.FAILURE
+
+    @property
+    def where(self) -> str:
+        """The file, and its line after a colon, that the cure changes; "" where it is no file."""
+        return ""
+
+
+@dataclass(frozen=True, slots=True)
+class FileFinding(Finding):
+    """What is not well in a file. place: the file, and its line after a colon. grave: FairDial does not work so."""
+
+    well: bool = field(default=False, init=False)
+    place: str = ""
+    grave: bool = False
+
+    @property
+    def severity(self) -> Severity:
+        """A failure where it is grave, else a warning."""
+        return Severity.FAILURE if self.grave else Severity.WARNING
+
+    @property
+    def where(self) -> str:
+        """Its place."""
+        return self.place
 
 
 Probe = Callable[[], Awaitable[str]]

@@ -9,10 +9,12 @@ import asyncio
 import contextlib
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from dataclasses import asdict
 from importlib import resources
 from importlib.metadata import version
 from pathlib import Path
+from typing import TypeVar
 
 import structlog
 
@@ -24,7 +26,9 @@ from ari_handlers.client import AriSettings, Client
 from ari_handlers.collect import CollectRules, Collects
 from ari_handlers.conference import Rooms
 from ari_handlers.dial import CUT_CAUSE, DialRules, Dials
+from ari_handlers.events import ChannelInfo
 from ari_handlers.leases import LeaseNotSet, LeaseRules
+from ari_handlers.orphans import Orphans
 from ari_handlers.owned import Endpoints, OwnCalls, OwnRules
 from ari_handlers.probe import probe_ari
 from ari_handlers.queues import CallQueues
@@ -32,21 +36,36 @@ from ari_handlers.resources import AriError
 from ari_handlers.whisper import Warnings
 from fairdial import logs
 from fairdial.clock import SystemClock
-from fairdial.config import Config
+from fairdial.config import Config, ConfigError, with_secrets
 from fairdial.console import cli
+from fairdial.console.api import HttpServer, create_app
 from fairdial.console.control import ControlServer, NotRunning, ask
+from fairdial.console.health import (
+    Readiness,
+    examine_ami,
+    examine_ari,
+    examine_policies,
+    examine_store,
+)
 from fairdial.console.operations import CallRow, OperationError, Operations
 from fairdial.desk import Desk, DeskRules
 from fairdial.doctor import PROBE_WITHIN_S, Ailment, Finding, Probe, examine
-from fairdial.ledger.contract import Grant, LedgerError, PublishedPolicy
+from fairdial.evidence import Evidence
+from fairdial.hardening import examine_files, exposed_secrets
+from fairdial.ledger.backup import back_up, restore
+from fairdial.ledger.contract import LedgerError, LedgerUnavailable, PublishedPolicy
 from fairdial.ledger.sqlite import SqliteLedger
 from fairdial.policy.book import PolicyBook
 from fairdial.policy.cards import RateCard
 from fairdial.policy.document import PolicyError, parse_policy
 from fairdial.policy.numbers import Numbering
+from fairdial.policy.periods import zone_named
 from fairdial.policy.prefixes import PrefixTable
 from fairdial.policy.sizing import GrantRules
-from fairdial.reconcile import reconcile
+from fairdial.records import SwitchRecords
+from fairdial.rounds import Hands, Rounds
+from fairdial.switch_files import Needs
+from fairdial.tls import TlsError, ami_context, ari_context
 
 log = structlog.get_logger(__name__)
 
@@ -97,6 +116,8 @@ def desk_rules(config: Config) -> DeskRules:
         config.desk.answer_within_s,
         config.desk.region,
         GrantRules(config.desk.useful_s, config.desk.slice_s),
+        config.desk.attempts_per_s,
+        config.desk.attempts_per_s_source,
     )
 
 
@@ -132,14 +153,22 @@ class Service:
             config.ari.password.get_secret_value(),
             config.ari.app,
             config.ari.request_timeout_s,
+            tls=ari_context(config.ari),
         )
         self.client = Client(settings, self._clock, self._queues)
+        cdr = config.cdr
+        self.records = SwitchRecords(
+            cdr.file, zone_named(cdr.zone), zone_named(cdr.events_zone or "UTC"), self._clock
+        )
         self.ami = AmiLink(
             config.ami.host,
             config.ami.port,
             config.ami.user,
             config.ami.secret.get_secret_value(),
             action_timeout_s=config.ami.action_timeout_s,
+            tls=ami_context(config.ami),
+            on_event=self.records.heard if cdr.events_zone else None,
+            event_filter=("Cdr",) if cdr.events_zone else (),
         )
         self.dials = Dials(
             self.client,
@@ -156,10 +185,11 @@ class Service:
         )
         self.rooms = Rooms(self.own, desk)
         self.callbacks = Callbacks(self.own, desk, config.calls.callback_after_s)
-        self.collects = Collects(
-            self.own, CollectRules(config.calls.collect_prompt, config.calls.collect_key_within_s)
-        )
         calls = config.calls
+        self.collects = Collects(
+            self.own,
+            CollectRules(calls.collect_prompt, calls.collect_key_within_s, calls.collect_record_name),
+        )
         self.warnings = Warnings(
             self.own, calls.warn_sounds, {str(rule): sounds for rule, sounds in calls.warn_sounds_for.items()}
         )
@@ -177,10 +207,12 @@ class Service:
             status=self._status,
             callback=self._callback,
             rooms=self.rooms,
+            ready=Readiness(self._examine),
         )
+        self.http = HttpServer(create_app(self.operations), config.http.host, config.http.port)
         self._control = ControlServer(config.control, self.operations)
-        self._reconciling = asyncio.Lock()
-        self._reconciler: asyncio.Task[None] | None = None
+        self.rounds = self._rounds()
+        self.dials.on_unseen(self.rounds.soon)
         self.client.on_connected(self._on_connected)
 
     async def start(self) -> None:
@@ -191,20 +223,22 @@ class Service:
             if self._config.agi.enabled:
                 await self.agi.start()
                 undo.push_async_callback(self.agi.stop)
+            if self._config.http.enabled:
+                await self.http.start()
+                undo.push_async_callback(self.http.stop)
+            await self.rounds.start()
+            undo.push_async_callback(self.rounds.stop)
             await self.ami.start()
             await self.client.start()
-            self._reconciler = asyncio.create_task(self._reconcile_periodically(), name="reconcile")
             undo.pop_all()
 
     async def stop(self) -> None:
         """Grant nothing more, finish what is queued, hand live calls over, close everything."""
         self.dials.stop_granting()
         self.dials.stop_timers()
-        if self._reconciler is not None:
-            self._reconciler.cancel()
-            await asyncio.gather(self._reconciler, return_exceptions=True)
+        await self.rounds.stop()
         await self.own.stop()
-        await self._queues.stop(STOP_WITHIN_S)
+        await asyncio.gather(self._queues.stop(STOP_WITHIN_S), self.http.stop())
         await self.agi.stop()
         await self.client.stop()
         await self.ami.stop()
@@ -238,12 +272,6 @@ class Service:
                 " soon as it does"
             ) from error
 
-    async def _end_barred_calls(self) -> None:
-        """Calls whose account or line was suspended while the switch could not be told (K12)."""
-        for call_id in await self._desk.ledger.barred_grants():
-            if await self.dials.hangup(call_id, CUT_CAUSE):
-                log.warning("barred_call_ended", call=call_id)
-
     def _calls(self) -> list[CallRow]:
         return [
             CallRow.of(
@@ -266,39 +294,53 @@ class Service:
             "fenced": self.client.fenced.is_set(),
             "calls": len(self.dials.calls),
             "queues": len(self._queues),
+            "unwritten": self._desk.unwritten,
+            "tasks": len(asyncio.all_tasks()),
         }
+
+    async def _examine(self) -> list[Finding]:
+        ari, ami = self._config.ari, self._config.ami
+        fenced = self.client.fenced.is_set()
+        return [
+            await examine_store(self._desk, self._config.store.path),
+            examine_ari(ari.url, ari.app, connected=self.client.connected, fenced=fenced),
+            examine_ami(f"{ami.host}:{ami.port}", connected=self.ami.connected),
+            examine_policies(self._desk),
+        ]
+
+    def _rounds(self) -> Rounds[ChannelInfo]:
+        config = self._config
+        orphans = Orphans(self.client, self.dials, self._desk, self._clock)
+        hands = Hands(
+            connected=lambda: self.client.connected,
+            began_ms=lambda: self.client.switch_began_ms,
+            ping=self.client.asterisk.ping,
+            orphans=orphans.look,
+            sweep=self.own.sweep,
+            cut=lambda call_id: self.dials.hangup(call_id, CUT_CAUSE),
+            failure=AriError,
+        )
+        return Rounds(
+            self._desk,
+            self.dials,
+            hands,
+            self._clock,
+            switch=config.switch,
+            every_s=config.reconcile_every_s,
+            evidence=Evidence(self.records, config.cdr.wait_s if config.cdr.wanted else 0.0),
+            records=self.records,
+        )
 
     async def _on_connected(self, restarted: bool) -> None:
         del restarted  # the listing shows it: no channel of before is up
-        await self._reconcile(after_gap=True)
-
-    async def _reconcile_periodically(self) -> None:
-        while True:
-            await asyncio.sleep(self._config.reconcile_every_s)
-            if self.client.connected:
-                await self._reconcile(after_gap=False)
-
-    async def _reconcile(self, *, after_gap: bool) -> None:
-        async with self._reconciling:
-            try:
-                await reconcile(
-                    self._desk, self.dials, self._clock, belongs=self._is_ours, after_gap=after_gap
-                )
-                await self._end_barred_calls()
-                if after_gap:
-                    await self.own.sweep()
-            except (AriError, LedgerError) as error:
-                log.error("reconcile_failed", error=str(error))
-
-    def _is_ours(self, grant: Grant) -> bool:
-        # With systemname set, Asterisk begins each channel id with it.
-        prefix = f"{self._config.switch}-" if self._config.switch else ""
-        return grant.call_id.startswith(prefix)
+        await self.rounds.make(after_gap=True)
 
 
 async def serve(config: Config) -> int:
     """Run until SIGTERM, SIGINT or being fenced off; the exit status."""
     logs.set_up(config.logs, for_good=True)
+    for exposed in exposed_secrets(config.secret_files):
+        log.warning("secret_readable_by_all", file=exposed.where, cure=exposed.cure)
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -307,7 +349,7 @@ async def serve(config: Config) -> int:
         async with open_desk(config) as desk:
             # Before the first call, not in it: libphonenumber reads a region's data when it is first asked.
             desk.numbering.warm((config.desk.region,))
-            service = Service(config, desk)
+            service = Service(with_secrets(config), desk)
             await service.start()
             log.info("started", version=version("fairdial"), store=str(config.store.path))
             waits = {asyncio.create_task(stopping.wait()), asyncio.create_task(service.until_fenced())}
@@ -335,7 +377,20 @@ class Parts:
         return await serve(config)
 
     async def doctor(self, config: Config) -> list[Finding]:
-        return await examine(probes(config))
+        findings = await examine(probes(config))
+        findings += exposed_secrets(config.secret_files)
+        needs = Needs(config.ari.user, config.ami.user, config.ari.app, config.cdr.file is not None)
+        return findings + await asyncio.to_thread(examine_files, config.asterisk_etc, needs)
+
+    def back_up(self, config: Config, file: Path) -> Mapping[str, object]:
+        return _plain(asdict(back_up(config.store.path, file)))
+
+    def restore(self, config: Config, file: Path) -> Mapping[str, object]:
+        return _plain(asdict(restore(config.store.path, file)))
+
+
+def _plain(fields: Mapping[str, object]) -> Mapping[str, object]:
+    return {key: str(value) if isinstance(value, Path) else value for key, value in fields.items()}
 
 
 def probes(config: Config) -> dict[str, Probe]:
@@ -358,23 +413,33 @@ def probes(config: Config) -> dict[str, Probe]:
 
     async def store() -> str:
         try:
-            status = ask(config.control, "status", {})
+            status, health = ask(config.control, "status", {}), ask(config.control, "ready", {})
         except NotRunning:
             try:
                 async with open_desk(config) as desk:
+                    await desk.ledger.probe()
                     return f"{config.store.path}: {len(await desk.ledger.accounts())} accounts; no server is running"
             except (LedgerError, OSError, ValueError, StartError) as error:
-                raise Ailment(
-                    str(error), "see that `store.path` is in a folder that FairDial can write"
-                ) from error
+                cure = error.cure if isinstance(error, LedgerUnavailable) else ""
+                found = error.found if isinstance(error, LedgerUnavailable) else str(error)
+                cure = cure or "see that `store.path` is in a folder that FairDial can write"
+                raise Ailment(found, cure) from error
         except OperationError as error:
             raise Ailment(str(error), "look into the server's log") from error
+        for each in health["parts"]:
+            if each["part"] == "store" and not each["well"]:
+                raise Ailment(each["text"], each["cure"])
         return f"{config.store.path}: in use by the running server, {status['calls']} calls in progress"
 
     async def ari() -> str:
-        settings = config.ari
+        usable = _usable(config)
+        settings = usable.ari
         return await probe_ari(
-            settings.url, settings.user, settings.password.get_secret_value(), settings.app
+            settings.url,
+            settings.user,
+            settings.password.get_secret_value(),
+            settings.app,
+            _for_probe(lambda config: ari_context(config.ari), usable),
         )
 
     async def ami() -> str:
@@ -393,6 +458,23 @@ def probes(config: Config) -> dict[str, Probe]:
     }
 
 
+def _usable(config: Config) -> Config:
+    """With its secrets. Raises Ailment."""
+    return _for_probe(with_secrets, config)
+
+
+Made = TypeVar("Made")
+
+
+def _for_probe(make: Callable[[Config], Made], config: Config) -> Made:
+    """What `make` makes of the configuration; its errors are findings. Raises Ailment."""
+    try:
+        return make(config)
+    except (ConfigError, TlsError) as error:
+        finding, _, cure = str(error).partition("; ")
+        raise Ailment(finding, cure) from error
+
+
 async def _dialplan_is_loaded(link: AmiLink) -> None:
     try:
         await link.action("ShowDialPlan", {"Context": "fairdial"})
@@ -404,7 +486,9 @@ async def _dialplan_is_loaded(link: AmiLink) -> None:
 
 
 async def _probe_ami(config: Config, question: Callable[[AmiLink], Awaitable[object]], answer: str) -> str:
-    link = AmiLink(config.ami.host, config.ami.port, config.ami.user, config.ami.secret.get_secret_value())
+    ami = _usable(config).ami
+    tls = _for_probe(lambda config: ami_context(config.ami), config)
+    link = AmiLink(ami.host, ami.port, ami.user, ami.secret.get_secret_value(), tls=tls)
     await link.start()
     try:
         await link.wait_connected(PROBE_WITHIN_S)
@@ -412,7 +496,7 @@ async def _probe_ami(config: Config, question: Callable[[AmiLink], Awaitable[obj
     except AmiError as error:
         raise Ailment(
             str(error),
-            "compare [ami] with the switch's manager.conf; the user needs the classes call and reporting",
+            "compare [ami] with the switch's manager.conf; the user needs write=call,reporting",
         ) from error
     finally:
         await link.stop()

@@ -11,7 +11,6 @@ and keeps no time.
 """
 
 import json
-import tomllib
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -32,7 +31,7 @@ from pydantic import (
 from fairdial.ledger.contract import Entry, Payment, Provision, Subscribing
 from fairdial.policy import csv_rows
 from fairdial.policy.account import Account, Agreement, Consent, Line, Options, OwnNumber
-from fairdial.policy.faults import Fault, KeyPath, faults_of, toml_fault
+from fairdial.policy.faults import Fault, KeyPath, NotToml, faults_of, toml_json
 from fairdial.policy.numbers import Habit
 from fairdial.policy.periods import zone_named
 from fairdial.policy.rating import currency_digits, parse_micros
@@ -314,9 +313,9 @@ def _from_toml(text: str, where: str, known: Known, faults: list[str]) -> Iterat
     text = text.removeprefix("\ufeff")
     try:
         # Through JSON, so that times are texts and what stands in CSV and TOML is read in one way.
-        document = json.loads(json.dumps(tomllib.loads(text), default=str))
-    except tomllib.TOMLDecodeError as error:
-        faults.append(f"{where}: {toml_fault(error)}")
+        document = json.loads(toml_json(text))
+    except NotToml as error:
+        faults.append(f"{where}: {error.fault}")
         return
     lines = key_lines(text)
 
@@ -412,7 +411,9 @@ def _header_faults(columns: Sequence[str], model: type[_Table], known: Known) ->
     for column in sorted({column for column in columns if columns.count(column) > 1}):
         yield f"{column}: stands twice; keep one of the two"
     for fault in _faults_in(dict.fromkeys(columns, ""), model, known):
-        if fault.path[0] not in model.model_fields:
+        if not fault.path:
+            yield str(fault)  # a name that is no text at all: half a UTF-16 pair
+        elif fault.path[0] not in model.model_fields:
             yield f"{fault.key}: no such column; {fault.cure}"
     for key, field in model.model_fields.items():
         if field.is_required() and key not in columns:

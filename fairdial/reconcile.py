@@ -2,20 +2,26 @@
 
 Runs at start, after each reconnect and periodically. Rests only on a listing of channels that
 succeeded, and on grants that were live before that listing was asked for: unknown is not absent.
+A grant without a call is settled by what its evidence says (`evidence.py`), and noted as a difference.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Protocol, TypeVar
 
 import structlog
 
 from fairdial.clock import Clock, Moment
 from fairdial.desk import Desk
-from fairdial.ledger.contract import Grant
-from fairdial.policy.periods import MS_PER_S, whole_seconds
+from fairdial.evidence import SETTLED_MS, Evidence, Use, next_dial_ms
+from fairdial.ledger.contract import Difference, DifferenceKind, Grant
 
 log = structlog.get_logger(__name__)
+
+CLOCK_SET_MS = 10_000
+"""A grant that is younger than the listing by more was made before the clock was set back."""
 
 AT_ONCE = 64
 """Grants that are looked after at the same time: a restart with a thousand calls must not take them in
@@ -35,17 +41,43 @@ class Follower(Protocol[Channel]):
         """Whether the follower itself sets this call up, so that its answer cannot have been missed."""
         ...
 
+    def seen(self, call_id: str) -> Use | None:
+        """What was seen of a call that is no longer followed, though not all of it; None: nothing."""
+        ...
+
+    def forget(self, call_id: str) -> None:
+        """The call is settled."""
+        ...
+
     async def channels(self) -> Mapping[str, Channel]:
         """All channels of the switch by id. Raises if they cannot be listed."""
         ...
 
-    async def adopt(self, grant: Grant, up: Mapping[str, Channel]) -> None:
-        """Follow a call again, of which at least one channel is up."""
+    async def adopt(self, grant: Grant, up: Mapping[str, Channel]) -> bool:
+        """Follow a call again, of which at least one channel is up; False: that is up for another dial."""
         ...
 
-    async def refresh(self, up: Mapping[str, Channel], listed: Moment, *, after_gap: bool) -> None:
-        """Bring the calls that are followed into line with a listing; `after_gap`: events were missed."""
+    async def refresh(
+        self,
+        up: Mapping[str, Channel],
+        listed: Moment,
+        *,
+        after_gap: bool,
+        only: Collection[str] | None = None,
+    ) -> None:
+        """Bring the calls that are followed into line with a listing; `after_gap`: events were missed.
+
+        only: these calls; None: all.
+        """
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """What a pass did. settled: grants without a call; waiting: those left for a record that is to come."""
+
+    settled: int = 0
+    waiting: int = 0
 
 
 async def reconcile(
@@ -55,15 +87,14 @@ async def reconcile(
     *,
     belongs: Callable[[Grant], bool],
     after_gap: bool,
-) -> int:
-    """One pass; returns how many grants it settled. `belongs`: whether a grant is of this switch.
+    evidence: Evidence | None = None,
+) -> Pass:
+    """One pass. `belongs`: whether a grant is of this switch.
 
-    `after_gap`: events may have been missed since the last pass, as after a new connection.
-
-    A grant whose channels are gone ended unseen. It is settled, marked as estimated, with the time that
-    it can have talked at most: until its lease ended or until now, whichever came first. A grant that
-    fails spoils no other; the first failure is raised when all were looked after.
+    `after_gap`: events may have been missed since the last pass, as after a new connection. A grant that fails
+    spoils no other; the first failure is raised when all were looked after.
     """
+    evidence = evidence or Evidence()
     before = clock.now()
     live = [grant for grant in await desk.ledger.live_grants() if belongs(grant)]
     up = await follower.channels()
@@ -71,32 +102,95 @@ async def reconcile(
     loose = [
         grant
         for grant in live
-        if not follower.follows(grant.call_id) and grant.authorised_ms <= before.wall_ms
+        if not follower.follows(grant.call_id)
+        and not desk.awaits(grant.call_id)
+        and not before.wall_ms < grant.authorised_ms <= before.wall_ms + CLOCK_SET_MS
     ]
-    settled = 0
-    failures: list[BaseException] = []
-    for first in range(0, len(loose), AT_ONCE):
-        results = await asyncio.gather(
-            *(_look_after(desk, follower, clock, grant, up) for grant in loose[first : first + AT_ONCE]),
-            return_exceptions=True,
-        )
-        settled += sum(result is True for result in results)
-        failures += [result for result in results if isinstance(result, BaseException)]
+    gone = [grant for grant in loose if not _channels(grant, up)]
+    adopted: list[str] = []
+    failures = await _all(
+        [partial(_adopt, follower, grant, up, adopted, gone) for grant in loose if _channels(grant, up)]
+    )
+    if adopted:
+        # What was told between the listing and the adoption was told to nobody.
+        again = clock.now()
+        await follower.refresh(await follower.channels(), again, after_gap=True, only=frozenset(adopted))
+    if gone:
+        await evidence.records.refresh()
+    evidence.keep([grant.call_id for grant in gone], before)
+    ended = [(grant, await _use(desk, evidence, follower, grant, clock.now())) for grant in gone]
+    due = [(grant, use) for grant, use in ended if use is not None]
+    failures += await _all([partial(_settle, desk, follower, grant, use) for grant, use in due])
     _tell(failures)
-    return settled
+    return Pass(len(due), len(ended) - len(due))
 
 
-async def _look_after(
-    desk: Desk, follower: Follower[Channel], clock: Clock, grant: Grant, up: Mapping[str, Channel]
-) -> bool:
-    """Whether the grant was settled."""
-    channels = [channel for channel in (grant.channel, grant.leg) if channel is not None and channel in up]
-    if not channels:
-        await _settle_unseen(desk, grant, clock.now(), placed=follower.places(grant.call_id))
-        return True
-    log.info("call_adopted", call=grant.call_id)
-    await follower.adopt(grant, {channel: up[channel] for channel in channels})
-    return False
+def _channels(grant: Grant, up: Mapping[str, Channel]) -> dict[str, Channel]:
+    return {
+        channel: up[channel]
+        for channel in (grant.channel, grant.leg)
+        if channel is not None and channel in up
+    }
+
+
+async def _all(work: Sequence[Callable[[], Awaitable[None]]]) -> list[BaseException]:
+    """Do all of it, so much at once; what failed."""
+    failures: list[BaseException] = []
+    for first in range(0, len(work), AT_ONCE):
+        results = await asyncio.gather(
+            *(each() for each in work[first : first + AT_ONCE]), return_exceptions=True
+        )
+        failures += [result for result in results if isinstance(result, BaseException)]
+    return failures
+
+
+async def _adopt(
+    follower: Follower[Channel],
+    grant: Grant,
+    up: Mapping[str, Channel],
+    adopted: list[str],
+    gone: list[Grant],
+) -> None:
+    if await follower.adopt(grant, _channels(grant, up)):
+        log.info("call_adopted", call=grant.call_id)
+        adopted.append(grant.call_id)
+    else:
+        gone.append(grant)
+
+
+async def _use(
+    desk: Desk, evidence: Evidence, follower: Follower[Channel], grant: Grant, now: Moment
+) -> Use | None:
+    """None: a record of it may still come."""
+    placed = follower.places(grant.call_id)
+    overdue = evidence.is_overdue(grant, now, placed=placed)
+    proved = evidence.proved(grant, placed=placed)
+    if proved is not None:
+        proved = evidence.proved(grant, placed=placed, until_ms=await next_dial_ms(desk.ledger, grant))
+    if proved is not None and (overdue or now.wall_ms - proved.ended_ms >= SETTLED_MS):
+        return proved
+    return evidence.assumed(grant, now, placed=placed, seen=follower.seen(grant.call_id)) if overdue else None
+
+
+async def _settle(desk: Desk, follower: Follower[Channel], grant: Grant, use: Use) -> None:
+    if grant.answered_ms is None and use.answered_ms is not None:
+        # Its windows and its charge go by when it was answered.
+        await desk.answered(grant.call_id, grant.channel, Moment(use.answered_ms, 0))
+    ended = Moment(use.ended_ms, 0)
+    settled = await desk.settle(grant.call_id, use.used_s, ended, estimated=use.estimated)
+    follower.forget(grant.call_id)
+    told = "estimated" if use.estimated else "by the switch's record"
+    log.warning("settled_unseen", call=grant.call_id, used_s=settled.used_s, evidence=told)
+    await desk.ledger.differ(
+        Difference(
+            grant.call_id,
+            DifferenceKind.ORPHAN_GRANT,
+            use.ended_ms,
+            settled.used_s,
+            None if use.estimated else use.used_s,
+            f"settled, {told}",
+        )
+    )
 
 
 def _tell(failures: Sequence[BaseException]) -> None:
@@ -104,18 +198,3 @@ def _tell(failures: Sequence[BaseException]) -> None:
         log.error("reconcile_failed_further", error=str(failure))
     if failures:
         raise failures[0]
-
-
-async def _settle_unseen(desk: Desk, grant: Grant, now: Moment, *, placed: bool) -> None:
-    if placed and grant.answered_ms is None:
-        # Nobody but us could bring its legs together, and we had not.
-        await desk.settle(grant.call_id, 0, now)
-        return
-    start_ms = grant.answered_ms if grant.answered_ms is not None else grant.authorised_ms
-    longest_ms = max(0, now.wall_ms - start_ms)
-    if grant.granted_s is not None:
-        longest_ms = min(longest_ms, grant.granted_s * MS_PER_S)
-    settled = await desk.settle(grant.call_id, whole_seconds(longest_ms), now, estimated=True)
-    log.warning(
-        "settled_unseen", call=grant.call_id, used_s=settled.used_s, answered=grant.answered_ms is not None
-    )

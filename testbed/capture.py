@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,8 +18,15 @@ from testbed.configuration import RTP_FIRST_PORT, RTP_LAST_PORT
 _ETH_P_IP = 0x0800
 _ETHERNET_BYTES, _UDP_BYTES, _RTP_BYTES = 14, 8, 12
 _UDP = 17
+_EVENT_BYTES = 4
+"""A telephone event (RFC 4733, 2.3)."""
 _LOUD = 0x1F
 """Steps of a mu-law sample (ITU-T G.711) from silence, past which it can be heard."""
+
+
+def is_audible(sound: bytes | bytearray) -> bool:
+    """Whether any of these mu-law samples is more than silence."""
+    return any(~sample & 0x7F > _LOUD for sample in sound)
 
 
 def _udp_ports_of(pid: int) -> frozenset[int]:
@@ -33,11 +41,13 @@ def _udp_ports_of(pid: int) -> frozenset[int]:
 
 @dataclass
 class Heard:
-    """Sound that one switch sent: packets in all, and those that are more than silence."""
+    """Sound that one switch sent: packets in all, those that are more than silence, and the mu-law samples by the
+    UDP port that they were sent to."""
 
     pid: int
     packets: int = 0
     audible: int = 0
+    samples_to: defaultdict[int, bytearray] = field(default_factory=lambda: defaultdict(bytearray))
     _own: dict[int, bool] = field(default_factory=dict)
 
     def take(self, frame: bytes) -> None:
@@ -48,13 +58,16 @@ class Heard:
             return
         source = int.from_bytes(udp[0:2])
         rtp = udp[_UDP_BYTES:]
+        if len(rtp) == _RTP_BYTES + _EVENT_BYTES:
+            return  # a key, which Asterisk sends as the payload type of sound to phones that take no other
         if not RTP_FIRST_PORT <= source <= RTP_LAST_PORT or rtp[0] >> 6 != 2 or rtp[1] & 0x7F:
             return
         if source not in self._own:
             self._own[source] = source in _udp_ports_of(self.pid)
         if self._own[source]:
             self.packets += 1
-            self.audible += any(~sample & 0x7F > _LOUD for sample in rtp[_RTP_BYTES:])
+            self.audible += is_audible(rtp[_RTP_BYTES:])
+            self.samples_to[int.from_bytes(udp[2:4])] += rtp[_RTP_BYTES:]
 
 
 @contextlib.contextmanager

@@ -29,6 +29,7 @@ WANTED_MODULES = (
     "app_*.so",
     "bridge_*.so",
     "cdr_csv.so",
+    "cdr_manager.so",
     "chan_bridge_media.so",
     "chan_pjsip.so",
     "codec_a_mu.so",
@@ -104,8 +105,8 @@ class Line:
     """A customer's endpoint on the switch.
 
     Without a `password` the line is known by its From user alone and rings at `contact`, by default at the
-    carrier's phones (so a call to it is answered there). With one it is for a real softphone: it registers and
-    authenticates with its name.
+    carrier's phones (so a call to it is answered there), where `rings` is the number that it has, by default its
+    name. With one it is for a real softphone: it registers and authenticates with its name.
     """
 
     name: str
@@ -114,6 +115,7 @@ class Line:
     password: str | None = None
     caller_id: str | None = None
     contact: str | None = None
+    rings: str | None = None
     message_context: str | None = None
     options: Mapping[str, str] = field(default_factory=dict)
 
@@ -183,6 +185,7 @@ def write(installation: Installation, directory: Path, settings: Settings) -> No
         "pjsip.conf": _pjsip(installation, directory, settings),
         "rtp.conf": f"[general]\nrtpstart={RTP_FIRST_PORT}\nrtpend={RTP_LAST_PORT}\nstrictrtp=no\n",
         "cdr.conf": _cdr(),
+        "cdr_manager.conf": "[general]\nenabled=yes\n",
         "voicemail.conf": _voicemail(settings.lines),
         "extensions.conf": _extensions(settings),
         "confbridge.conf": "[general]\n[default_user]\ntype=user\n[default_bridge]\ntype=bridge\n",
@@ -257,10 +260,11 @@ def _ari(settings: Settings) -> str:
 
 
 def _ami(settings: Settings) -> str:
+    # The least that FairDial works with, so that every test is one of it; docs/hardening.md says what needs which.
     return (
         f"[general]\nenabled=yes\nbindaddr={LOOPBACK}\nport={settings.ports.ami}\nwebenabled=no\n"
         f"[{settings.ami_user}]\nsecret={settings.ami_secret}\ndeny=0.0.0.0/0.0.0.0\n"
-        f"permit={LOOPBACK}/255.255.255.255\nread=system,call\nwrite=call,reporting\nwritetimeout=5000\n"
+        f"permit={LOOPBACK}/255.255.255.255\nread=cdr\nwrite=call,reporting\nwritetimeout=5000\n"
     )
 
 
@@ -346,7 +350,7 @@ def _endpoint(line: Line, settings: Settings) -> str:
     if line.message_context is not None:
         options["message_context"] = line.message_context
     if line.password is None:
-        contact = line.contact or f"sip:{line.name}@{LOOPBACK}:{settings.ports.carrier}"
+        contact = line.contact or f"sip:{line.rings or line.name}@{LOOPBACK}:{settings.ports.carrier}"
         address = f"contact={contact}\nqualify_frequency=0\n"
         authentication = ""
         options["identify_by"] = "username"

@@ -15,8 +15,9 @@ import secrets
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,20 +32,27 @@ from testbed.asterisk import Switch
 from testbed.configuration import LOOPBACK
 from testbed.installation import TestbedError, obtain
 from testbed.server import Server
-from testbed.sipp import CallOutcome, Carrier, place_call
+from testbed.sipp import CallOutcome, Carrier, CarrierCall, place_call
 from testbed.switch import describe
 from testbed.world import Expected, Scene
 
 TOLERANCE_S = 1.0
 CALL_WITHIN_S = 20.0
+LISTENS_S = 0.5
+"""For so long the called party of a reverse-charge call hears the question before it presses a key."""
 WIDTH = 190
+# What the Reason header of a hang-up begins with (RFC 3326).
+Q850 = "Q.850;cause="
 # Columns of Asterisk's Master.csv (cdr_csv.c).
 CDR_DST, CDR_CHANNEL, CDR_USERFIELD = 2, 5, 17
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What became of it: the phone's outcome, FairDial's decision, the ledger's seconds and charges."""
+    """What became of it: the phone's outcome, FairDial's decision, the ledger's seconds and charges.
+
+    legs: the two that FairDial rang for a callback, as their phones saw them.
+    """
 
     outcome: CallOutcome
     number_class: str
@@ -53,15 +61,51 @@ class Seen:
     clause: str = ""
     metered: str = ""
     charge: str = ""
+    legs: tuple[CarrierCall, ...] = ()
+
+    @property
+    def cause(self) -> int | None:
+        """The Q.850 cause of a refusal that was told in an answered call."""
+        reason = self.outcome.reason_header or ""
+        told = self.outcome.answered and self.decision == "refuse" and reason.startswith(Q850)
+        return int(reason.removeprefix(Q850).partition(";")[0]) if told else None
 
     @property
     def end(self) -> str:
         """The end in words."""
-        talk_s = self.outcome.talk_s if self.outcome.answered else None
-        return _end(self.outcome.final_status, talk_s, self.outcome.ended_by == "far_end")
+        outcome = self.outcome
+        if self.legs:
+            return _called_back(outcome.final_status, *map(_length_s, self.legs))
+        if self.cause is not None:
+            return _told(self.cause)
+        talk_s = outcome.talk_s if outcome.answered else None
+        return _end(outcome.final_status, talk_s, outcome.ended_by == "far_end")
 
 
 Row = tuple[Expected, Seen]
+
+
+def _length_s(leg: CarrierCall) -> float:
+    """How long a leg that has ended talked."""
+    assert leg.answered_at is not None
+    assert leg.ended_at is not None
+    return leg.ended_at - leg.answered_at
+
+
+def _wanted_end(expected: Expected) -> str:
+    if expected.cause is not None:
+        return _told(expected.cause)
+    if expected.called_back is not None and expected.talk_s is not None:
+        return _called_back(expected.status, expected.talk_s, expected.talk_s)
+    return _end(expected.status, expected.talk_s, expected.cut)
+
+
+def _told(cause: int) -> str:
+    return f"told, cause {cause}"
+
+
+def _called_back(status: int, *lengths_s: float) -> str:
+    return f"{status}, {'+'.join(f'{length_s:.1f}' for length_s in lengths_s)} s"
 
 
 def _end(status: int, talk_s: float | None, cut: bool) -> str:
@@ -83,8 +127,14 @@ def as_expected(expected: Expected, seen: Seen) -> bool:
         expected.charge,
     ):
         return False
+    if expected.cause is not None:
+        return seen.cause == expected.cause and outcome.ended_by == "far_end"
     if expected.talk_s is None:
         return not outcome.answered
+    if expected.called_back is not None:
+        lengths_s = [_length_s(leg) for leg in seen.legs]
+        together = all(abs(length_s - expected.talk_s) <= TOLERANCE_S for length_s in lengths_s)
+        return not outcome.answered and len(lengths_s) == 2 and together
     ended_by = "far_end" if expected.cut else "caller"
     return outcome.ended_by == ended_by and abs(outcome.talk_s - expected.talk_s) <= TOLERANCE_S
 
@@ -92,8 +142,9 @@ def as_expected(expected: Expected, seen: Seen) -> bool:
 class Demonstration:
     """One run on a switch of its own."""
 
-    def __init__(self, switch: Switch, server: Server, say: Callable[[str], None]) -> None:
+    def __init__(self, switch: Switch, carrier: Carrier, server: Server, say: Callable[[str], None]) -> None:
         self._switch = switch
+        self._carrier = carrier
         self._server = server
         self._say = say
         self._numbering = load_numbering(None)
@@ -123,6 +174,7 @@ class Demonstration:
         """The call, and the one during it."""
         self._say(f"{expected.line}: {expected.what}")
         before = await self._known(account, expected.line)
+        began_at = time.time()
         limit_s = None if expected.cut else expected.talk_s
         calling = asyncio.create_task(
             place_call(
@@ -134,14 +186,37 @@ class Demonstration:
             )
         )
         try:
-            others = await self._meanwhile(account, expected)
+            others = await self._meanwhile(account, expected, began_at)
             outcome = await calling
+            legs = await self._called_back(expected, began_at)
         finally:
             calling.cancel()
             await asyncio.gather(calling, return_exceptions=True)
-        return [(expected, await self._seen(account, expected, outcome, before)), *others]
+        seen = await self._seen(account, expected, outcome, before)
+        return [(expected, replace(seen, legs=legs)), *others]
 
-    async def _meanwhile(self, account: str, expected: Expected) -> list[Row]:
+    async def _called_back(self, expected: Expected, began_at: float) -> tuple[CarrierCall, ...]:
+        """The legs of the callback that was asked for, as far as they came, once they have ended."""
+        legs: list[CarrierCall] = []
+        if expected.called_back is not None:
+            with contextlib.suppress(TestbedError):
+                for number in (world.rung(expected.line), expected.called_back):
+                    legs.append(
+                        await self._carrier.call_when(
+                            number, answered=True, ended=True, since=began_at, timeout_s=CALL_WITHIN_S
+                        )
+                    )
+        return tuple(legs)
+
+    async def _meanwhile(self, account: str, expected: Expected, began_at: float) -> list[Row]:
+        if expected.key:
+            # Where nobody is rung the outcome of the call says so.
+            with contextlib.suppress(TestbedError):
+                called = await self._carrier.call_when(
+                    world.rung(expected.line), answered=True, since=began_at, timeout_s=CALL_WITHIN_S / 4
+                )
+                await asyncio.sleep(LISTENS_S)
+                await self._carrier.cue(called, f"press {expected.key}")
         if expected.suspend or expected.during:
             await self._server.talking(expected.line, CALL_WITHIN_S)
         if expected.suspend:
@@ -152,6 +227,8 @@ class Demonstration:
     async def _seen(self, account: str, expected: Expected, outcome: CallOutcome, before: Known) -> Seen:
         record = await self._newest(account, expected.line)
         if record is None or record["call_id"] == before.call_id:
+            if expected.number.startswith(world.CALL_ME_BACK):
+                return await self._not_called_back(expected, outcome)
             # The dialplan decided by itself; the reason stands in the call's CDR.
             number = self._numbering.classify(expected.number, Habit(region="GB"))
             return Seen(outcome, number.number_class, None, await self._reason_in_cdr(expected, before.cdrs))
@@ -163,13 +240,19 @@ class Demonstration:
         return Seen(
             outcome,
             *decided,
-            metered=_metered(before.counted, _counted(sheet)) or str(used_s),
+            metered=(not expected.own_clock and _metered(before.counted, _counted(sheet))) or str(used_s),
             charge=", ".join(
                 f"{charge['amount']} {charge['currency']} {charge['clause']['id']}"
                 for charge in sheet["charges"]
                 if charge["call"] == record["call_id"]
             ),
         )
+
+    async def _not_called_back(self, expected: Expected, outcome: CallOutcome) -> Seen:
+        """A callback that is refused leaves no record, as nothing rang; FairDial is asked why."""
+        number = expected.number.removeprefix(world.CALL_ME_BACK)
+        told = await self._server.ask("check", number=number, line=expected.line, kind="callback")
+        return Seen(outcome, told["number"]["class"], told["decision"], told["reason"], told["clause"]["id"])
 
     async def _known(self, account: str, line: str) -> Known:
         if not self._server.running:
@@ -252,8 +335,15 @@ def _counted(sheet: dict[str, Any]) -> dict[str, int]:
 
 
 def _metered(before: dict[str, int], after: dict[str, int]) -> str:
-    grown = {name: units - before.get(name, 0) for name, units in after.items()}
-    return ", ".join(f"{name} {units}" for name, units in grown.items() if units)
+    """What each allowance grew by. Those alike but for their last word, day and month, share the seconds."""
+    alike: dict[tuple[str, int], list[str]] = {}
+    for name, units in after.items():
+        if grown := units - before.get(name, 0):
+            alike.setdefault((name.partition("-")[0], grown), []).append(name)
+    return ", ".join(
+        "/".join((names[0], *(name.rpartition("-")[2] for name in names[1:]))) + f" {grown}"
+        for (_, grown), names in alike.items()
+    )
 
 
 def _title(account: str) -> str:
@@ -293,7 +383,7 @@ def _cells(expected: Expected, seen: Seen) -> tuple[str, ...]:
         held(seen.decision or "dialplan", expected.decision or "dialplan"),
         held(seen.reason, expected.reason),
         held(seen.clause, expected.clause),
-        _end(expected.status, expected.talk_s, expected.cut),
+        _wanted_end(expected),
         seen.end,
         held(seen.metered, expected.metered),
         held(seen.charge, expected.charge),
@@ -308,10 +398,10 @@ async def demonstrate() -> int:
     with tempfile.TemporaryDirectory(prefix="fairdial-demo-") as directory:
         async with (
             Switch.start(installation, extensions, files=files, lines=world.lines()) as switch,
-            Carrier.start(switch),
+            Carrier.start(switch) as carrier,
             Server.start(switch, Path(directory), policies=world.policies()) as server,
         ):
-            demonstration = Demonstration(switch, server, _say)
+            demonstration = Demonstration(switch, carrier, server, _say)
             well = await demonstration.run()
             left = await switch.no_channels()
     demonstration.show(Console(width=None if sys.stdout.isatty() else WIDTH))
@@ -341,6 +431,7 @@ async def stay(sip_host: str) -> int:
                 print(
                     f"  account {customer.account} on policy {customer.policy}: {', '.join(customer.lines)}"
                 )
+            print(world.CODES)
             print(f"FairDial is up; its log is {server.log_path}. In another terminal:")
             print(f"  export FAIRDIAL_CONFIG={server.config_path}")
             print(

@@ -1,9 +1,10 @@
-"""Where Asterisk and SIPp come from: the machine's own, or a private root made once and reused.
+"""Where Asterisk, SIPp and SIPVicious come from: the machine's own, or a private root made once and reused.
 
 `obtain` answers with an `Installation` that says how to run Asterisk and where it keeps its modules and
-data. An Asterisk that is installed already and is new enough is used as it is. Otherwise a private root is
-made with debootstrap below the user's cache directory, because the Debian releases that FairDial runs on
-ship no Asterisk. Missing system packages (debootstrap, sip-tester) are installed with apt-get.
+data; `obtain_sipvicious` finds the scanner. An Asterisk that is installed already and is new enough is used as it
+is. Otherwise a private root is made with debootstrap below the user's cache directory, because the Debian releases
+that FairDial runs on ship no Asterisk. Missing system packages (debootstrap, sip-tester, sipvicious) are installed
+with apt-get.
 
 Left to others: configuring and running a switch (`testbed.asterisk`), and the phones (`testbed.sipp`).
 """
@@ -111,13 +112,26 @@ def obtain(progress: Progress = print) -> Installation:
     root = None
     if not _installed_is_usable(progress):
         root = _private_root(progress)
-    sipp = shutil.which("sipp", path=SYSTEM_PATH)
-    if sipp is None:
-        _install_packages("sip-tester", progress=progress)
-        sipp = shutil.which("sipp", path=SYSTEM_PATH)
-        if sipp is None:
-            raise TestbedError("sip-tester is installed but `sipp` is not on PATH; add its directory to PATH")
-    return _describe(root, sipp)
+    return _describe(root, _program("sipp", "sip-tester", progress))
+
+
+def obtain_sipvicious(progress: Progress = print) -> Mapping[str, str]:
+    """The paths of svmap, svwar and svcrack by name: they look for switches, extensions and passwords.
+
+    Installed if need be. Raises `TestbedError` where that is impossible.
+    """
+    return {name: _program(name, "sipvicious", progress) for name in ("svmap", "svwar", "svcrack")}
+
+
+def _program(name: str, package: str, progress: Progress) -> str:
+    """The path of a program of a system package, which is installed where it is missing."""
+    found = shutil.which(name, path=SYSTEM_PATH)
+    if found is None:
+        _install_packages(package, progress=progress)
+        found = shutil.which(name, path=SYSTEM_PATH)
+    if found is None:
+        raise TestbedError(f"{package} is installed but `{name}` is not on PATH; add its directory to PATH")
+    return found
 
 
 def parse_version(text: str) -> tuple[int, int] | None:

@@ -26,9 +26,9 @@ HANGS_UP = "92"
 # The ending of a number whose phone answers and then does as it is told.
 STEERED = "88"
 
-CUES = ("bye", "refer", "hold", "resume", "fax")
+CUES = ("bye", "refer", "hold", "resume", "fax", "press")
 """What a steered phone can be told: to hang up, to send REFER with the rest of the cue as Refer-To, to send a
-re-INVITE that puts the other side on hold, takes it back, or asks for T.38."""
+re-INVITE that puts the other side on hold, takes it back, or asks for T.38, to press the key that follows (INFO)."""
 
 # How long a phone waits for the answer to its CANCEL or BYE.
 GLARE_MS = 5_000
@@ -347,6 +347,12 @@ _FAX_SDP = """
       a=T38FaxUdpEC:t38UDPRedundancy
 """
 
+# RFC 6086 carries it, the body is a de facto standard. `refer_to` holds the rest of the cue.
+_KEY = """
+      Signal=[$refer_to]
+      Duration=100
+"""
+
 _OK_TO_REQUEST = """  <send><![CDATA[
       SIP/2.0 200 OK
       [last_Via:]
@@ -384,6 +390,7 @@ def _talk(ended: str, limit_ms: int | None) -> str:
             ("refer", "hang_up", (202,)),
             ("refer", "talk", (400, 403, 404, 481, 488, 491, 500, 503, 603)),
             ("offer", "acknowledge", (200, 403, 415, 481, 488, 491, 500, 503, 603)),
+            ("press", "talk", (200, 415, 481, 500)),
         )
         for status in statuses
     )
@@ -392,6 +399,9 @@ def _talk(ended: str, limit_ms: int | None) -> str:
 {offers}
   <label id="send_refer"/>
 {_request("REFER", 'retrans="500" start_txn="refer" next="talk"', "Refer-To: [$refer_to]")}
+
+  <label id="send_press"/>
+{_request("INFO", 'retrans="500" start_txn="press" next="talk"', body=_KEY, content="application/dtmf-relay")}
 
   <label id="acknowledge"/>
 {_request("ACK", 'ack_txn="offer"')}
@@ -432,12 +442,12 @@ def _is(truth: str, variable: str, word: str) -> str:
     )
 
 
-def _request(method: str, sending: str, headers: str = "", *, body: str = "") -> str:
-    """A request within the dialog of `me` and `peer`; sending: SIPp's attributes."""
+def _request(
+    method: str, sending: str, headers: str = "", *, body: str = "", content: str = "application/sdp"
+) -> str:
+    """A request within the dialog of `me` and `peer`; sending: SIPp's attributes; content: the body's type."""
     content = (
-        f"Content-Type: application/sdp\n      Content-Length: [len]\n{body}"
-        if body
-        else "Content-Length: 0\n"
+        f"Content-Type: {content}\n      Content-Length: [len]\n{body}" if body else "Content-Length: 0\n"
     )
     return f"""  <send {sending}><![CDATA[
       {method} [next_url] SIP/2.0

@@ -19,6 +19,7 @@ from typing import Any
 from fairdial.console.control import NotRunning, ask
 from testbed.asterisk import Switch
 from testbed.installation import TestbedError
+from testbed.ports import LOOPBACK, free_ports
 
 PROJECT = Path(__file__).resolve().parent.parent
 READY_WITHIN_S = 20.0
@@ -65,6 +66,8 @@ class Server:
         self.config_path = directory / "fairdial.toml"
         self.control_path = directory / "control.sock"
         self.log_path = directory / "fairdial.log"
+        self._http_port = free_ports(1)[0]
+        self.http_url = f"http://{LOOPBACK}:{self._http_port}"
         self._process: asyncio.subprocess.Process | None = None
         self._write_policies(policies or {})
         self._write_config(settings)
@@ -111,7 +114,12 @@ class Server:
             "ami.user": self.switch.ami_user,
             "ami.secret": self.switch.ami_secret,
             "agi.port": self.switch.agi_port,
+            "http.port": self._http_port,
             "store.path": "ledger.sqlite",
+            "cdr.file": str(self.switch.cdr_path),
+            # All phones of the testbed share an address, and one line may stand for the load of many.
+            "desk.attempts_per_s": 0,
+            "desk.attempts_per_s_source": 0,
             **settings,
         }
         # A JSON string, number or array is TOML as well.

@@ -235,13 +235,26 @@ class Carrier:
         return [call for call in self.calls() if call.number == number]
 
     async def call_when(
-        self, number: str, *, answered: bool = False, ended: bool = False, timeout_s: float
+        self,
+        number: str,
+        *,
+        answered: bool = False,
+        ended: bool = False,
+        since: float = 0.0,
+        timeout_s: float,
     ) -> CarrierCall:
-        """Wait for a call to `number` that has come so far; raises `TestbedError` after `timeout_s`."""
+        """Wait for a call to `number` that has come so far; raises `TestbedError` after `timeout_s`.
+
+        since: no call that came before this Unix time.
+        """
         deadline = asyncio.get_running_loop().time() + timeout_s
         while asyncio.get_running_loop().time() < deadline:
             for call in self.calls_to(number):
-                if not (answered and call.answered_at is None) and not (ended and call.ended_at is None):
+                if (
+                    call.invited_at >= since
+                    and not (answered and call.answered_at is None)
+                    and not (ended and call.ended_at is None)
+                ):
                     return call
             await asyncio.sleep(POLL_S)
         raise TestbedError(

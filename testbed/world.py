@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from testbed.asterisk import Switch
 from testbed.configuration import Line
 from testbed.installation import TestbedError
+from testbed.scenarios import HANGS_UP, STEERED
 from testbed.server import PROJECT, Server, dialplan
 
 FILE = PROJECT / "testbed" / "world.toml"
@@ -34,6 +35,18 @@ exten => _{CALLBACK}X!,1,Gosub(fairdial,s,1(callback,${{EXTEN:{len(CALLBACK)}}})
 """
 
 EXTENSIONS = {"101": "kate"}
+
+CALL_ME_BACK, REVERSE = "*55", "*66"
+"""The codes of dialplan/samples/callback.conf and collect.conf, before a number."""
+
+CODES = f"""Besides numbers, phones dial
+  7000 to 7999           a conference room of their account (on kryptotel, four at a time, and on voxdirect)
+  {CALL_ME_BACK} and a number       hangs the phone up, rings it again and puts it through (accounts on voxdirect)
+  {REVERSE}442079460205        reverse charge to nora, who accepts with key 1 or refuses with key 2"""
+"""What `make serve` says of the calls whose bridge FairDial holds."""
+
+RINGS = MappingProxyType({"nora": f"nora{STEERED}"})
+"""Lines whose phone does as it is told when it is called."""
 
 # What the phones show; erin's number is her account's, eve's is somebody else's. The others show none.
 _SHOWN = {"erin": "+442079460202", "eve": "+442079460999"}
@@ -114,10 +127,16 @@ def lines(password: Mapping[str, str] | None = None) -> list[Line]:
             context="phones",
             password=(password or {}).get(name),
             caller_id=_SHOWN.get(name),
+            rings=RINGS.get(name),
         )
         for customer in customers()
         for name in customer.lines
     ]
+
+
+def rung(line: str) -> str:
+    """What the carrier's phones are called when FairDial or the switch rings a line."""
+    return RINGS.get(line, line)
 
 
 async def provision(switch: Switch, server: Server) -> None:
@@ -143,6 +162,9 @@ async def provision(switch: Switch, server: Server) -> None:
 LONDON, BERLIN, MADRID, TOKYO = "02079460100", "00493012345678", "0034911234567", "0081312345678"
 PREMIUM, NON_GEOGRAPHIC, INVALID, VOICEMAIL = "09098790000", "03001234567", "0207", "*97"
 ROOM = "7001"
+NORA = "442079460205"
+MEETING = f"020794601{HANGS_UP}"
+MEETING_E164 = f"+4420794601{HANGS_UP}"
 
 
 @dataclass(frozen=True)
@@ -152,6 +174,9 @@ class Expected:
     line: the one that pays. decision None: FairDial is not asked. talk_s None: the call is not answered. metered:
     seconds by allowance, or in all where no allowance counts them. charge: amount, currency and clause. caller: who
     calls where it is not the line. during: a call while this one is up. suspend: the account is suspended after talk_s.
+    cause: of the hang-up (Q.850) where the refusal is told in an answered call. key: what the called party presses.
+    called_back: the number to which FairDial puts the phone through after that was hung up; they talk for talk_s.
+    own_clock: metered are the seconds of this stay, not those of the room, which counts for all who are in it once.
     """
 
     what: str
@@ -168,6 +193,10 @@ class Expected:
     caller: str | None = None
     during: Expected | None = None
     suspend: bool = False
+    cause: int | None = None
+    key: str | None = None
+    called_back: str | None = None
+    own_clock: bool = False
 
 
 def _talk(
@@ -206,6 +235,12 @@ def _refused(what: str, line: str, number: str, reason: str, clause: str, status
     return Expected(what, line, number, "refuse", reason, clause, status)
 
 
+def _stays(line: str, during: Expected) -> Expected:
+    return replace(
+        _talk("K5 joins", line, ROOM, "within_allowance", "K5", 3, "3", during=during), own_clock=True
+    )
+
+
 def _emergency(line: str, number: str = "999", what: str = "emergency") -> Expected:
     return Expected(what, line, number, None, "emergency", talk_s=1)
 
@@ -217,6 +252,22 @@ class Scene:
     account: str
     calls: tuple[Expected, ...]
 
+
+_FIFTH = Expected("K5 is the fifth", "sam", ROOM, "refuse", "conference_full", "K5", cause=17)
+_FOURTH = _stays("rosa", during=_FIFTH)
+_THIRD = _stays("paul", during=_FOURTH)
+_SECOND = _stays("olga", during=_THIRD)
+# Whoever comes first stays longest, so that the clock of the room is that of this stay.
+_FIRST = _talk(
+    "K5 opens a room",
+    "nora",
+    ROOM,
+    "within_allowance",
+    "K5",
+    6,
+    "conference-day/month 6",
+    during=_SECOND,
+)
 
 SCENES = (
     Scene(
@@ -242,6 +293,37 @@ SCENES = (
             _talk("K12 suspended", "dave", LONDON, "covered", "K1", 1, "voice 1", cut=True, suspend=True),
             _refused("K12 is suspended", "dave", LONDON, "account_suspended", "K12"),
             _emergency("dave", "112", "suspended, emergency"),
+        ),
+    ),
+    Scene(
+        "kryptotel-team",
+        (
+            Expected(
+                "K6 accepts with key 1",
+                "nora",
+                REVERSE + NORA,
+                "allow",
+                "not_counted",
+                "K1",
+                talk_s=2,
+                metered="2",
+                caller="erin",
+                key="1",
+            ),
+            Expected(
+                "K6 refuses with key 2",
+                "nora",
+                REVERSE + NORA,
+                "allow",
+                "not_counted",
+                "K1",
+                status=403,
+                metered="0",
+                caller="erin",
+                key="2",
+            ),
+            _FIRST,
+            _emergency("sam"),
         ),
     ),
     Scene(
@@ -302,10 +384,23 @@ SCENES = (
     Scene(
         "voxdirect",
         (
-            _talk("V1 a country of the plan", "iris", LONDON, "within_allowance", "V1", 2, "voice 2"),
+            _talk("V1 a country bought", "iris", LONDON, "within_allowance", "V1", 2, "voice 2"),
             _talk("V1 another one", "iris", BERLIN, "within_allowance", "V1", 2, "voice 2"),
             _refused("V1 outside the plan", "iris", TOKYO, "country_not_covered", "V1"),
             _talk("V5 a conference", "iris", ROOM, "within_allowance", "V5", 2, "voice 2"),
+            Expected(
+                "V6 is called back",
+                "iris",
+                CALL_ME_BACK + MEETING,
+                "allow",
+                "within_allowance",
+                "V6",
+                status=486,
+                talk_s=2,
+                metered="voice 4",
+                called_back=MEETING_E164,
+            ),
+            _refused("V6 premium", "iris", CALL_ME_BACK + PREMIUM, "class_not_covered", "V1"),
             _emergency("iris"),
         ),
     ),

@@ -7,7 +7,6 @@ about policies have modules of their own.
 
 import asyncio
 from collections.abc import Awaitable, Iterable, Mapping
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,7 +16,7 @@ from rich.table import Table
 
 from fairdial import logs
 from fairdial.config import Logs
-from fairdial.console import cli_accounts, cli_policies
+from fairdial.console import cli_accounts, cli_policies, cli_store
 from fairdial.console.session import (
     FOUND,
     AsJson,
@@ -30,7 +29,7 @@ from fairdial.console.session import (
     table_of,
 )
 from fairdial.console.shapes import number_json
-from fairdial.doctor import Finding
+from fairdial.doctor import Finding, Severity
 from fairdial.policy.account import Kind
 from fairdial.policy.numbers import Habit
 from fairdial.policy.periods import zone_named
@@ -48,6 +47,9 @@ app.add_typer(cli_accounts.agreements, name="agreement")
 app.add_typer(cli_policies.rates, name="rates")
 app.add_typer(cli_policies.policies, name="policy")
 app.command()(cli_accounts.subscribe)
+app.command()(cli_store.ready)
+app.command()(cli_store.backup)
+app.command()(cli_store.restore)
 
 ConfigFile = Annotated[
     Path | None,
@@ -73,20 +75,46 @@ async def _awaited(work: Awaitable[Any]) -> Any:
 
 
 @app.command()
-def doctor(context: typer.Context, as_json: AsJson = False) -> None:
-    """Say what is missing for FairDial to work here, and how to mend it."""
+def doctor(
+    context: typer.Context,
+    asterisk_etc: Annotated[
+        Path | None,
+        typer.Option("--asterisk-etc", help="Folder of the switch's files; `asterisk_etc` if left out."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what is missing for FairDial to work here, and what stands open. Status 1 on failures, not on warnings."""
     session: Session = context.obj
-    findings: list[Finding] = asyncio.run(_awaited(session.parts.doctor(session.config)))
+    config = session.config
+    if asterisk_etc is not None:
+        config = config.model_copy(update={"asterisk_etc": asterisk_etc.absolute()})
+    findings: list[Finding] = asyncio.run(_awaited(session.parts.doctor(config)))
     show(
-        [asdict(finding) for finding in findings],
+        [_finding_json(finding) for finding in findings],
         as_json,
-        lambda: table(
-            ("part", "", "found", "cure"),
-            ((each.part, "ok" if each.well else "FAULT", each.text, each.cure) for each in findings),
-        ),
+        lambda: table(("part", "", "found", "cure"), (_finding_row(finding) for finding in findings)),
     )
-    if not all(finding.well for finding in findings):
+    if any(finding.severity is Severity.FAILURE for finding in findings):
         raise typer.Exit(FOUND)
+
+
+def _finding_json(finding: Finding) -> dict[str, object]:
+    return {
+        "part": finding.part,
+        "severity": str(finding.severity),
+        "well": finding.well,
+        "text": finding.text,
+        "where": finding.where,
+        "cure": finding.cure,
+    }
+
+
+_SHOWN = {Severity.OK: "ok", Severity.WARNING: "warning", Severity.FAILURE: "FAULT"}
+
+
+def _finding_row(finding: Finding) -> tuple[str, str, str, str]:
+    found = f"{finding.where}: {finding.text}" if finding.where else finding.text
+    return finding.part, _SHOWN[finding.severity], found, finding.cure
 
 
 @app.command("import")
@@ -276,6 +304,25 @@ def decisions(
     # What was noted of a call that was let through, and what cut it: most calls have neither.
     further = [key for key in ("used_s", "cut_by", "cut_clause", "flag") if any(row[key] for row in rows)]
     show(rows, as_json, lambda: table_of((*DECISION_COLUMNS, *further), rows))
+
+
+DIFFERENCE_COLUMNS = ("at", "call_id", "kind", "ours_s", "theirs_s", "done")
+
+
+@app.command()
+def differences(
+    context: typer.Context,
+    limit: Annotated[int, typer.Option(min=1, max=10_000)] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """List where switch and ledger disagreed, newest first, and what became of it. Exit 1 where there is any."""
+    session: Session = context.obj
+    rows = session.run("differences", limit=limit)
+    for row in rows:
+        row["at"] = _utc(row["at_ms"])
+    show(rows, as_json, lambda: table_of(DIFFERENCE_COLUMNS, rows))
+    if rows:
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -93,21 +93,27 @@ class ControlServer:
         try:
             request = json.loads(line)
             name, arguments = str(request["operation"]), dict(request.get("arguments", {}))
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             return {"error": f"not a request: {error}"}
         try:
             return {"result": await self._operations.call(name, arguments)}
         except (OperationError, LedgerError, ValueError) as error:
             return {"error": str(error)}
+        except Exception:
+            # Whoever asked must hear of it, and not wait for a reply that never comes.
+            log.exception("control_operation_failed", operation=name[:80])
+            return {"error": "FairDial made a mistake; its log has the details"}
 
 
-def ask(path: Path, operation: str, arguments: Mapping[str, Any]) -> Any:
+def ask(
+    path: Path, operation: str, arguments: Mapping[str, Any], *, reply_within_s: float = REPLY_WITHIN_S
+) -> Any:
     """Ask a running FairDial. Raises NotRunning, or OperationError with its words."""
     line = json.dumps({"operation": operation, "arguments": dict(arguments)}).encode() + b"\n"
     if len(line) > LINE_BYTES_MAX:
         raise OperationError(f"the request is longer than {LINE_BYTES_MAX} bytes")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-        connection.settimeout(REPLY_WITHIN_S)
+        connection.settimeout(reply_within_s)
         try:
             connection.connect(str(path))
         except (FileNotFoundError, ConnectionRefusedError) as error:
@@ -124,7 +130,7 @@ def ask(path: Path, operation: str, arguments: Mapping[str, Any]) -> Any:
                 if len(received) > REPLY_BYTES_MAX:
                     raise OperationError(f"{path}: the reply is longer than {REPLY_BYTES_MAX} bytes")
         except TimeoutError as error:
-            raise OperationError(f"{path}: no reply within {REPLY_WITHIN_S} s") from error
+            raise OperationError(f"{path}: no reply within {reply_within_s} s") from error
     if not received:
         raise OperationError(f"{path}: FairDial closed the connection without a reply; its log says why")
     reply = json.loads(received)

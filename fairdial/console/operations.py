@@ -13,6 +13,7 @@ import msgspec
 
 from fairdial.answer import RING_S
 from fairdial.clock import Moment
+from fairdial.console.health import not_serving
 from fairdial.console.shapes import (
     Json,
     account_json,
@@ -105,8 +106,9 @@ class Operations:
         status: Callable[[], Json] | None = None,
         callback: Callable[[str, str, str | None], Awaitable[Json]] | None = None,
         rooms: Rooms | None = None,
+        ready: Callable[[], Awaitable[Json]] | None = None,
     ) -> None:
-        """Without `calls`, `hang_up`, `cut`, `status`, `callback` and `rooms` no server runs here.
+        """Without `calls`, `hang_up`, `cut`, `status`, `callback`, `rooms` and `ready` no server runs here.
 
         cut: ends the calls of an account, or of a line, and says how many were told to. callback: takes the line,
         the number that it wants, and the number to ring first instead of the line.
@@ -119,6 +121,7 @@ class Operations:
         self._status = status
         self._place_callback = callback
         self._rooms = rooms
+        self._ready = ready
         self._publishing = asyncio.Lock()
         self._by_name: Mapping[str, Callable[..., Awaitable[Any]]] = {
             "account_add": self._account_add,
@@ -143,12 +146,14 @@ class Operations:
             "usage": self._account_show,
             "check": self._check,
             "decisions": self._decisions,
+            "differences": self._differences,
             "calls": self._live_calls,
             "hangup": self._hangup,
             "callback": self._callback,
             "conference_add": self._conference_add,
             "conference_list": self._conference_list,
             "status": self._server_status,
+            "ready": self._readiness,
             "grants": self._grants,
             "grant": self._grant,
         }
@@ -333,6 +338,9 @@ class Operations:
         records = await self._ledger.decisions(account, max(1, min(limit, 10_000)))
         return [asdict(record) | {"cut_clause": self._cut_clause(record)} for record in records]
 
+    async def _differences(self, limit: int = 100) -> list[Json]:
+        return [asdict(each) for each in await self._ledger.differences(max(1, min(limit, 10_000)))]
+
     def _cut_clause(self, record: DecisionRecord) -> str | None:
         """The clause by which a call was cut, of the version with which it started."""
         if not record.cut_by:
@@ -388,6 +396,9 @@ class Operations:
 
     async def _conference_list(self) -> list[Json]:
         return [] if self._rooms is None else self._rooms.rows()
+
+    async def _readiness(self) -> Json:
+        return not_serving("no FairDial is running here") if self._ready is None else await self._ready()
 
     async def _server_status(self) -> Json:
         return {"serving": False} if self._status is None else {"serving": True} | self._status()

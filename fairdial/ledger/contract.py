@@ -49,7 +49,19 @@ class LedgerError(Exception):
 
 
 class LedgerUnavailable(LedgerError):
-    """The store cannot be written now (locked, full, closed, overloaded). Nothing was changed."""
+    """The store cannot be written now (locked, full, closed, overloaded). Nothing was changed.
+
+    found: what is wrong, and where. cure: what an operator can do, "" where time alone mends it.
+    """
+
+    def __init__(self, found: str, cure: str = "") -> None:
+        super().__init__(f"{found}; {cure}" if cure else found)
+        self.found = found
+        self.cure = cure
+
+
+class LedgerDamaged(LedgerUnavailable):
+    """The file holds what no ledger writes. Nothing is written into it any more; a backup takes its place."""
 
 
 class LedgerSlow(LedgerUnavailable):
@@ -167,6 +179,44 @@ class DecisionRecord:
     flag: str = ""
     used_s: int | None = None
     cut_by: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """Of a switch, in UTC milliseconds. proven_ms: the last moment at which it was heard with all live calls
+    followed. compared_ms: calls settled up to then were compared with its own records.
+    """
+
+    proven_ms: int
+    compared_ms: int
+
+
+class DifferenceKind(StrEnum):
+    """How switch and ledger can disagree."""
+
+    ORPHAN_CHANNEL = "orphan_channel"
+    """A call is up that the ledger holds no grant for."""
+    ORPHAN_GRANT = "orphan_grant"
+    """A grant was live whose call is gone."""
+    USAGE = "usage"
+    """The switch recorded another length than was settled."""
+    UNMETERED = "unmetered"
+    """Seconds that the failure rule let through and that no allowance could take in afterwards."""
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Switch and ledger disagree about a call. Seconds of talk; None where that side knows of none.
+
+    done: what became of it.
+    """
+
+    call_id: str
+    kind: DifferenceKind
+    at_ms: int
+    ours_s: int | None
+    theirs_s: int | None
+    done: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,6 +351,30 @@ class Ledger(Protocol):
         """Call ids of live grants whose account or line is no longer active: their calls are to end (K12)."""
         ...
 
+    async def saw(self, switch: str, proven_ms: int) -> None:
+        """Note that the switch was heard at `proven_ms` with all its live calls followed."""
+        ...
+
+    async def seen(self, switch: str) -> Seen | None:
+        """What was last seen of a switch; None: nothing yet."""
+        ...
+
+    async def settled_between(self, from_ms: int, until_ms: int, limit: int) -> tuple[Grant, ...]:
+        """Grants of calls that ended after `from_ms` and up to `until_ms`, the earliest first."""
+        ...
+
+    async def compared(self, switch: str, until_ms: int, differences: Sequence[Difference]) -> None:
+        """Note the differences found among calls that ended up to `until_ms`, which are not compared again."""
+        ...
+
+    async def differ(self, difference: Difference) -> None:
+        """Note a difference; one of that kind is kept for a call, the first."""
+        ...
+
+    async def differences(self, limit: int = 100) -> tuple[Difference, ...]:
+        """The latest differences, newest first."""
+        ...
+
     async def grant(self, call_id: str) -> Grant | None:
         """One grant."""
         ...
@@ -413,6 +487,10 @@ class Ledger(Protocol):
 
     async def sheet(self, account_id: str) -> AccountSheet:
         """One account with lines and usage, newest windows first. Raises NotFound."""
+        ...
+
+    async def probe(self) -> None:
+        """Write as a step does, but change nothing: whether the store can be written now. Raises LedgerUnavailable."""
         ...
 
     async def close(self) -> None:

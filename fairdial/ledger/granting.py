@@ -25,6 +25,7 @@ from fairdial.ledger.contract import (
 from fairdial.policy.account import (
     Dial,
     Kind,
+    Room,
     Snapshot,
 )
 from fairdial.policy.decide import Allow, Decision, Refuse, Verdict
@@ -43,11 +44,12 @@ def authorise(db: sqlite3.Connection, dial: Dial, plan: Plan, judge: Judge) -> V
     earlier = db.execute("SELECT * FROM decisions WHERE call_id = ?", (dial.call_id,)).fetchone()
     if earlier is not None:
         return _repeat(db, earlier, dial)
-    verdict = judge(reading.snapshot(db, dial.line_id, plan))
+    snapshot = reading.snapshot(db, dial.line_id, plan)
+    verdict = judge(snapshot)
     _write_decision(db, dial, verdict)
     # An emergency call holds nothing, so it has no grant that could be lost or end it.
     if isinstance(verdict.decision, Allow) and verdict.decision.account_id is not None:
-        _write_grant(db, dial, verdict.decision)
+        _write_grant(db, dial, verdict.decision, snapshot.room)
         if dial.kind is Kind.MESSAGE:
             _count_message(db, dial)
     return verdict
@@ -137,8 +139,13 @@ def _word(decision: Decision) -> str:
     return "undecided" if decision.reason in UNDECIDED else "refuse"
 
 
-def _write_grant(db: sqlite3.Connection, dial: Dial, allow: Allow) -> None:
-    room = _room(db, dial, str(allow.account_id)) if dial.kind is Kind.CONFERENCE else None
+def _write_grant(db: sqlite3.Connection, dial: Dial, allow: Allow, joined: Room | None) -> None:
+    """joined: the conference that the dial is for, None where it opens one."""
+    room: str | None = None
+    if dial.kind is Kind.CONFERENCE:
+        room = dial.call_id if joined is None else joined.id
+    # Who comes into a conference is in it; only a number that is called into one rings before.
+    inside = room is not None and not dial.ring_s
     db.execute(
         "INSERT INTO grants (call_id, account_id, line_id, kind, bound_by, room, channel, ring_s, state, granted_s,"
         " authorised_ms, answered_ms, leg, terms, credit_hold_micros)"
@@ -152,23 +159,19 @@ def _write_grant(db: sqlite3.Connection, dial: Dial, allow: Allow) -> None:
             room,
             dial.channel,
             dial.ring_s,
-            GrantState.RINGING if room is None else GrantState.TALKING,
+            GrantState.TALKING if inside else GrantState.RINGING,
             allow.granted_s,
             dial.at_ms,
-            None if room is None else dial.at_ms,
-            None if room is None else dial.channel,
+            dial.at_ms if inside else None,
+            dial.channel if inside else None,
             msgspec.json.encode(allow.terms).decode() if allow.terms else None,
             allow.credit_hold_micros,
         ),
     )
     _reserve_credit(db, str(allow.account_id), allow.credit_hold_micros)
     _reserve(db, dial.call_id, str(allow.account_id), allow.holds)
-
-
-def _room(db: sqlite3.Connection, dial: Dial, account_id: str) -> str:
-    """The session that this dial joins, or opens."""
-    joined = reading.room_of(db, account_id, dial.dialled)
-    return dial.call_id if joined is None else joined.id
+    if inside and joined is not None:
+        rooms.enter(db, dial.call_id, joined.id)
 
 
 def _reserve_credit(db: sqlite3.Connection, account_id: str, hold_micros: int) -> None:
@@ -219,12 +222,17 @@ def _reserve(db: sqlite3.Connection, call_id: str, account_id: str, holds: Seque
 
 
 def answered(db: sqlite3.Connection, call_id: str, leg: str, at_ms: int) -> Grant:
-    db.execute(
-        "UPDATE grants SET state = 'talking', leg = ?, answered_ms = coalesce(answered_ms, ?)"
-        " WHERE call_id = ? AND state <> 'settled'",
+    first = db.execute(
+        "UPDATE grants SET state = 'talking', leg = ?, answered_ms = ? WHERE call_id = ? AND state = 'ringing'",
         (leg, at_ms, call_id),
-    )
-    return reading.need_grant(db, call_id)
+    ).rowcount
+    if not first:
+        db.execute("UPDATE grants SET leg = ? WHERE call_id = ? AND state = 'talking'", (leg, call_id))
+    grant = reading.need_grant(db, call_id)
+    if first and grant.room is not None:
+        rooms.enter(db, call_id, grant.room)
+        return reading.need_grant(db, call_id)
+    return grant
 
 
 def renew(db: sqlite3.Connection, call_id: str, plan: PlanMore, extend: Extend) -> Grant:
@@ -426,6 +434,6 @@ def _pay_from_credit(db: sqlite3.Connection, grant: Grant, amount_micros: int, a
 
 def release(db: sqlite3.Connection, call_id: str) -> None:
     grant = reading.find_grant(db, call_id)
-    # Who joined a conference counts as in it at once; taken back, it never was.
+    # Who came into a conference counts as in it at once; taken back, it never was.
     if grant is not None and (grant.state is GrantState.RINGING or grant.room is not None):
         settle(db, call_id, 0, grant.authorised_ms, False)

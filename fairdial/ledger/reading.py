@@ -102,11 +102,16 @@ def _identity(db: sqlite3.Connection, line: Line, needs: Needs) -> Identity:
 
 
 def room_of(db: sqlite3.Connection, account_id: str, name: str) -> Room | None:
-    """The conference of that name in which somebody of the account is."""
+    """The conference of that name in which somebody of the account is, or into which somebody is called.
+
+    Who is called has a seat. While nobody is in it, its clock is held up to no time, and it opens at the latest
+    when the last one called answers.
+    """
     row = db.execute(
         "SELECT min(g.room) AS id, count(*) AS seats, max(g.granted_s IS NULL) AS endless,"
-        " max(g.answered_ms + g.granted_s * 1000) AS until_ms,"
-        " (SELECT min(first.authorised_ms) FROM grants first WHERE first.room = g.room) AS opened_ms,"
+        " coalesce(max(g.answered_ms + g.granted_s * 1000), min(g.authorised_ms)) AS until_ms,"
+        " CASE WHEN max(g.answered_ms) IS NULL THEN max(g.authorised_ms + g.ring_s * 1000)"
+        "   ELSE (SELECT min(first.answered_ms) FROM grants first WHERE first.room = g.room) END AS opened_ms,"
         " (SELECT last.bound_by FROM grants last WHERE last.room = g.room AND last.state <> 'settled'"
         "   ORDER BY last.answered_ms + last.granted_s * 1000 DESC LIMIT 1) AS bound_by"
         " FROM grants g JOIN decisions d USING (call_id)"
@@ -171,8 +176,7 @@ def holds_of(db: sqlite3.Connection, call_id: str) -> list[sqlite3.Row]:
 
 
 def live_grants(db: sqlite3.Connection) -> tuple[Grant, ...]:
-    rows = db.execute(f"{_GRANT} WHERE g.state <> 'settled' ORDER BY g.authorised_ms, g.call_id")
-    return tuple(_to_grant(row) for row in rows)
+    return grants_where(db, "g.state <> 'settled' ORDER BY g.authorised_ms, g.call_id")
 
 
 def barred_grants(db: sqlite3.Connection) -> tuple[str, ...]:
@@ -187,6 +191,13 @@ def barred_grants(db: sqlite3.Connection) -> tuple[str, ...]:
 def find_grant(db: sqlite3.Connection, call_id: str) -> Grant | None:
     row = db.execute(f"{_GRANT} WHERE call_id = ?", (call_id,)).fetchone()
     return None if row is None else _to_grant(row)
+
+
+def grants_where(
+    db: sqlite3.Connection, condition: str, parameters: Sequence[object] = ()
+) -> tuple[Grant, ...]:
+    """Grants by a condition of our own on `g`, their table."""
+    return tuple(_to_grant(row) for row in db.execute(f"{_GRANT} WHERE {condition}", parameters))
 
 
 def need_grant(db: sqlite3.Connection, call_id: str) -> Grant:

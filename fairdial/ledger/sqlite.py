@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from fairdial.ledger import granting, provisioning, reading
+from fairdial.ledger import granting, provisioning, reading, witnessing
 from fairdial.ledger.contract import (
     AccountSheet,
     DecisionRecord,
+    Difference,
     Entry,
     Extend,
     Grant,
@@ -17,8 +18,9 @@ from fairdial.ledger.contract import (
     Plan,
     PlanMore,
     PublishedPolicy,
+    Seen,
 )
-from fairdial.ledger.writer import Writer
+from fairdial.ledger.writer import Writer, touch
 from fairdial.policy.account import (
     Account,
     Agreement,
@@ -50,6 +52,9 @@ class SqliteLedger:
     async def close(self) -> None:
         await self._writer.close()
 
+    async def probe(self) -> None:
+        await self._writer.do(touch)
+
     async def authorise(self, dial: Dial, plan: Plan, judge: Judge) -> Verdict:
         return await self._writer.do(lambda db: granting.authorise(db, dial, plan, judge))
 
@@ -68,10 +73,28 @@ class SqliteLedger:
     async def release(self, call_id: str) -> None:
         await self._writer.do(lambda db: granting.release(db, call_id))
 
+    async def saw(self, switch: str, proven_ms: int) -> None:
+        await self._writer.do(lambda db: witnessing.saw(db, switch, proven_ms))
+
+    async def compared(self, switch: str, until_ms: int, differences: Sequence[Difference]) -> None:
+        await self._writer.do(lambda db: witnessing.compared(db, switch, until_ms, differences))
+
+    async def differ(self, difference: Difference) -> None:
+        await self._writer.do(lambda db: witnessing.differ(db, difference))
+
     # Reading goes past the writer: a long listing must not stand in a dial's way.
 
     async def live_grants(self) -> tuple[Grant, ...]:
         return await self._writer.read(reading.live_grants)
+
+    async def seen(self, switch: str) -> Seen | None:
+        return await self._writer.read(lambda db: witnessing.seen(db, switch))
+
+    async def settled_between(self, from_ms: int, until_ms: int, limit: int) -> tuple[Grant, ...]:
+        return await self._writer.read(lambda db: witnessing.settled_between(db, from_ms, until_ms, limit))
+
+    async def differences(self, limit: int = 100) -> tuple[Difference, ...]:
+        return await self._writer.read(lambda db: witnessing.differences(db, limit))
 
     async def barred_grants(self) -> tuple[str, ...]:
         return await self._writer.read(reading.barred_grants)

@@ -6,12 +6,17 @@ commit. Where a step fails, the group is run again with a savepoint for each, so
 a step may run twice, and must change nothing but the file.
 A lock file keeps a second process out: SQLite before 3.51.3 can corrupt a WAL that two write. What only
 reads has a connection of its own, which never writes or checkpoints, and waits for no step.
+
+While the file is in trouble each step fails, says why, and the next is tried as if nothing had been: locked,
+full, read-only or moved away, it is well again by itself. Only a damaged file is never written again.
+Who must not lose a step keeps it and repeats it (desk.py).
 """
 
 import asyncio
 import fcntl
 import os
 import sqlite3
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import resources
@@ -21,7 +26,13 @@ from typing import Any, TypeVar, cast
 import aiosqlite
 import structlog
 
-from fairdial.ledger.contract import ConstraintViolated, LedgerBusy, LedgerSlow, LedgerUnavailable
+from fairdial.ledger.contract import (
+    ConstraintViolated,
+    LedgerBusy,
+    LedgerDamaged,
+    LedgerSlow,
+    LedgerUnavailable,
+)
 
 T = TypeVar("T")
 Step = Callable[[sqlite3.Connection], T]
@@ -31,6 +42,11 @@ log = structlog.get_logger(__name__)
 STOP_WITHIN_S = 5.0
 """For the thread of a connection that could not be opened."""
 
+LOCKED_S = 0.25
+"""How long another program's lock is waited for: less than a dial has, so that it hears what the matter is."""
+
+CHECK_WITHIN_S = 0.5
+"""For looking through the file when it is opened; what is larger is looked at in part."""
 
 # Primary result codes (sqlite.org/rescode.html) that are the statement's own fault. All others are the
 # file's: locked, full, unreadable, damaged.
@@ -44,6 +60,27 @@ _OWN_FAULTS = frozenset(
         sqlite3.SQLITE_RANGE,
     }
 )
+
+
+_DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+
+QUERY_ONLY = "query_only=ON"
+
+SLOW_CURE = "see to its disk: something keeps it busy"
+
+RESTORE = "stop FairDial and put a backup in its place: `fairdial restore FILE`"
+
+_CURES = {
+    sqlite3.SQLITE_BUSY: "another program holds it (`fuser -v` on the file names it); let it finish, or end it",
+    sqlite3.SQLITE_LOCKED: "another program holds it (`fuser -v` on the file names it); let it finish, or end it",
+    sqlite3.SQLITE_FULL: "make room on its disk",
+    sqlite3.SQLITE_READONLY: "let FairDial write the file and its folder; see whether the disk is mounted read-only",
+    sqlite3.SQLITE_CANTOPEN: "let FairDial write the file and its folder; see whether the disk is mounted read-only",
+    sqlite3.SQLITE_IOERR: "see to its disk: whether it is mounted read-only, and what `dmesg` says of it",
+    sqlite3.SQLITE_CORRUPT: RESTORE,
+    sqlite3.SQLITE_NOTADB: RESTORE,
+}
+"""What an operator can do, by the primary result code."""
 
 
 class _Connection(aiosqlite.Connection):
@@ -90,21 +127,33 @@ class Writer:
         self._reading = 0
         self._queue: asyncio.Queue[_Waiting | None] = asyncio.Queue(waiting_max)
         self._closing: asyncio.Task[None] | None = None
+        self._identity: _Identity | None = None
+        self._damage = ""
         self._lock_fd = -1
         self._connection: _Connection | None = None
         self._reader: _Connection | None = None
         self._task: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
-        """Lock, connect and migrate. Raises LedgerUnavailable that says which file and why."""
-        self._lock_fd = _lock(self._path)
+        """Lock, connect, look for damage and migrate. Raises LedgerUnavailable that says which file and why.
+
+        A damaged file is opened for reading what can be read; every step fails with LedgerDamaged.
+        """
+        self._lock_fd = lock(self._path)
         try:
             connection = self._connection = await _opened(self._connect)
-            await connection.run(migrate)
+            self._identity = _identity(self._path)
+            self._damage = await connection.run(lambda _raw: _damage(self._path, CHECK_WITHIN_S))
+            if self._damage:
+                log.critical("ledger_damaged", path=str(self._path), found=self._damage, cure=RESTORE)
+            else:
+                await connection.run(migrate)
             self._reader = await _opened(self._connect_reader)
         except (sqlite3.Error, LedgerUnavailable) as error:
             await self._shut()
-            raise LedgerUnavailable(f"{self._path}: cannot be opened as a ledger: {error}") from error
+            raise LedgerUnavailable(
+                f"{self._path}: cannot be opened as a ledger: {error}", _cure(error)
+            ) from error
         except BaseException:
             await self._shut()
             raise
@@ -124,7 +173,7 @@ class Writer:
         )
 
     def _connect_reader(self) -> sqlite3.Connection:
-        return _connect(self._path, ("query_only=ON", "wal_autocheckpoint=0", "temp_store=MEMORY"))
+        return _connect(self._path, (QUERY_ONLY, "wal_autocheckpoint=0", "temp_store=MEMORY"))
 
     async def do(self, step: Step[T]) -> T:
         """Run `step` in a transaction; its result is returned after the commit.
@@ -134,6 +183,8 @@ class Writer:
         """
         if self._closing is not None or self._task is None:
             raise LedgerUnavailable(f"{self._path}: the ledger is closed")
+        if self._damage:
+            raise self._damaged()
         waiting = _Waiting(step, asyncio.get_running_loop().create_future())
         try:
             self._queue.put_nowait(waiting)
@@ -143,7 +194,7 @@ class Writer:
             async with asyncio.timeout(self._within_s):
                 result: T = await waiting.done
         except TimeoutError:
-            raise LedgerSlow(f"{self._path}: not written within {self._within_s} s") from None
+            raise LedgerSlow(f"{self._path}: not written within {self._within_s} s", SLOW_CURE) from None
         return result
 
     async def read(self, step: Step[T]) -> T:
@@ -157,9 +208,10 @@ class Writer:
             async with asyncio.timeout(self._within_s):
                 return await self._reader.run(lambda raw: _read(raw, step))
         except TimeoutError:
-            raise LedgerSlow(f"{self._path}: not read within {self._within_s} s") from None
+            raise LedgerSlow(f"{self._path}: not read within {self._within_s} s", SLOW_CURE) from None
         except sqlite3.Error as error:
-            raise LedgerUnavailable(f"{self._path}: {error}") from error
+            self._note_damage(error)
+            raise self._unavailable(error) from error
         finally:
             self._reading -= 1
 
@@ -177,13 +229,13 @@ class Writer:
         await self._shut()
 
     async def _shut(self) -> None:
-        # The reader first: whoever closes last checkpoints, and that is the writer's work.
-        if self._reader is not None:
-            await self._reader.close()
-            self._reader = None
-        if self._connection is not None:
-            await self._connection.close()
-            self._connection = None
+        # The reader first: whoever closes last checkpoints, and that is the writer's work. Into a damaged file
+        # nothing more is written, and the reader cannot.
+        connections = [self._reader, self._connection]
+        for connection in reversed(connections) if self._damage else connections:
+            if connection is not None:
+                await connection.close()
+        self._reader = self._connection = None
         if self._lock_fd >= 0:
             os.close(self._lock_fd)
             self._lock_fd = -1
@@ -206,11 +258,15 @@ class Writer:
 
     async def _commit(self, connection: _Connection, group: list[_Waiting]) -> None:
         steps = [waiting.step for waiting in group]
+        results: list[Any]
         try:
-            results = await connection.run(lambda raw: _transact(raw, steps))
+            if self._damage:
+                raise self._damaged()
+            results = await connection.run(lambda raw: self._transact(raw, steps))
         except Exception as error:  # whatever it is, the writer goes on and the callers learn of it
             log.error("ledger_commit_failed", path=str(self._path), steps=len(group), error=str(error))
-            results = [LedgerUnavailable(f"{self._path}: {error}") for _ in group]
+            self._note_damage(error)
+            results = [self._unavailable(error) for _ in group]
         for waiting, result in zip(group, results, strict=True):
             if waiting.done.done():
                 continue  # its caller was cancelled meanwhile and undoes the step itself
@@ -218,6 +274,31 @@ class Writer:
                 waiting.done.set_exception(result)
             else:
                 waiting.done.set_result(result)
+
+    def _transact(self, connection: sqlite3.Connection, steps: list[Step[Any]]) -> list[Any]:
+        # SQLite goes on writing a file that was unlinked, and all of it is lost at the end.
+        if self._identity is not None and _identity(self._path) != self._identity:
+            raise LedgerUnavailable(
+                f"{self._path}: the file was removed or replaced while FairDial has it open",
+                "move the file itself back; where it is gone, stop FairDial and `fairdial restore` a backup",
+            )
+        return _transact(connection, steps)
+
+    def _note_damage(self, error: Exception) -> None:
+        if not self._damage and _primary(error) in _DAMAGED:
+            self._damage = str(error)
+            log.critical("ledger_damaged", path=str(self._path), found=self._damage, cure=RESTORE)
+
+    def _damaged(self) -> LedgerDamaged:
+        return LedgerDamaged(f"{self._path}: the file is damaged (malformed): {self._damage}", RESTORE)
+
+    def _unavailable(self, error: Exception) -> LedgerUnavailable:
+        """The error that a caller learns; a new one for each, as each adds its own traceback."""
+        if isinstance(error, LedgerUnavailable):
+            return type(error)(error.found, error.cure)
+        if _primary(error) in _DAMAGED:
+            return LedgerDamaged(f"{self._path}: {error}", RESTORE)
+        return LedgerUnavailable(f"{self._path}: {error}", _cure(error))
 
 
 async def _opened(connect: Callable[[], sqlite3.Connection]) -> _Connection:
@@ -231,8 +312,46 @@ async def _opened(connect: Callable[[], sqlite3.Connection]) -> _Connection:
     return connection
 
 
+_Identity = tuple[int, int]
+"""Device and inode of a file."""
+
+
+def _identity(path: Path) -> _Identity | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _damage(path: Path, within_s: float) -> str:
+    """What is wrong in the file, as far as it can be looked through in that time; "" for nothing."""
+    # A connection of its own: what it reads must not fill the cache of who writes.
+    connection = connect_reading(path)
+    until = time.monotonic() + within_s
+    connection.set_progress_handler(lambda: time.monotonic() > until, 1_000)
+    try:
+        (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+    except sqlite3.Error as error:
+        if _primary(error) in _DAMAGED:
+            return str(error)
+        log.info("ledger_checked_in_part", path=str(path), within_s=within_s, error=str(error))
+        return ""
+    finally:
+        connection.close()
+    return "" if found == "ok" else str(found).replace("\n", " ")
+
+
+def connect_reading(path: Path) -> sqlite3.Connection:
+    """A connection that cannot write or checkpoint the file. Raises sqlite3.Error."""
+    return _connect(path, (QUERY_ONLY, "temp_store=MEMORY"))
+
+
 def _connect(path: Path, pragmas: tuple[str, ...]) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, isolation_level=None, timeout=1.0, cached_statements=256)
+    """A connection; who may only query opens the file read-only, and so does not checkpoint it either."""
+    mode = "ro" if QUERY_ONLY in pragmas else "rwc"
+    uri = f"{path.absolute().as_uri()}?mode={mode}"
+    connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=LOCKED_S, cached_statements=256)
     try:
         connection.row_factory = sqlite3.Row
         for pragma in pragmas:
@@ -288,10 +407,27 @@ def _apart(connection: sqlite3.Connection, step: Step[Any]) -> Any:
     return result
 
 
+def touch(connection: sqlite3.Connection) -> None:
+    """A step that writes a page of the file and changes nothing in it."""
+    (stored,) = connection.execute("PRAGMA user_version").fetchone()
+    connection.execute(f"PRAGMA user_version={int(stored)}")
+
+
+def _primary(error: BaseException) -> int | None:
+    """The primary result code; None where the error is not SQLite's."""
+    code = getattr(error, "sqlite_errorcode", None)
+    return None if code is None else code & 0xFF
+
+
+def _cure(error: BaseException) -> str:
+    code = _primary(error)
+    return "" if code is None else _CURES.get(code, "")
+
+
 def _is_the_files(error: Exception) -> bool:
     """Whether the file, not the step, is in trouble: then nothing of the group is kept."""
-    code = getattr(error, "sqlite_errorcode", None)
-    return code is not None and code & 0xFF not in _OWN_FAULTS
+    code = _primary(error)
+    return code is not None and code not in _OWN_FAULTS
 
 
 def _as_ledger_error(error: Exception) -> Exception:
@@ -328,7 +464,11 @@ def _schema_files() -> list[Any]:
     return [file for file in folder.iterdir() if file.name.endswith(".sql")]
 
 
-def _lock(path: Path) -> int:
+def lock(path: Path) -> int:
+    """Keep every other FairDial away from the ledger at `path`, until the descriptor that this returns is closed.
+
+    Raises LedgerUnavailable where another one has it.
+    """
     lock_path = path.with_name(path.name + ".lock")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -14,6 +14,7 @@ from types import MappingProxyType
 from fairdial.policy.account import (
     Account,
     Dial,
+    Encrypted,
     Kind,
     Line,
     MeterWindow,
@@ -266,13 +267,28 @@ def _identity_saw(question: Question) -> str:
 
 
 def _lacks_encryption(question: Question) -> bool:
-    rule, found = question.policy.encryption, question.dial.encrypted
-    if rule is None or question.dial.kind in FROM_OUTSIDE:
+    dial = question.dial
+    # Of a leg that we ring nothing is known before it answers; `refuses_leg` is asked then.
+    rung_by_us = dial.kind is Kind.CALLBACK or (dial.kind is Kind.CONFERENCE and dial.ring_s > 0)
+    if dial.kind in FROM_OUTSIDE or (rung_by_us and dial.encrypted is None):
+        return False
+    return _is_less_than_required(question.policy, dial.encrypted, dial.kind)
+
+
+def _is_less_than_required(policy: Policy, found: Encrypted | None, kind: Kind) -> bool:
+    rule = policy.encryption
+    if rule is None:
         return False
     signalling = rule.signalling == "required" and (found is None or not found.signalling)
     # A message is all signalling.
-    media = rule.media == "required" and question.dial.kind is not Kind.MESSAGE
+    media = rule.media == "required" and kind is not Kind.MESSAGE
     return signalling or (media and (found is None or not found.media))
+
+
+def refuses_leg(policy: Policy, found: Encrypted | None, kind: Kind) -> bool:
+    """Whether the policy refuses a leg of the customer's that is encrypted only so (A7)."""
+    refuses = policy.encryption is not None and policy.encryption.otherwise == "refuse"
+    return refuses and _is_less_than_required(policy, found, kind)
 
 
 def _encryption(question: Question) -> Reason | None:
@@ -376,7 +392,7 @@ CHECKS: tuple[Check, ...] = (
         "caps.participants",
         lambda q: _cap_clause(q, q.policy.caps.participants),
         _participants,
-        lambda q: f"{q.snapshot.room.seats if q.snapshot.room else 0} are in the conference",
+        lambda q: f"{q.snapshot.room.seats if q.snapshot.room else 0} seats of the conference are taken",
     ),
 )
 """What can refuse a dial whatever pays for it, in this order."""
@@ -470,7 +486,8 @@ def size(question: Question, rules: GrantRules, meters: Sequence[MeterWindow] | 
     if dial.kind is Kind.MESSAGE:
         return size_message(found)
     if dial.kind is Kind.CONFERENCE:
-        return size_seat(question.snapshot.room, dial.at_ms, longest_s(question), found, rules)
+        room = question.snapshot.room
+        return size_seat(room, dial.at_ms, dial.ring_s, longest_s(question), found, rules)
     return size_grant(dial.at_ms, dial.ring_s, longest_s(question), found, rules)
 
 

@@ -6,8 +6,6 @@ Leaves to others: reading the file (this module sees text), whether the rules ma
 (`lint.py`), and what they say to people (`show.py`, `difference.py`).
 """
 
-import json
-import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import date
 from typing import Annotated, Any, Literal
@@ -16,7 +14,7 @@ from zoneinfo import ZoneInfo
 from pydantic import Field, PlainValidator, ValidationError, model_validator
 
 from fairdial.policy.account import Kind
-from fairdial.policy.faults import Fault, faults_of, toml_fault
+from fairdial.policy.faults import Fault, NotToml, faults_of, toml_json
 from fairdial.policy.periods import midnight_ms
 from fairdial.policy.prefixes import NumberClass
 from fairdial.policy.rules import (
@@ -198,12 +196,11 @@ def _clauses_in(value: Any) -> Iterator[str]:
 def parse_policy(text: str, where: str) -> Policy:
     """The policy in a TOML text; `where` names the file in errors. Raises PolicyError."""
     try:
-        document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise PolicyError(where, [toml_fault(error)]) from error
+        document = toml_json(text)
+    except NotToml as error:
+        raise PolicyError(where, [error.fault]) from error
     try:
-        # Through JSON: TOML knows neither sets nor enums, which strict validation takes from JSON's lists
-        # and strings alone; and without strictness `limit_s = true` would be one second.
-        return Policy.model_validate_json(json.dumps(document, default=str))
+        # Strictly: otherwise `limit_s = true` would be one second.
+        return Policy.model_validate_json(document)
     except ValidationError as error:
         raise PolicyError(where, faults_of(error, Policy)) from error

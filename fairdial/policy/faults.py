@@ -1,9 +1,10 @@
 """What is wrong with a document, in an operator's words: the key, the fault, the cure.
 
-Turns pydantic's errors into `Fault`s, with a near miss where a key is unknown. Knows models only by
+Turns what `tomllib` and pydantic say into `Fault`s, with a near miss where a key is unknown. Knows models only by
 their fields, so it serves any document; what the rules mean together is `lint.py`'s.
 """
 
+import json
 import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
@@ -50,9 +51,30 @@ class Fault:
         return said if self.path == ("toml",) else f"{self.key}: {said}"
 
 
-def toml_fault(error: tomllib.TOMLDecodeError) -> Fault:
-    """The fault of a text that is no TOML; its message has the line."""
-    return Fault(("toml",), f"not TOML: {error}", "correct the text there")
+class NotToml(ValueError):
+    """A text is no TOML, or none that can be used. fault: what is wrong with it."""
+
+    def __init__(self, words: str, cure: str) -> None:
+        self.fault = Fault(("toml",), f"not TOML: {words}", cure)
+        super().__init__(str(self.fault))
+
+
+def toml_json(text: str) -> str:
+    """A TOML document as JSON, times as texts. Raises NotToml.
+
+    JSON, as TOML knows neither sets nor enums, which strict validation takes from JSON's lists and strings alone.
+    """
+    try:
+        return json.dumps(tomllib.loads(text), default=str)
+    except tomllib.TOMLDecodeError as error:
+        raise NotToml(str(error), "correct the text there") from error
+    except RecursionError:
+        raise NotToml(
+            "brackets, or names with dots, in hundreds within each other", "write it flat"
+        ) from None
+    except ValueError as error:
+        # Python's bound on the digits of an integer, which keeps reading it from taking for ever.
+        raise NotToml("a whole number of thousands of digits", "write a smaller one") from error
 
 
 def faults_of(error: ValidationError, model: type[BaseModel]) -> tuple[Fault, ...]:
@@ -68,8 +90,11 @@ def _tells(found: Mapping[str, Any]) -> bool:
 
 
 def _fault(found: Mapping[str, Any], model: type[BaseModel]) -> Fault:
-    # Parts such as "frozenset[...]" and "[key]" are pydantic's, not the operator's.
-    path = tuple(part for part in found["loc"] if "[" not in str(part))
+    # Parts such as "frozenset[...]" and "[key]" are pydantic's, not the operator's; a key that is not known, which
+    # comes last, is, however it is written.
+    unknown = found["loc"][-1:] if found["type"] == "extra_forbidden" else ()
+    around = found["loc"][: len(found["loc"]) - len(unknown)]
+    path = (*(part for part in around if "[" not in str(part)), *unknown)
     match found["type"]:
         case "missing":
             return Fault(path, "missing", "write it")

@@ -363,6 +363,10 @@ class Numbering:
             return _invalid(dialled, f"{len(dialled)} characters: {MAX_DIALLED} are the most")
         return self._cached(dialled, habit)
 
+    def is_emergency(self, dialled: str, habit: Habit) -> bool:
+        """Whether `classify` would say EMERGENCY, in a tenth of the time that a number not seen before takes it."""
+        return len(dialled) <= MAX_DIALLED and self._emergency(dialled, habit) is not None
+
     def warm(self, regions: Iterable[str] = ()) -> None:
         """Load what the first calls would wait for: libphonenumber's metadata for all destinations, and the
         emergency numbers and short codes of these regions. A fraction of a second, before serving.
@@ -463,6 +467,10 @@ class Numbering:
 
     def _in_full(self, dialled: str, parsed: PhoneNumber) -> Number:
         e164 = phonenumbers.format_number(parsed, phonenumbers.PhoneNumberFormat.E164)
+        if len(e164) - 1 > E164_DIGITS_MAX:
+            # libphonenumber takes up to 17 digits after the country code; ITU-T E.164 (6.2.1) has 15 in all.
+            too_long = f"{len(e164) - 1} digits with the country code: {E164_DIGITS_MAX} are the most"
+            return _invalid(dialled, too_long, source=LIBRARY)
         row = self._table.lookup(e164)
         if row is not None and row.number_class is not None:
             problem = _range_problem(e164, parsed, row)

@@ -35,6 +35,7 @@ class Reason(StrEnum):
     TOO_MANY_CALLS = "too_many_calls"
     TOO_MANY_INBOUND = "too_many_inbound"
     TOO_MANY_ATTEMPTS = "too_many_attempts"
+    DIALS_TOO_FAST = "dials_too_fast"
     CONFERENCE_FULL = "conference_full"
     CALLER_NOT_OWN = "caller_not_own"
     NOT_ENCRYPTED = "not_encrypted"
@@ -118,6 +119,11 @@ OUTCOMES: dict[Reason, Outcome] = {
     ),
     Reason.TOO_MANY_ATTEMPTS: Outcome(
         *_CALL_REJECTED, "ss-noservice", "The line dials more often in a second than its plan allows."
+    ),
+    Reason.DIALS_TOO_FAST: Outcome(
+        *_CALL_REJECTED,
+        "ss-noservice",
+        "The line, or where it calls from, dials faster than this FairDial takes questions.",
     ),
     Reason.TOO_MANY_INBOUND: Outcome(
         *_USER_BUSY, "ss-noservice", "The line has as many inbound calls at once as its plan allows."

@@ -105,22 +105,27 @@ def size_grant(
 def size_seat(
     room: Room | None,
     from_ms: int,
+    ring_s: int,
     longest_s: int | None,
     meters: Sequence[MeterWindow],
     rules: GrantRules,
 ) -> Sized | Short:
-    """The grant of one who is in a conference from `from_ms` on.
+    """The grant of one who is in a conference from `from_ms` on, or within `ring_s` of it. longest_s: of `from_ms`.
 
     The room's clock runs once for all: up to where somebody in it holds its time already, a further one holds
-    none of it, and what is granted ends there; it is renewed like any other.
+    none of it, and what is granted ends there however late it is answered; it is renewed like any other.
     """
-    if room is None or (room.until_ms is not None and room.until_ms - from_ms < MS_PER_S):
-        return size_grant(from_ms, 0, longest_s, meters, rules)
+    if longest_s is not None:
+        longest_s = max(1, longest_s - ring_s)
+    latest_ms = from_ms + ring_s * MS_PER_S
+    if room is None or (room.until_ms is not None and room.until_ms - latest_ms < MS_PER_S):
+        return size_grant(from_ms, ring_s, longest_s, meters, rules)
     others = [meter for meter in meters if not meter.room]
     if room.until_ms is None:
-        return size_grant(from_ms, 0, longest_s, others, rules)
-    held_s = (room.until_ms - from_ms) // MS_PER_S
-    sized = size_grant(from_ms, 0, held_s if longest_s is None else min(longest_s, held_s), others, rules)
+        return size_grant(from_ms, ring_s, longest_s, others, rules)
+    held_s = (room.until_ms - latest_ms) // MS_PER_S
+    wanted_s = held_s if longest_s is None else min(longest_s, held_s)
+    sized = size_grant(from_ms, ring_s, wanted_s, others, rules)
     if isinstance(sized, Sized) and sized.granted_s == held_s and held_s != longest_s:
         return replace(sized, bound_by=room.bound_by)
     return sized

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from testbed import sipp
 from testbed.asterisk import Switch
 from testbed.configuration import Line
 from testbed.installation import Installation
+from testbed.relay import Relay
 from testbed.server import Completed, Server, dialplan
 from testbed.sipp import Carrier, CarrierCall
 from tests.switch.conftest import Spine
@@ -32,18 +34,31 @@ LINES = tuple(
 RING_S = 3
 
 
-@pytest_asyncio.fixture
-async def spine(installation: Installation, tmp_path: Path) -> AsyncIterator[Spine]:
-    """The whole call path; nothing may be left over at its end: no channel, bridge, grant or followed call."""
+@asynccontextmanager
+async def running(installation: Installation, directory: Path) -> AsyncIterator[tuple[Spine, Relay]]:
+    """The whole call path with ARI over a relay; nothing may be left over at its end: no channel, bridge, grant or
+    followed call.
+    """
     extensions, files = dialplan()
-    settings = {"calls.ring_s": RING_S, "calls.callback_after_s": 0.5}
     async with (
         Switch.start(installation, extensions, files=files, lines=LINES) as switch,
         Carrier.start(switch) as carrier,
-        Server.start(switch, tmp_path, settings) as server,
+        Relay.to(switch.settings.ports.http) as relay,
+        Server.start(
+            switch,
+            directory,
+            {"calls.ring_s": RING_S, "calls.callback_after_s": 0.5, "ari.url": relay.url},
+        ) as server,
     ):
-        yield Spine(switch, carrier, server)
+        yield Spine(switch, carrier, server), relay
         await nothing_is_left(switch, server)
+
+
+@pytest_asyncio.fixture
+async def spine(installation: Installation, tmp_path: Path) -> AsyncIterator[Spine]:
+    """The whole call path."""
+    async with running(installation, tmp_path) as (spine, _):
+        yield spine
 
 
 async def nothing_is_left(switch: Switch, server: Server) -> None:
@@ -111,8 +126,7 @@ async def test_a_callback_counts_twice_and_either_leg_ends_it(
 
 @pytest.mark.clause("V6", "charged")
 async def test_both_legs_of_a_callback_past_the_allowance_are_charged(spine: Spine) -> None:
-    now = (("effective = 2026-11-01", 'effective = "at_once"'), ("notice_days = 14", "notice_days = 0"))
-    await spine.publish_variant("voxdirect", "small", ("limit_s = 1800000", "limit_s = 2"), *now)
+    await spine.publish_variant("voxdirect", "small", ("limit_s = 1800000", "limit_s = 2"), *NOW)
     await provision(spine, "small")
     await place(spine, ENDS)
     await rung(spine, ENDS_E164, ended=True)
@@ -300,6 +314,32 @@ async def test_every_leg_ends_by_its_lease_though_fairdial_was_killed(spine: Spi
 
 
 @pytest.mark.parametrize("stage", STAGES[:2])
+async def test_both_legs_end_by_their_lease_though_only_the_link_was_lost(
+    installation: Installation, tmp_path: Path, stage: str
+) -> None:
+    async with running(installation, tmp_path) as (spine, relay):
+        numbers = await stand(spine, stage)
+        relay.cut()
+        cut_at = time.time()
+        # Two times ring and its slack, and the grant, at the longest.
+        assert await spine.switch.no_channels(2 * (RING_S + 2) + 3 + 1) == []
+        legs = [await rung(spine, number, ended=True) for number in numbers]
+        assert {leg.ended_by for leg in legs} == {"switch"}
+        # FairDial lives, knows that it could not tell the switch, and keeps no grant for it.
+        assert await used(spine) == 0
+        assert await bridges(spine.switch) == []
+        assert not (await spine.server.ask("status"))["ari"]
+        told = await spine.server.ask("callback", number=LONDON, line=ANN)
+        assert (told["decision"], told["reason"]) == ("refuse", "call_not_followed")
+        relay.mend()
+        await spine.server.ready()
+        await place(spine, ENDS)
+        again = await rung(spine, ENDS_E164, ended=True)
+        assert (again.ended_by, again.invited_at > cut_at) == ("carrier", True)
+        assert await used(spine) == 2
+
+
+@pytest.mark.parametrize("stage", STAGES[:2])
 async def test_a_restarted_fairdial_ends_what_was_being_set_up(spine: Spine, stage: str) -> None:
     numbers = await stand(spine, stage)
     await spine.server.kill()
@@ -326,13 +366,44 @@ async def test_a_restarted_fairdial_follows_a_callback_to_its_real_end(spine: Sp
     assert await used(spine) == pytest.approx(2 * length_s(second), abs=2)
 
 
+NOW = (("effective = 2026-11-01", 'effective = "at_once"'), ("notice_days = 14", "notice_days = 0"))
+
+ENCRYPTED = """[encryption]
+signalling = "required"
+media = "required"
+otherwise = "{otherwise}"
+clause = "A7"
+
+[longest_call]"""
+
+
+@pytest.mark.parametrize(("otherwise", "goes_on"), [("flag", True), ("refuse", False)])
+async def test_the_lines_leg_is_asked_for_its_encryption_once_it_answered(
+    spine: Spine, otherwise: str, goes_on: bool
+) -> None:
+    change = ("[longest_call]", ENCRYPTED.format(otherwise=otherwise))
+    await spine.publish_variant("voxdirect", "sensitive", *NOW, change)
+    await provision(spine, "sensitive")
+    await place(spine, ENDS)
+    assert (await rung(spine, ANN, ended=True)).ended_by == "switch"
+    if goes_on:
+        assert (await rung(spine, ENDS_E164, ended=True)).ended_by == "carrier"
+        assert await used(spine) > 0
+    else:
+        # Nobody else was rung for a leg in clear, and nothing is metered.
+        assert await used(spine) == 0
+        assert spine.carrier.calls_to(ENDS_E164) == []
+
+
 async def test_who_was_left_alone_while_fairdial_was_dead_is_hung_up_after(spine: Spine) -> None:
     await provision(spine)
     await place(spine, ENDS)
     await spine.server.talking(ANN)
     await spine.server.kill()
     await rung(spine, ENDS_E164, ended=True)
-    assert len(await spine.switch.channels()) == 1
+    async with asyncio.timeout(5):
+        while len(await spine.switch.channels()) != 1:
+            await asyncio.sleep(0.02)
     await spine.server.launch()
     assert (await rung(spine, ANN, ended=True)).ended_by == "switch"
     await nothing_is_left(spine.switch, spine.server)

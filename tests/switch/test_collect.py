@@ -19,11 +19,13 @@ from testbed.configuration import Line
 from testbed.installation import Installation
 from testbed.phone import Phone, scratch_directory
 from testbed.ports import LOOPBACK, free_ports
+from testbed.relay import Relay
 from testbed.server import Server, dialplan
 from testbed.sipp import CallOutcome, Carrier
 from tests.switch.conftest import Spine
 
 NUMBER = "442079460123"
+OTHER_NUMBER = "442079460124"
 CODE = f"*66{NUMBER}"
 RING_S, KEY_WITHIN_S = 3, 0.3
 CALLER_NUMBER = "+442079460777"
@@ -131,10 +133,11 @@ def pressing_phone(keys: Sequence[tuple[int, str]], hang_up_after_ms: int | None
 
 @dataclass(frozen=True)
 class Exchange:
-    """The whole call path, with ann's phone on a port of its own."""
+    """The whole call path, with ann's phone on a port of its own, and ARI over a relay."""
 
     spine: Spine
     phone_port: int
+    relay: Relay
 
     async def provision(self, policy: str, line: str = ANN) -> None:
         """ann's account, and the number that rings there."""
@@ -192,9 +195,10 @@ async def running_exchange(
     async with (
         Switch.start(installation, extensions, files=files, lines=lines) as switch,
         Carrier.start(switch) as carrier,
-        Server.start(switch, directory, {**defaults, **settings}) as server,
+        Relay.to(switch.settings.ports.http) as relay,
+        Server.start(switch, directory, {**defaults, "ari.url": relay.url, **settings}) as server,
     ):
-        yield Exchange(Spine(switch, carrier, server), phone_port)
+        yield Exchange(Spine(switch, carrier, server), phone_port, relay)
         assert await switch.no_channels() == [], "the test left channels up"
         await server.idle()
         assert len((await switch.cli("bridge show all")).strip().splitlines()) <= 1
@@ -407,6 +411,42 @@ async def test_every_leg_has_a_lease_and_a_restart_ends_what_was_being_set_up(
         outcome = await call
         assert (outcome.final_status, outcome.ended_at - launched_at < 1) == (503, True)
     assert await exchange.cost() == (0, 0)
+
+
+async def test_what_was_being_set_up_ends_by_its_lease_though_only_the_link_was_lost(
+    exchange: Exchange,
+) -> None:
+    """One call rings and another is asked about when FairDial, which lives, loses ARI; nobody hangs up."""
+    server, switch = exchange.spine.server, exchange.spine.switch
+    await exchange.provision("own")
+    await server.ask("line_add", line=QUIET_LINE, account="acme")
+    await switch.cli(f"database put did {OTHER_NUMBER} {QUIET_LINE}")
+    # Ring, three prompts with time for a key, and the grant.
+    longest_s = RING_S + 2 + 3 * (15 + KEY_WITHIN_S) + 3
+    async with exchange.phone() as phone:
+        calls = [
+            asyncio.create_task(exchange.spine.call(caller, f"*66{number}", timeout_s=longest_s + 20))
+            for caller, number in ((BOB, NUMBER), (HIDDEN, OTHER_NUMBER))
+        ]
+        await seen(phone, "answered")
+        await exchange.spine.carrier.call_when(QUIET_LINE, timeout_s=5)
+        exchange.relay.cut()
+        cut_at = time.time()
+        # What plays when the link breaks is waited for in vain; the grants go back long before the legs end.
+        await server.idle(timeout_s=15 + 3 * KEY_WITHIN_S + 5)
+        assert await exchange.cost() == (0, 0)
+        assert len(await switch.channels()) >= 2
+        outcomes = await asyncio.gather(*calls)
+        assert [outcome.final_status for outcome in outcomes] == [503, 503]
+        assert await switch.no_channels() == []
+        assert at(phone, "bye_seen") - cut_at <= longest_s + 1
+        assert all(outcome.ended_at - cut_at <= longest_s + 1 for outcome in outcomes)
+        assert not (await server.ask("status"))["ari"]
+    exchange.relay.mend()
+    await server.ready()
+    async with exchange.phone((200, "1")):
+        assert (await exchange.call(hang_up_after_s=1)).final_status == 200
+    assert await exchange.cost() == (1, 0)
 
 
 async def test_a_restarted_fairdial_follows_the_call_to_its_real_end(exchange: Exchange) -> None:

@@ -6,17 +6,22 @@ import re
 import shlex
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
+from fairdial.console.control import ask
+from testbed import world
 from testbed.asterisk import Switch
+from testbed.configuration import Line
 from testbed.installation import Installation
+from testbed.ports import free_ports
+from testbed.scenarios import STEERED
 from testbed.server import PROJECT, dialplan
 from testbed.sipp import Carrier, place_call
-from tests.switch.conftest import LINES
 
 README = (PROJECT / "README.md").read_text()
 BIN = Path(sys.executable).parent
@@ -31,6 +36,16 @@ MAKE_COMMANDS = {
     "make check",
     'make bench BENCH="--rate 50 --seconds 10"',
 }
+
+
+DID_COMMAND = 'asterisk -rx "database put did 442079460000 alice"'
+
+# alice's phone presses what it is told when it is rung; bob's stays until it is hung up.
+ALICE = f"alice{STEERED}"
+PHONES = (
+    Line("alice", accountcode="alice", context="phones", rings=ALICE),
+    *(Line(name, accountcode=name, context="phones") for name in ("bob", "carol")),
+)
 
 
 def blocks(language: str) -> list[str]:
@@ -49,7 +64,7 @@ def test_each_command_is_covered_here() -> None:
     others = {
         command for command in commands() if not command.startswith(("fairdial ", "export FAIRDIAL_CONFIG"))
     }
-    assert others == MAKE_COMMANDS
+    assert others == {*MAKE_COMMANDS, DID_COMMAND}
 
 
 async def run(*arguments: str, **environment: str) -> tuple[int, str]:
@@ -77,7 +92,7 @@ async def test_make_demo_ends_by_itself_with_every_call_as_it_should() -> None:
     status, output = await run("make", "demo")
     assert status == 0, output
     rows = [line for line in output.splitlines() if line.startswith("│")]
-    assert len(rows) == 55
+    assert len(rows) == 65
     assert all(row.rstrip(" │").endswith("ok") for row in rows)
 
 
@@ -124,20 +139,23 @@ async def staying(*arguments: str, until: str, **environment: str) -> AsyncItera
 async def test_make_serve_stays_up_and_says_how_to_go_on() -> None:
     async with staying("make", "serve", until="fairdial decisions") as output:
         assert "Register a softphone" in output
+        for code in (world.CALL_ME_BACK, world.REVERSE, "7000"):
+            assert f"  {code}" in output
         [config] = re.findall(r"export FAIRDIAL_CONFIG=(\S+)", output)
         status, doctor = await run(str(BIN / "fairdial"), "doctor", FAIRDIAL_CONFIG=config)
         assert status == 0, doctor
 
 
+@pytest.mark.timeout(240)  # some thirty processes, one after the other
 async def test_the_steps_for_an_existing_switch(installation: Installation, tmp_path: Path) -> None:
     """Configuration, accounts, commands and dialplan exactly as shown, on a switch that was set up by hand."""
+    includes = shown_includes()
     _, files = dialplan()
-    extensions = f"#include fairdial.conf\n\n[phones]\n{shown_dialplan()}"
+    files = {name: files[name] for name in ("fairdial.conf", *re.findall(r"#include (\S+)", includes))}
+    extensions = f"#include fairdial.conf\n{includes}{shown_dialplan()}"
     async with (
-        Switch.start(
-            installation, extensions, files={"fairdial.conf": files["fairdial.conf"]}, lines=LINES
-        ) as switch,
-        Carrier.start(switch),
+        Switch.start(installation, extensions, files=files, lines=PHONES) as switch,
+        Carrier.start(switch) as carrier,
     ):
         (tmp_path / "policies").symlink_to(PROJECT / "policies")
         (tmp_path / "fairdial.toml").write_text(shown_configuration(switch))
@@ -146,17 +164,67 @@ async def test_the_steps_for_an_existing_switch(installation: Installation, tmp_
             "FAIRDIAL_CONTROL": str(tmp_path / "control.sock"),
             "FAIRDIAL_AMI__PORT": str(switch.ami_port),
             "FAIRDIAL_AGI__PORT": str(switch.agi_port),
+            "FAIRDIAL_HTTP__PORT": str(free_ports(1)[0]),
         }
-        before, after = split_at_serve([c for c in commands() if c.startswith("fairdial ")])
+        before, after = split_at_serve([c for c in commands() if c.startswith(("fairdial ", "asterisk "))])
         for command in before:
             await succeed(command, environment)
         async with staying(str(BIN / "fairdial"), "serve", until="ari_connected", **environment):
             for command in after:
-                await succeed(command, environment)
+                if command == DID_COMMAND:
+                    await switch.cli(shlex.split(command)[-1])
+                else:
+                    await succeed(command, environment)
             outcome = await place_call(switch, line="alice", number="02079460100", hang_up_after_s=1)
             assert outcome.final_status == 200
             assert (await place_call(switch, line="alice", number="09098790000")).final_status == 403
+            # The callback; who was called into the room was hung up when the account was suspended.
+            await hang_up_the_callback(environment)
+            await the_calls_that_fairdial_sets_up(switch, carrier, environment)
             assert await switch.no_channels() == []
+
+
+async def the_calls_that_fairdial_sets_up(
+    switch: Switch, carrier: Carrier, environment: dict[str, str]
+) -> None:
+    """One of each by the numbers and codes of the included samples, and one of each that is refused."""
+    assert (await place_call(switch, line="alice", number="7001", hang_up_after_s=0.5)).ended_by == "caller"
+    nobody = await place_call(switch, line="carol", number="7001")
+    assert nobody.reason_header == "Q.850;cause=21"
+
+    assert (await place_call(switch, line="bob", number="*5509098790000")).final_status == 403
+    asked_at = time.time()
+    assert (await place_call(switch, line="bob", number="*5502079460100")).final_status == 486
+    await carrier.call_when("+442079460100", answered=True, since=asked_at, timeout_s=10)
+    await hang_up_the_callback(environment)
+
+    for key, status in (("1", 200), ("2", 403)):
+        asked_at = time.time()
+        calling = asyncio.create_task(
+            place_call(switch, line="carol", number="*66442079460000", hang_up_after_s=1)
+        )
+        rung = await carrier.call_when(ALICE, answered=True, since=asked_at, timeout_s=10)
+        await asyncio.sleep(0.5)  # as a person does, who listens first
+        await carrier.cue(rung, f"press {key}")
+        assert (await calling).final_status == status
+
+
+async def hang_up_the_callback(environment: dict[str, str]) -> None:
+    """Once it talks; no other call may be there."""
+    control = Path(environment["FAIRDIAL_CONTROL"])
+    async with asyncio.timeout(20):
+        while True:
+            calls = await asyncio.to_thread(ask, control, "calls", {})
+            if [(row["line"], row["state"]) for row in calls] == [("bob", "talking")]:
+                break
+            await asyncio.sleep(0.02)
+    await asyncio.to_thread(ask, control, "hangup", {"call": calls[0]["call"]})
+
+
+def shown_includes() -> str:
+    """The block that includes the samples; it ends within [phones]."""
+    [block] = [block for block in blocks("") if block.startswith("#include")]
+    return block
 
 
 def shown_dialplan() -> str:
@@ -170,6 +238,7 @@ def shown_configuration(switch: Switch) -> str:
     [text] = blocks("toml")
     for shown, real in (
         ("http://127.0.0.1:8088/ari", switch.ari_url),
+        ("/var/log/asterisk/cdr-csv/Master.csv", str(switch.cdr_path)),
         ("another-long-random-one", switch.ami_secret),
         ("a-long-random-one", switch.ari_password),
     ):
@@ -186,6 +255,9 @@ def split_at_serve(shown: list[str]) -> tuple[list[str], list[str]]:
 
 async def succeed(command: str, environment: dict[str, str]) -> None:
     program, *arguments = shlex.split(command)
+    if arguments[0] == "backup":
+        # Not into the project's own folder.
+        arguments[1] = str(Path(environment["FAIRDIAL_CONFIG"]).with_name(arguments[1]))
     assert program == "fairdial"
     status, output = await run(str(BIN / program), *arguments, **environment)
     assert status == 0, f"{command}: {output}"

@@ -33,6 +33,7 @@ def test_a_request_is_read() -> None:
         ring_s=45,
         caller="100",
         sip_call_id="abc@host",
+        source="alice",
     )
 
 
@@ -45,6 +46,22 @@ def test_the_line_is_the_endpoint_unless_the_dialplan_names_another() -> None:
     assert asked(line="").line_id == "alice"
     assert asked(line="trunk-7").line_id == "trunk-7"
     assert asked(caller="bob").line_id == "alice"
+
+
+@pytest.mark.parametrize(
+    ("told", "source"),
+    [
+        ("192.0.2.7:5060", "192.0.2.7"),
+        ("192.0.2.7", "192.0.2.7"),
+        ("[2001:db8::7]:5060", "2001:db8::7"),
+        ("2001:db8::7", "2001:db8::7"),
+        ("", "alice"),
+        (":5060", "alice"),
+        ("9" * 500, "9" * 60),
+    ],
+)
+def test_the_source_is_the_address_without_its_port_and_else_the_endpoint(told: str, source: str) -> None:
+    assert asked(source=told).source == source
 
 
 def test_a_number_that_is_too_long_is_cut_as_it_must_be_recorded() -> None:

@@ -275,6 +275,10 @@ async def test_it_logs_in_by_header_and_lets_only_its_events_come(peer: Peer) ->
         "ChannelDestroyed",
         "ChannelDtmfReceived",
         "PlaybackFinished",
+        "ChannelTalkingStarted",
+        "ChannelTalkingFinished",
+        "RecordingFinished",
+        "RecordingFailed",
         "ApplicationReplaced",
         "RESTResponse",
     }

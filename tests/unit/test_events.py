@@ -52,7 +52,9 @@ def test_stasis_start() -> None:
         accountcode="alice",
         caller=events.CallerId("441632960001", "Alice"),
         dialplan=events.Dialplan("outbound", "0100", "Stasis", "fairdial,outbound,0100"),
+        creationtime="2026-11-21T08:00:00.000+0000",
     )
+    assert event.channel.created_ms == 1_795_248_000_000
 
 
 def test_stasis_end() -> None:
@@ -115,7 +117,12 @@ def test_rest_response(more: dict[str, str]) -> None:
 
 def test_every_type_that_is_let_through_can_be_read() -> None:
     """And no other: what the filter lets pass but nobody reads would only cost time."""
-    fields = {"channel": channel(), "peer": channel(), "playback": {"id": "play-1"}}
+    fields = {
+        "channel": channel(),
+        "peer": channel(),
+        "playback": {"id": "play-1"},
+        "recording": {"name": "name-1", "format": "wav", "state": "done"},
+    }
     assert {type(decoded(name, **fields)).__name__ for name in events.EVENT_TYPES} == {
         "StasisStart",
         "StasisEnd",
@@ -123,6 +130,10 @@ def test_every_type_that_is_let_through_can_be_read() -> None:
         "ChannelDestroyed",
         "ChannelDtmfReceived",
         "PlaybackFinished",
+        "ChannelTalkingStarted",
+        "ChannelTalkingFinished",
+        "RecordingFinished",
+        "RecordingFailed",
         "ApplicationReplaced",
         "RestResponse",
     }

@@ -1,0 +1,104 @@
+"""FairDial over HTTP: whether it lives and whether it is ready. Only the web is here, what is asked is an operation.
+
+`/healthz` answers where the process lives and its event loop runs: restart it where that is missing. `/readyz` says
+whether calls can be decided, and what is wrong: do not restart for it, the cure stands in the answer.
+Served by uvicorn inside FairDial's own loop; signals stay with the composition root.
+"""
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections.abc import Iterator
+
+import uvicorn
+from fastapi import FastAPI, Response, status
+from fastapi.responses import JSONResponse
+
+from fairdial.console.operations import Operations
+
+PEERS_MAX = 64
+"""Connections at once; more are answered 503."""
+
+STOP_WITHIN_S = 0.5
+"""For answers that are under way when FairDial stops."""
+
+
+def create_app(operations: Operations) -> FastAPI:
+    """The application, on the operations of a running FairDial."""
+    app = FastAPI(title="FairDial", docs_url=None, redoc_url=None)
+
+    @app.get("/healthz", summary="Whether the process lives")
+    async def healthz() -> dict[str, str]:
+        return {"status": "alive"}
+
+    @app.get("/readyz", summary="Whether calls can be decided", responses={503: {"description": "Not ready"}})
+    async def readyz() -> Response:
+        found = await operations.call("ready", {})
+        code = status.HTTP_200_OK if found["ready"] else status.HTTP_503_SERVICE_UNAVAILABLE
+        return JSONResponse(found, code, headers={"Cache-Control": "no-store"})
+
+    return app
+
+
+class _Server(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """SIGTERM and SIGINT are FairDial's, not the web server's."""
+        yield
+
+
+class HttpServer:
+    """Serves an application at an address until stopped."""
+
+    def __init__(self, app: FastAPI, host: str, port: int) -> None:
+        self._address = host, port
+        self.port = port
+        settings = uvicorn.Config(
+            app,
+            loop="none",
+            http="h11",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            limit_concurrency=PEERS_MAX,
+            timeout_keep_alive=5,
+            timeout_graceful_shutdown=1,
+        )
+        self._server = _Server(settings)
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Listen. Raises OSError that names the address and the settings."""
+        host, port = self._address
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        try:
+            listener = socket.create_server((host, port), family=family)
+        except OSError as error:
+            told = os.strerror(error.errno) if error.errno else str(error)
+            raise OSError(
+                error.errno,
+                f"{host} port {port}: {told}; set http.host and http.port to a free address of this machine,"
+                " or http.enabled to false",
+            ) from error
+        self.port = listener.getsockname()[1]
+        self._task = asyncio.create_task(self._server.serve(sockets=[listener]), name="http")
+
+    async def stop(self) -> None:
+        """Close the socket and every connection; answers that are under way have STOP_WITHIN_S."""
+        if self._task is None:
+            return
+        self._server.should_exit = True
+        _, late = await asyncio.wait({self._task}, timeout=STOP_WITHIN_S)
+        if late:
+            self._server.force_exit = True
+            answering = tuple(self._server.server_state.tasks)
+            for each in answering:
+                each.cancel()
+            await asyncio.gather(*answering, return_exceptions=True)
+            await asyncio.wait({self._task}, timeout=STOP_WITHIN_S)
+            self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+        self._task = None

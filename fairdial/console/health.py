@@ -1,0 +1,97 @@
+"""Whether FairDial can decide about calls now and, where not, what is wrong and how to mend it, part by part.
+
+The same answer for `fairdial ready` and `/readyz`. It looks at what runs; what is missing before that is `doctor`'s.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+
+from fairdial.console.shapes import Json
+from fairdial.desk import Desk
+from fairdial.doctor import Finding
+from fairdial.ledger.contract import LedgerUnavailable
+
+STORE_WITHIN_S = 1.0
+FRESH_S = 1.0
+"""How long an answer is good for: the store is written to be sure of it, not once for each who asks."""
+
+Examine = Callable[[], Awaitable[Sequence[Finding]]]
+
+
+class Readiness:
+    """Examines on demand, once for all who ask within FRESH_S."""
+
+    def __init__(self, examine: Examine) -> None:
+        self._examine = examine
+        self._asking = asyncio.Lock()
+        self._findings: Sequence[Finding] = ()
+        self._fresh_until_s = 0.0
+
+    async def __call__(self) -> Json:
+        """{"ready": bool, "parts": [{"part", "well", "text", "cure"}, …]}."""
+        loop = asyncio.get_running_loop()
+        async with self._asking:
+            if loop.time() >= self._fresh_until_s:
+                self._findings = await self._examine()
+                self._fresh_until_s = loop.time() + FRESH_S
+            return readiness_json(self._findings)
+
+
+def readiness_json(findings: Sequence[Finding]) -> Json:
+    """Ready is who has no part that is unwell."""
+    return {
+        "ready": all(finding.well for finding in findings),
+        "parts": [
+            {"part": each.part, "well": each.well, "text": each.text, "cure": each.cure} for each in findings
+        ],
+    }
+
+
+def not_serving(found: str) -> Json:
+    """Where no FairDial answers."""
+    cure = "start it with `fairdial serve`; where it runs and does not answer, its log says why"
+    return readiness_json([Finding("server", False, found, cure)])
+
+
+async def examine_store(desk: Desk, path: Path) -> Finding:
+    """Whether the ledger can be written now, and what waits to be."""
+    found, cure = "", ""
+    try:
+        async with asyncio.timeout(STORE_WITHIN_S):
+            await desk.ledger.probe()
+    except TimeoutError:
+        found = f"{path}: not written within {STORE_WITHIN_S} s"
+        cure = "see to its disk: something keeps it busy"
+    except LedgerUnavailable as error:
+        found, cure = error.found, error.cure
+    kept = f"; {desk.unwritten} steps of calls wait in memory to be written" if desk.unwritten else ""
+    return Finding("store", not found, (found or f"{path}: can be written") + kept, cure)
+
+
+def examine_ari(url: str, app: str, *, connected: bool, fenced: bool) -> Finding:
+    """The link on which calls ask, and are followed."""
+    if fenced:
+        cure = "stop one of the two, or give each a name of its own in `ari.app`"
+        return Finding("ari", False, f"{url}: another FairDial took over the application {app}", cure)
+    return _link("ari", url, connected, "[ari] fits its http.conf and ari.conf")
+
+
+def examine_ami(address: str, *, connected: bool) -> Finding:
+    """The link on which leases are renewed."""
+    return _link("ami", address, connected, "[ami] fits its manager.conf")
+
+
+def _link(part: str, where: str, connected: bool, fits: str) -> Finding:
+    if connected:
+        return Finding(part, True, f"{where}: connected")
+    cure = f"see that Asterisk runs and that {fits}: `fairdial doctor` says which"
+    return Finding(part, False, f"{where}: not connected", cure)
+
+
+def examine_policies(desk: Desk) -> Finding:
+    """By what dials are decided."""
+    names = desk.policies.names
+    if names:
+        return Finding("policies", True, "in force: " + ", ".join(names))
+    return Finding("policies", False, "no policy is in force", "publish one with `fairdial policy publish`")
