@@ -1,7 +1,7 @@
 # `make help` lists the targets. Everything installs what it needs (as root on Debian).
 PYTHON := .venv/bin/python
 
-.PHONY: help venv lock check test demo serve bench
+.PHONY: help venv lock check test soak demo serve bench
 
 help:
 	@sed -n 's/^## //p' $(MAKEFILE_LIST)
@@ -23,6 +23,12 @@ check: venv
 ## make test    all tests, on a real Asterisk with SIP phones
 test: venv
 	$(PYTHON) -m pytest --numprocesses 3 --dist worksteal
+
+## make soak    the long faults on a real Asterisk, then an hour of steady load (SOAK="--minutes 5 --rate 40")
+soak: venv
+	$(PYTHON) -m pytest tests/switch/test_faults.py -m soak -o log_cli=true -o log_cli_level=INFO
+	FAIRDIAL_SIMULATED_RUNS=10000 $(PYTHON) -m pytest tests/simulation --numprocesses 2
+	$(PYTHON) -m benchmarks.soak $(SOAK)
 
 ## make demo    calls through a real Asterisk, one table, ends by itself
 demo: venv

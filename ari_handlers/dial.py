@@ -107,6 +107,7 @@ class Dials:
         self._on_gap: list[GapHandler] = []
         self._on_unseen: list[Callable[[], None]] = []
         self._seen: dict[str, Use] = {}
+        self._assumed_answer_ms: dict[str, int] = {}
         self._held: set[CallQueue] = set()
         self._bridges: tuple[int, tuple[events.BridgeInfo, ...]] | None = None
         client.on_channel_event("StasisStart", self._on_stasis_start)
@@ -459,17 +460,20 @@ class Dials:
             await self._settle_if_ended(call, moment)
 
     async def _caller_ended(self, call: DialCall, moment: Moment) -> None:
-        if call.gap and isinstance(call.state, Ringing) and not placed_here(call.call_id):
-            # It may have been answered while nobody listened, and ended before it was looked for.
-            call.advance(Answered(call.channel, call.since.mono_ms))
-            call.estimated = True
+        if self._may_have_talked(call):
             await self._end(call, moment)
             return
         if call.advance(CallerEnded(moment.mono_ms)):
             await self._settle_if_ended(call, moment)
 
+    def _may_have_talked(self, call: DialCall) -> bool:
+        """Whether it may have been answered while nobody listened; that was not looked for yet."""
+        return call.gap and isinstance(call.state, Ringing) and not placed_here(call.call_id)
+
     async def _end(self, call: DialCall, moment: Moment) -> None:
         """End a dial whose channels are gone or are done with it."""
+        if self._may_have_talked(call):
+            await self._answered_unseen(call, None)
         for leg in call.legs:
             call.advance(LegEnded(leg, moment.mono_ms))
         if not isinstance(call.state, Ended):
@@ -526,6 +530,11 @@ class Dials:
     def forget(self, call_id: str) -> None:
         """The call is settled."""
         self._seen.pop(call_id, None)
+        self._assumed_answer_ms.pop(call_id, None)
+
+    def answered_ms(self, call_id: str) -> int | None:
+        """When a call was answered (UTC) that the ledger knows as ringing, for all that was seen; None: it was not."""
+        return self._assumed_answer_ms.get(call_id)
 
     def follows(self, call_id: str) -> bool:
         """Whether that dial is live here."""
@@ -558,6 +567,8 @@ class Dials:
         for leg in call.legs:
             self._client.queues.join(queue, leg)
         call.bridged = bridged
+        # Until it is looked at again: what happened since the listing was told to nobody.
+        call.gap = True
         if bridged:
             self._client.queues.join(queue, second_leg_of(call.call_id))
         self._calls.take(call)
@@ -647,6 +658,7 @@ class Dials:
         if up is not None:
             leg = await self._bridged_with(up) or leg
         call.advance(Answered(leg, call.since.mono_ms))
+        self._assumed_answer_ms[call.call_id] = call.since.wall_ms
         if leg != call.channel:
             # Transferred away, it lives on without the caller.
             self._calls.share(call, leg)

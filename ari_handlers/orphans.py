@@ -17,11 +17,16 @@ from ari_handlers.dial import CUT_CAUSE, Dials
 from fairdial.answer import MalformedRequest, asked_from
 from fairdial.clock import Clock
 from fairdial.desk import Asked, Desk
+from fairdial.late import cover
 from fairdial.ledger.contract import Difference, DifferenceKind
 from fairdial.policy.account import Kind
 from fairdial.policy.decide import Allow
+from fairdial.policy.periods import MS_PER_S
 
 log = structlog.get_logger(__name__)
+
+RENEW_LEAD_S = 10
+"""What a call that is taken in has before it at least, where there is so much: time to renew it."""
 
 AT_ONCE = 64
 """Channels that are asked about at the same time."""
@@ -122,6 +127,9 @@ class Orphans:
         if found.again:
             # What it talked before is in the grant that was settled.
             asked, since_ms = replace(asked, call_id=f"{asked.call_id}-again"), now_ms
+        elif not asked.call_id.endswith("-1"):
+            # The channel is older than this dial of it.
+            since_ms = now_ms
         verdict = await self._desk.authorise_late(replace(asked, encrypted=None), since_ms)
         decision = verdict.decision
         if not isinstance(decision, Allow):
@@ -130,6 +138,8 @@ class Orphans:
         grant = await self._desk.ledger.grant(asked.call_id)
         if grant is None:
             return f"left alone: {decision.reason}"
+        # It has talked for longer than a slice, maybe: not to be cut for that while there is more.
+        grant = await cover(self._desk, grant, since_ms, (now_ms - since_ms) // MS_PER_S + RENEW_LEAD_S)
         up = {found.info.id: found.info}
         await self._dials.adopt(grant, up)
         await self._dials.refresh(up, self._clock.now(), after_gap=True, only={grant.call_id})

@@ -21,6 +21,8 @@ from typing import Final
 
 from fairdial.policy.periods import MS_PER_S
 
+MARK: Final = "fairdial-through"
+"""Begins the user field of a call that the failure rule let through: MARK|decision|kind|number|line."""
 ROW_BYTES_MAX: Final = 4096
 """Longer than any row: `cdr_csv.c` leaves a record away that does not fit into 1,024 bytes."""
 LATE_MS: Final = 120 * MS_PER_S
@@ -71,6 +73,12 @@ class Cdr:
     bill_s: int
     disposition: str
     user_field: str
+
+    @property
+    def let_through(self) -> str | None:
+        """The call that the failure rule let through, by the mark of fairdial.conf; None: it has none."""
+        mark, _, rest = self.user_field.partition("|")
+        return rest.partition("|")[0] if mark == MARK else None
 
     @property
     def answered(self) -> bool:

@@ -86,9 +86,16 @@ class Evidence:
 
         until_ms: when the same channel's next dial was.
         """
+        if grant.kind is Kind.CONFERENCE and grant.answered_ms is None:
+            # Whatever its channel did: it was called in, and never was in.
+            return Use(0, grant.authorised_ms)
         legs = () if grant.leg is None else (grant.leg,)
+        # A channel's records of dials that the failure rule let through are of those alone.
+        records = [
+            cdr for cdr in self.records.of(grant.channel, *legs) if cdr.let_through in (None, grant.call_id)
+        ]
         recorded = talk(
-            self.records.of(grant.channel, *legs),
+            records,
             channel_id=grant.channel,
             leg_ids=legs,
             shape=_shape(grant, placed),

@@ -7,7 +7,7 @@ A grant without a call is settled by what its evidence says (`evidence.py`), and
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol, TypeVar
 
@@ -43,6 +43,10 @@ class Follower(Protocol[Channel]):
 
     def seen(self, call_id: str) -> Use | None:
         """What was seen of a call that is no longer followed, though not all of it; None: nothing."""
+        ...
+
+    def answered_ms(self, call_id: str) -> int | None:
+        """When a call was answered (UTC) that the ledger knows as ringing, for all that was seen; None: it was not."""
         ...
 
     def forget(self, call_id: str) -> None:
@@ -169,7 +173,12 @@ async def _use(
         proved = evidence.proved(grant, placed=placed, until_ms=await next_dial_ms(desk.ledger, grant))
     if proved is not None and (overdue or now.wall_ms - proved.ended_ms >= SETTLED_MS):
         return proved
-    return evidence.assumed(grant, now, placed=placed, seen=follower.seen(grant.call_id)) if overdue else None
+    if not overdue:
+        return None
+    known = grant
+    if grant.answered_ms is None:
+        known = replace(grant, answered_ms=follower.answered_ms(grant.call_id))
+    return evidence.assumed(known, now, placed=placed, seen=follower.seen(grant.call_id))
 
 
 async def _settle(desk: Desk, follower: Follower[Channel], grant: Grant, use: Use) -> None:

@@ -178,7 +178,9 @@ class Rounds(Generic[Channel]):
                 return
             cdr, dial = waiting
             if self._belongs(dial.call_id):
-                await meter(self._desk, cdr, dial)
+                earlier = self._records.of(cdr.unique_id)
+                was_up = any(each.answered and each.end_ms <= cdr.start_ms for each in earlier)
+                await meter(self._desk, cdr, dial, was_up=was_up)
             self._records.metered()
         self.soon()
 

@@ -313,7 +313,7 @@ class Ledger(Protocol):
     async def authorise(self, dial: Dial, plan: Plan, judge: Judge) -> Verdict:
         """Read the snapshot, decide, write the decision and, if an account's dial is allowed, the grant.
         A message has no end to wait for: it is counted and charged at once. Who joins a conference is in it,
-        and metered, from then on.
+        and metered, from then on, unless it is rung first: then it has its seat, and is in it once it answers.
 
         Repeated with the same dial while its grant lives: the first verdict again. Raises
         IdempotencyConflict, LedgerUnavailable. `plan` and `judge` may run in another thread, and twice.

@@ -247,9 +247,11 @@ class Needs:
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """A conference room in which somebody is. id: of its session, the call that opened it. seats: taken.
+    """A conference room in which somebody is, or that somebody is called into.
 
-    until_ms: where the longest grant of those in it ends, at the rule bound_by; None: one of them has no end.
+    id: of its session, the call that opened it. seats: taken, also by who is still rung. until_ms: where the longest
+    grant of those in it ends, at the rule bound_by, past while nobody is in; None: one of them has no end. opened_ms:
+    while nobody is in, the latest moment at which who is rung can answer.
     """
 
     id: str

@@ -14,7 +14,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from fairdial.policy.periods import whole_seconds
-from tests.simulation import known
 from tests.simulation.customers import CALLS_AT_ONCE, CUSTOMERS, PAID_MICROS
 from tests.simulation.loop import US_PER_MS, US_PER_S
 from tests.simulation.switch import Channel, Switch, Talk, Trace
@@ -46,17 +45,11 @@ class Row:
     used_s: int | None
     estimated: bool
     credit_hold_micros: int
+    answered: bool
 
     @property
     def settled(self) -> bool:
         return self.state == "settled"
-
-
-def _is_known(grant: Row, talk: Talk) -> bool:
-    if known.KNOWN_LEG_YOUNGER_THAN_LISTING and talk.amid and grant.settled and grant.estimated:
-        return True
-    unmetered = grant.settled and not grant.used_s and not grant.estimated
-    return known.KNOWN_END_BEFORE_RECONCILED and unmetered and not talk.heard
 
 
 def _owed_us(talk: Talk, proven_us: int | None) -> int:
@@ -85,7 +78,10 @@ _WRONG = (
         " WHERE balance_micros < 0 OR reserved_micros < 0 OR reserved_micros > balance_micros",
     ),
 )
-_GRANTS = "SELECT call_id, account_id, state, granted_s, used_s, estimated, credit_hold_micros, authorised_ms FROM grants"
+_GRANTS = (
+    "SELECT call_id, account_id, state, granted_s, used_s, estimated, credit_hold_micros, authorised_ms,"
+    " answered_ms FROM grants"
+)
 
 
 class Promises:
@@ -97,6 +93,7 @@ class Promises:
         self.grants: dict[str, Row] = {}
         # The switch's records are read, and tell the time that it was.
         self.recorded = False
+        self.has_live = False
         # Nobody sets the wall clock.
         self.steady = True
         self._wall_us = wall_us
@@ -133,7 +130,9 @@ class Promises:
     def _read_grants(self) -> None:
         live: dict[str, int] = {}
         for call_id, *fields in self._raw.execute(_GRANTS):
-            account, state, granted_s, used_s, estimated, credit_hold_micros, authorised_ms = fields
+            account, state, granted_s, used_s, estimated, credit_hold_micros, authorised_ms, answered_ms = (
+                fields
+            )
             before = self.grants.get(call_id)
             if state != "settled":
                 live[account] = live.get(account, 0) + 1
@@ -148,10 +147,17 @@ class Promises:
             if before is not None and before.settled:
                 raise Broken(f"promise 3: {call_id} was settled before, and is changed: {before} -> {fields}")
             now = self.grants[call_id] = Row(
-                account, state, granted_s, used_s, bool(estimated), credit_hold_micros
+                account,
+                state,
+                granted_s,
+                used_s,
+                bool(estimated),
+                credit_hold_micros,
+                answered_ms is not None,
             )
             note = "" if not now.settled else f"used {used_s} s" + (", estimated" if estimated else "")
             self._trace("ledger:", call_id, state, f"granted {granted_s} s", note)
+        self.has_live = bool(live)
         for account, calls in live.items():
             cap = CUSTOMERS[account].policy.caps.simultaneous_calls
             if cap is not None and calls > CALLS_AT_ONCE:
@@ -173,8 +179,6 @@ class Promises:
         grant = self.grants.get(talk.call_id)
         if grant is None:
             raise Broken(f"promise 1: {talk.leg} talks as {talk.call_id}, which has no grant")
-        if _is_known(grant, talk):
-            return
         up_us = self._switch.timeline.now_us - talk.answered_us
         if grant.settled:
             most_s, word = grant.used_s or 0, f"was settled with {grant.used_s} s"
@@ -207,11 +211,6 @@ class Promises:
         found = self._raw.execute("SELECT leg FROM grants WHERE call_id = ?", (talk.call_id,)).fetchone()
         return found is not None and found["leg"] == talk.leg
 
-    def is_settled(self, call_id: str) -> bool:
-        """Whether the ledger has done with that dial, or never allowed it."""
-        grant = self.grants.get(call_id)
-        return grant is None or grant.settled
-
     # --- at the end --------------------------------------------------------------------------------
 
     def all_settled(self, when: str) -> None:
@@ -228,7 +227,8 @@ class Promises:
         for talk in self._switch.talks:
             talks.setdefault(talk.call_id, []).append(talk)
         for call_id, grant in self.grants.items():
-            self._check_metered(call_id, grant, talks.pop(call_id, []))
+            if not call_id.endswith(AGAIN):
+                self._check_metered(call_id, grant, talks.pop(call_id, []))
         unknown = sorted(call_id for call_id, those in talks.items() if any(talk.held for talk in those))
         if unknown:
             raise Broken(f"promise 3: answered without a grant: {', '.join(unknown)}")
@@ -236,7 +236,6 @@ class Promises:
 
     def _check_metered(self, call_id: str, grant: Row, talks: Sequence[Talk]) -> None:
         """What the failure rule let through need not be metered, but may be."""
-        talks = [talk for talk in talks if not _is_known(grant, talk)]
         again = self.grants.get(f"{call_id}{AGAIN}")
         used_s = (grant.used_s or 0) + (0 if again is None else again.used_s or 0)
         held = any(talk.held for talk in talks)
@@ -251,21 +250,41 @@ class Promises:
         """What is wrong with what it used, "" for nothing."""
         talked_us = sum(talk.length_us for talk in talks)
         proven_us = self._proven_us(call_id)
-        owed_us = sum(_owed_us(talk, proven_us) for talk in talks if talk.held)
-        if used_s * US_PER_S < owed_us - TOLERANCE_US:
+        held = [talk for talk in talks if talk.held]
+        if used_s * US_PER_S < sum(_owed_us(talk, proven_us) for talk in held) - TOLERANCE_US:
             return "less than was talked" if proven_us is None else "less than was proven"
-        if not grant.estimated and used_s * US_PER_S > talked_us + TOLERANCE_US + self._coarse_us:
-            return "more than was talked, and not estimated"
-        if self.recorded and proven_us is None:
-            most_s = whole_seconds(talked_us // US_PER_MS) if talks else 0
-            return "not as recorded" if used_s > most_s + RECORDED_S else ""
+        most_us = talked_us + TOLERANCE_US
+        if self.recorded:
+            most_us = ((whole_seconds(talked_us // US_PER_MS) if talks else 0) + RECORDED_S) * US_PER_S
+        again = self.grants.get(f"{call_id}{AGAIN}")
+        if not grant.estimated and not (again is not None and again.estimated):
+            return "more than was talked, and not estimated" if used_s * US_PER_S > most_us else ""
         if proven_us is not None:
-            return "more than was talked" if used_s * US_PER_S > talked_us + PROVEN_US else ""
-        used_s = grant.used_s or 0
+            return self._is_more_than_proven(call_id, grant, most_us, proven_us)
+        if self.recorded and self._is_ambiguous(call_id):
+            return ""
+        if self.recorded and held:
+            return "not as recorded" if used_s * US_PER_S > most_us else ""
         longest_us = self._renewed_us[call_id] - self._began_us[call_id]
-        if self.steady and used_s * US_PER_S > longest_us + TOLERANCE_US:
+        if self.steady and (grant.used_s or 0) * US_PER_S > longest_us + TOLERANCE_US:
             return "more than until it was settled"
-        return "more than its grant" if grant.granted_s is not None and used_s > grant.granted_s else ""
+        return (
+            "more than its grant"
+            if grant.granted_s is not None and (grant.used_s or 0) > grant.granted_s
+            else ""
+        )
+
+    def _is_more_than_proven(self, call_id: str, grant: Row, most_us: int, proven_us: int) -> str:
+        """Of a call whose answer the ledger does not know it counts from when it was dialled."""
+        killed_us = next(killed_us for killed_us, until_us in self._killed_us if until_us == proven_us)
+        longest_us = killed_us - self._began_us[call_id]
+        most_us = max(most_us, 0 if grant.answered else longest_us) + PROVEN_US
+        return "more than was proven" if (grant.used_s or 0) * US_PER_S > most_us else ""
+
+    def _is_ambiguous(self, call_id: str) -> bool:
+        """Whether records do not tell all: of a caller who is up they count the next dial's ringing as talk."""
+        channel, _, count = call_id.rpartition("-")
+        return int(count) > 1 or f"{channel}-{int(count) + 1}" in self._switch.asked
 
     def _proven_us(self, call_id: str) -> int | None:
         """Until when it was proven, where the switch was killed while its grant was live."""
@@ -274,10 +293,6 @@ class Promises:
             (proven_us for killed_us, proven_us in self._killed_us if began_us <= killed_us <= settled_us),
             None,
         )
-
-    @property
-    def _coarse_us(self) -> int:
-        return US_PER_S // 2 if self.recorded else 0
 
     def _check_sums(self) -> None:
         """Usage, charges and credit are those of the calls."""

@@ -138,11 +138,6 @@ class Server:
         self._network.drop_process()
         self._network.switch.ask_by_agi = lambda _channel, _told: False
 
-    @property
-    def reconciling(self) -> bool:
-        """Whether the switch is being compared with the ledger."""
-        return self._rounds._making.locked()
-
     async def _on_connected(self, restarted: bool) -> None:
         del restarted
         await self._rounds.make(after_gap=True)

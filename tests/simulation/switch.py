@@ -18,9 +18,7 @@ import msgspec
 
 from ari_handlers.dial import ANSWER_SUBROUTINE
 from fairdial.answer import CONTEXT, Answer
-from fairdial.cdr import Cdr
-from fairdial.late import MARK
-from tests.simulation import known
+from fairdial.cdr import MARK, Cdr
 from tests.simulation.loop import US_PER_MS, US_PER_S, Timeline
 from tests.simulation.records import Attempt, written
 
@@ -32,7 +30,7 @@ LATE_US = 100 * US_PER_MS
 """TIMEOUT(absolute) ends a channel at most so much late."""
 
 ASKS_AGAIN_US = US_PER_S
-"""How long a dialplan does something else before it asks again, where it may not at once."""
+"""How long a dialplan does something else before it asks again, where it does not at once."""
 
 Trace = Callable[..., None]
 
@@ -94,9 +92,8 @@ class Channel:
 class Talk:
     """An answered leg, as the switch knows it.
 
-    held: FairDial allowed the dial; else the failure rule let it through. heard: FairDial was told of the answer;
-    amid: while it compared the switch with the ledger. slack_us: how much longer than its grant it may live, which
-    is the ring time where the dialplan left the option out.
+    held: FairDial allowed the dial; else the failure rule let it through. slack_us: how much longer than its grant
+    it may live, which is the ring time where the dialplan left the option out.
     """
 
     call_id: str
@@ -105,8 +102,6 @@ class Talk:
     answered_us: int
     slack_us: int
     ended_us: int | None = None
-    heard: bool = False
-    amid: bool = False
 
     @property
     def length_us(self) -> int:
@@ -132,20 +127,18 @@ class Switch:
         self.talks: list[Talk] = []
         self.talking: dict[str, Talk] = {}
         self.dials = 0
+        # The ids of all dials that a dialplan asked for.
+        self.asked: set[str] = set()
         self.twice = 0.0
         # Where events of the application go; None while nobody is connected.
-        self.deliver: Callable[[bytes, Callable[[], None] | None], None] | None = None
+        self.deliver: Callable[[bytes], None] | None = None
         self.follows_all = False
         # How a dialplan asks by AGI: true where somebody listens there.
         self.ask_by_agi: Callable[[Channel, Callable[[str], None]], bool] = lambda _channel, _told: False
         # Whether the caller may hand that leg on.
         self.may_transfer: Callable[[Talk], bool] = lambda _talk: True
-        # Whether the caller of that dial may ask for another one already.
-        self.may_ask_again: Callable[[str], bool] = lambda _call_id: True
         # Called before a lease ends a channel.
         self.lease_cuts: Callable[[Channel], None] = lambda _channel: None
-        # Called when the event of an answer is read.
-        self.heard_answer: Callable[[Talk], None] = lambda _talk: None
         self._serial = 0
 
     # --- channels --------------------------------------------------------------------------------
@@ -248,6 +241,8 @@ class Switch:
         asking = channel.asking
         channel.attempt += 1
         channel.call_id = f"{channel.id}-{channel.attempt}"
+        self.asked.add(channel.call_id)
+        channel.attempts[-1].user_field = ""
         channel.told = None
         channel.variables = {
             "FAIRDIAL_DECISION": channel.call_id,
@@ -364,14 +359,7 @@ class Switch:
                 attempt.answer_ms = self.wall_ms() if attempt.answer_ms is None else attempt.answer_ms
         if caller.app_data and limit_s is not None:
             self.set_lease(peer, limit_s * US_PER_S)
-        talk = peer.talk
-        self._event(
-            "Dial",
-            lambda: self.heard_answer(talk),
-            peer=_info(peer),
-            caller=_info(caller),
-            dialstatus="ANSWER",
-        )
+        self._event("Dial", peer=_info(peer), caller=_info(caller), dialstatus="ANSWER")
         for other in tuple(caller.peers):
             if other is not peer:
                 self._soon(other, partial(self.hang_up, other, 26))
@@ -398,27 +386,17 @@ class Switch:
         caller.phase = "dialplan"
         mark = caller.attempts[-1].user_field
         caller.attempts.append(Attempt("", *self._record_times(caller), user_field=mark))
-        if (
-            not caller.asking.again
-            or caller.attempt > 1
-            or (caller.asking.agi and known.KNOWN_QUEUE_OF_AGI_DIAL_ENDS)
-        ):
+        if not caller.asking.again or caller.attempt > 1:
             self.hang_up(caller)
-        elif self.may_ask_again(caller.call_id):
+        elif self.chance.random() < 0.5:
             self._ask(caller)
         else:
-            self._after(ASKS_AGAIN_US, caller, lambda: self._ask_later(caller))
+            self._after(ASKS_AGAIN_US, caller, lambda: self._ask(caller))
 
     def _record_times(self, caller: Channel) -> tuple[int, int | None]:
         """Start and answer of a record that begins now."""
         now_ms = self.wall_ms()
         return now_ms, now_ms if caller.state == "Up" else None
-
-    def _ask_later(self, caller: Channel) -> None:
-        if self.may_ask_again(caller.call_id):
-            self._ask(caller)
-        else:
-            self.hang_up(caller)
 
     def _give_up(self, caller: Channel) -> None:
         if caller.state != "Up":
@@ -426,14 +404,14 @@ class Switch:
 
     # --- ARI and AMI -----------------------------------------------------------------------------
 
-    def _event(self, kind: str, heard: Callable[[], None] | None = None, **fields: Any) -> None:
+    def _event(self, kind: str, **fields: Any) -> None:
         if self.deliver is None or not (self.follows_all or kind == "StasisStart"):
             return
         frame = msgspec.json.encode({"type": kind, "timestamp": self.timestamp(), **fields})
-        self.deliver(frame, heard)
+        self.deliver(frame)
         # A question is asked once.
         if kind != "StasisStart" and self.chance.random() < self.twice:
-            self.deliver(frame, None)
+            self.deliver(frame)
 
     def timestamp(self) -> str:
         """The switch's wall clock, as events carry it."""
@@ -442,6 +420,15 @@ class Switch:
     def listing(self) -> str:
         """Body of `GET /channels`."""
         return msgspec.json.encode([_info(channel) for channel in self.channels.values()]).decode()
+
+    def bridges(self) -> str:
+        """Body of `GET /bridges`: those of its own `Dial()`s."""
+        found = []
+        for leg_id in self.talking:
+            caller = self.channels[leg_id].caller
+            both = [leg_id] if caller is None or not caller.up else [caller.id, leg_id]
+            found.append({"id": f"bridge-{leg_id}", "channels": both})
+        return msgspec.json.encode(found).decode()
 
     def rest(self, method: str, uri: str, query: dict[str, str]) -> tuple[int, str]:
         """Status and body of the answer to a request."""

@@ -16,7 +16,7 @@ from tests.simulation.network import Network
 from tests.simulation.promises import Broken, Promises
 from tests.simulation.server import Server, Settings
 from tests.simulation.store import SLOWEST_STEP_S, Disk
-from tests.simulation.switch import Asking, Switch, Talk
+from tests.simulation.switch import Asking, Switch
 
 TRACE_LINES = 40
 DIALS_WITHIN_S = 240
@@ -25,6 +25,8 @@ FAULTS_WITHIN_S = 420
 """Faults happen until then; after that, all goes well, so that what is still open comes to its end."""
 QUIET_S = 400
 """After the last call: long enough for settlements that are tried again and for reconciliation."""
+LAST_LOOK_S = 25
+"""For the last start: one round, and whatever it waits for."""
 STEPS_MAX = 60_000
 """A run of more steps is one that goes in circles."""
 
@@ -107,9 +109,6 @@ class World:
         self._network = Network(timeline, chance, self._switch)
         self._promises = Promises(self._disk.raw, self._switch, self.trace, self._clock.since_us)
         self._switch.lease_cuts = self._promises.not_early
-        self._switch.heard_answer = self._heard_answer
-        if known.KNOWN_EARLIER_DIAL_ADOPTED:
-            self._switch.may_ask_again = self._promises.is_settled
         if known.KNOWN_LEG_OF_MISSED_ANSWER:
             self._switch.may_transfer = self._promises.knows_leg
         slice_s = chance.choice((15, 30, 60))
@@ -193,9 +192,7 @@ class World:
             self._sometimes(0.15, self._stop_server)
             self._sometimes(0.3, self._hold_up)
         if faults.links:
-            ami_lost = chance.choice((0.0, 0.0, 0.1, 0.5))
-            if self._option or not known.KNOWN_LEASE_NOT_SET_AGAIN:
-                self._network.ami_lost = ami_lost
+            self._network.ami_lost = chance.choice((0.0, 0.0, 0.1, 0.5))
             self._network.http_lost = chance.choice((0.0, 0.0, 0.3))
             self._sometimes(0.5, self._break_link)
             self._sometimes(0.3, self._break_link)
@@ -275,8 +272,6 @@ class World:
             self._server.begin_stop()
 
     def _hold_up(self) -> None:
-        if known.KNOWN_SECOND_CHANNEL_LATE and self._server is not None and self._server.ami.waiting:
-            return
         for_us = int(self._chance.random() ** 2 * 8 * US_PER_S)
         self.trace("FAIRDIAL is held up for", for_us, "us")
         self._held_until_us = self._timeline.now_us + for_us
@@ -315,10 +310,6 @@ class World:
         self._disk.fails = self._disk.slow = 0.0
         self._network.ami_lost = self._network.http_lost = 0.0
 
-    def _heard_answer(self, talk: Talk) -> None:
-        talk.amid = self._server is not None and self._server.reconciling
-        talk.heard = not (talk.amid and known.KNOWN_ADOPTED_FROM_OLD_LISTING)
-
     # --- running -----------------------------------------------------------------------------------------
 
     def run(self) -> Seen:
@@ -327,15 +318,16 @@ class World:
             self._plan_calls()
             self._plan_faults()
             self._start_server()
-            self._go_on_until(lambda: False, FAULTS_WITHIN_S)
+            self._go_on_until(self._is_over, FAULTS_WITHIN_S)
             self._end_faults()
             self._go_on_until(lambda: not self._switch.channels, QUIET_S * 3)
             self._go_on_until(lambda: self._server is not None, QUIET_S)
-            self._go_on_until(lambda: False, self._settings.reconcile_every_s * 3 + 15)
+            rounds_s = self._settings.reconcile_every_s * 3 + 15
+            self._go_on_until(lambda: not self._promises.has_live, rounds_s)
             self._promises.all_settled("though FairDial runs and no call is up")
             self._kill_server(US_PER_MS)
             self._timeline.after(US_PER_MS, self._start_server)
-            self._go_on_until(lambda: False, self._settings.reconcile_every_s * 2 + 5)
+            self._go_on_until(lambda: False, LAST_LOOK_S)
             self._promises.finished()
         finally:
             self._clean_up()
@@ -350,6 +342,11 @@ class World:
             grants=len(grants),
             estimated=sum(grant.estimated for grant in grants.values()),
         )
+
+    def _is_over(self) -> bool:
+        """Nobody calls any more, and nothing of any call is left to do."""
+        settled = not self._promises.has_live and not self._switch.channels
+        return settled and self._timeline.now_us - self._start_us > DIALS_WITHIN_S * US_PER_S
 
     def _go_on_until(self, over: Callable[[], bool], within_s: float) -> None:
         until_us = self._timeline.now_us + int(within_s * US_PER_S)

@@ -94,7 +94,7 @@ async def test_after_a_crash_all_calls_are_followed_leased_and_metered_again(
     async with running_spine(installation, tmp_path) as spine:
         await open_account(spine.server, ACCOUNT, plan, LINE)
         load = asyncio.create_task(
-            place(spine.switch, LINE, count, 60, hang_up_after_s=count / 50 + 8, timeout_s=120)
+            place(spine.switch, LINE, count, 60, hang_up_after_s=count / 40 + 8, timeout_s=120)
         )
         up = await all_up(spine.server, count)
         await spine.server.kill()

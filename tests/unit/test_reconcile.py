@@ -41,6 +41,7 @@ class Switch:
     adopting: int = 0
     glimpsed: dict[str, Use] = field(default_factory=dict)
     forgotten: set[str] = field(default_factory=set)
+    answers_ms: dict[str, int] = field(default_factory=dict)
     dialled_again: set[str] = field(default_factory=set)
     looked_at_again: set[str] = field(default_factory=set)
     most: int = 0
@@ -53,6 +54,9 @@ class Switch:
 
     def seen(self, call_id: str) -> Use | None:
         return self.glimpsed.get(call_id)
+
+    def answered_ms(self, call_id: str) -> int | None:
+        return self.answers_ms.get(call_id)
 
     def forget(self, call_id: str) -> None:
         self.forgotten.add(call_id)
@@ -307,17 +311,20 @@ async def test_a_call_that_came_back_is_waited_for_anew(desk: Desk, clock: SetCl
 async def test_a_call_that_died_with_the_switch_is_settled_at_the_last_moment_that_is_proven(
     desk: Desk, clock: SetClock
 ) -> None:
-    await calls(desk, "talked", "rang", "answered-since")
+    await calls(desk, "talked", "rang", "answered-since", "answered-unseen")
     await desk.answered("talked", "leg", Moment(NOON_MS + 1_000, 0))
     await desk.answered("answered-since", "leg", Moment(NOON_MS + 26_000, 0))
     clock.forward(90_000)
     evidence = Evidence(Book(), wait_s=10)
     evidence.proven_ms, evidence.restarted_ms = NOON_MS + 25_000, NOON_MS + 40_000
-    assert await run(desk, Switch(), clock, evidence) == Pass(3)
-    assert [await settled(desk, call) for call in ("talked", "rang", "answered-since")] == [
+    switch = Switch(answers_ms={"answered-unseen": NOON_MS + 5_000})
+    assert await run(desk, switch, clock, evidence) == Pass(4)
+    died = ("talked", "rang", "answered-since", "answered-unseen")
+    assert [await settled(desk, call) for call in died] == [
         (24, True),
         (0, True),
         (1, True),  # an answered call counts a second at least
+        (20, True),
     ]
 
 
