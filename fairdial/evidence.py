@@ -90,10 +90,11 @@ class Evidence:
             # Whatever its channel did: it was called in, and never was in.
             return Use(0, grant.authorised_ms)
         legs = () if grant.leg is None else (grant.leg,)
+        found = self.records.of(grant.channel, *legs)
         # A channel's records of dials that the failure rule let through are of those alone.
-        records = [
-            cdr for cdr in self.records.of(grant.channel, *legs) if cdr.let_through in (None, grant.call_id)
-        ]
+        records = [cdr for cdr in found if cdr.let_through in (None, grant.call_id)]
+        # What is known of the answer of such a dial is from the record itself.
+        answered_ms = None if any(cdr.let_through for cdr in records) else grant.answered_ms
         recorded = talk(
             records,
             channel_id=grant.channel,
@@ -101,7 +102,7 @@ class Evidence:
             shape=_shape(grant, placed),
             from_ms=grant.authorised_ms,
             until_ms=until_ms,
-            answered_ms=grant.answered_ms,
+            answered_ms=answered_ms,
         )
         if recorded is None:
             return None
@@ -110,9 +111,18 @@ class Evidence:
         return Use(
             whole_seconds(recorded.talked_ms),
             recorded.end_ms,
-            not (recorded.start_exact and recorded.end_exact),
+            not (recorded.start_exact and recorded.end_exact)
+            or (answered_ms is None and len(records) < len(found)),
             recorded.start_ms,
         )
+
+    def outlived(self, grant: Grant, use: Use) -> bool:
+        """Whether a call was up for longer than its records say: it died with the switch, and was proven up after.
+
+        Such as a leg that was transferred away, of which a switch that is killed writes nothing.
+        """
+        proven_ms = self.proven_ms or 0
+        return self._died_with_switch(grant) and use.ended_ms + SETTLED_MS < proven_ms
 
     def is_overdue(self, grant: Grant, now: Moment, *, placed: bool) -> bool:
         """Whether no record will come any more: it took too long, or the switch died with the call."""

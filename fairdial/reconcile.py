@@ -171,6 +171,8 @@ async def _use(
     proved = evidence.proved(grant, placed=placed)
     if proved is not None:
         proved = evidence.proved(grant, placed=placed, until_ms=await next_dial_ms(desk.ledger, grant))
+    if proved is not None and evidence.outlived(grant, proved):
+        proved = None
     if proved is not None and (overdue or now.wall_ms - proved.ended_ms >= SETTLED_MS):
         return proved
     if not overdue:

@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from fairdial.cdr import Cdr
 from fairdial.policy.periods import MS_PER_S
 
+UNCERTAIN_MS = 3600 * MS_PER_S
+"""`CdrFile` begins so much earlier than it is told, at least."""
+
 
 @dataclass(slots=True)
 class Attempt:
@@ -73,9 +76,10 @@ class RecordFile:
         self._at = 0
 
     async def begin(self, since_ms: int) -> bool:
-        """Leave out what ended before."""
+        """Leave out what ended long before."""
         await self._look()
-        self._at = next((at for at, row in enumerate(self._rows) if row.end_ms >= since_ms), len(self._rows))
+        from_ms = since_ms - UNCERTAIN_MS
+        self._at = next((at for at, row in enumerate(self._rows) if row.end_ms >= from_ms), len(self._rows))
         return True
 
     async def read_new(self) -> Sequence[Cdr]:

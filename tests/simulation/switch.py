@@ -149,9 +149,12 @@ class Switch:
         for channel in list(self.channels.values()):
             self._over(channel)
         self.boot += 1
-        self.began = self.timestamp()
         self.deliver = None
         self.follows_all = False
+
+    def is_back(self) -> None:
+        """It was started again."""
+        self.began = self.timestamp()
 
     def dial_in(self, asking: Asking) -> None:
         """A line dials."""

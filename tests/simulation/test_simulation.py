@@ -7,6 +7,7 @@ import gc
 import os
 import sqlite3
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -22,9 +23,10 @@ from fairdial.policy.sizing import Hold
 from tests.simulation.run import Failure, simulate
 from tests.simulation.world import TRACE_LINES, Faults, Seen
 
-RUNS = int(os.environ.get("FAIRDIAL_SIMULATED_RUNS", "2000"))
+RUNS = int(os.environ.get("FAIRDIAL_SIMULATED_RUNS", "600"))
 NO_FAULTS = Faults(deaths=False, links=False, store=False, restarts=False, twice=False)
-PARTS = 20
+CLOCK_SET = replace(NO_FAULTS, twice=True, clock_jumps=True)
+PARTS = 8
 """So that several processes share the work."""
 COLLECT_EVERY = 50
 
@@ -68,6 +70,11 @@ def test_without_faults_every_call_is_metered_as_it_was() -> None:
     seen = [simulate(seed, NO_FAULTS) for seed in range(40)]
     assert sum(run.calls for run in seen) > 40
     assert sum(run.estimated for run in seen) == 0
+
+
+def test_a_wall_clock_that_is_set_while_fairdial_runs_changes_no_call() -> None:
+    seen = [simulate(seed, CLOCK_SET) for seed in range(60)]
+    assert sum(run.calls for run in seen) > 60
 
 
 # --- planted faults ----------------------------------------------------------------------------------
@@ -123,7 +130,7 @@ def settle_half(db: sqlite3.Connection, call_id: str, used_s: int, *how: Any) ->
         (settle_again, "promise"),
         (settle_unseen_free, "promise 3"),
         (settle_unseen_never, "nobody settled"),
-        (settle_half, "less than was talked"),
+        (settle_half, "promise 3"),
     ],
 )
 def test_a_settlement_that_is_wrong_is_found(

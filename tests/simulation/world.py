@@ -299,6 +299,7 @@ class World:
 
     def _switch_back(self) -> None:
         self._network.switch_is_up = True
+        self._switch.is_back()
 
     def _jump(self) -> None:
         by_ms = self._chance.choice((-1, 1)) * self._chance.randrange(600_000)
