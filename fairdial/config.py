@@ -390,4 +390,12 @@ def _fault(fault: Mapping[str, Any]) -> str:
     said = fault["msg"].removeprefix("Value error, ")
     # A table or a list may hold a password.
     hidden = "password" in key or "secret" in key or isinstance(fault["input"], dict | list)
-    return f"{key}: {said}" if hidden else f"{key}: {said} (found {fault['input']!r})"
+    return f"{key}: {said}" if hidden else f"{key}: {said} (found {_shown(fault['input'])})"
+
+
+def _shown(value: object) -> str:
+    try:
+        return repr(value)
+    except ValueError:
+        # Python writes no integer out that has more than some thousands of digits (sys.set_int_max_str_digits).
+        return "a whole number of thousands of digits"

@@ -217,7 +217,8 @@ def _was_up(cdrs: Sequence[Cdr], channel_id: str, picked_up_ms: int) -> bool:
     own = [cdr for cdr in cdrs if cdr.unique_id == channel_id]
     return any(
         cdr.answer_ms == cdr.start_ms == picked_up_ms
-        and any(other is not cdr and other.end_ms <= cdr.start_ms for other in own)
+        # In the same second nothing tells which was first.
+        and any(other.start_ms < cdr.start_ms and other.end_ms <= cdr.start_ms for other in own)
         for cdr in own
     )
 
