@@ -467,7 +467,8 @@ class Rooms:
         room.users += 1
         try:
             async with room.lock:
-                if call.call_id in self._dials.calls:
+                # One whose end is being written down is followed still, and gone.
+                if call.call_id in self._dials.calls and call.channel in call.channels:
                     self._seat(room, member)
                     await self._entertain(room)
         finally:

@@ -218,7 +218,10 @@ def _was_up(cdrs: Sequence[Cdr], channel_id: str, picked_up_ms: int) -> bool:
     return any(
         cdr.answer_ms == cdr.start_ms == picked_up_ms
         # In the same second nothing tells which was first.
-        and any(other.start_ms < cdr.start_ms and other.end_ms <= cdr.start_ms for other in own)
+        and any(
+            other.answer_ms is not None and other.start_ms < cdr.start_ms and other.end_ms <= cdr.start_ms
+            for other in own
+        )
         for cdr in own
     )
 

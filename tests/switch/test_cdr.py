@@ -336,10 +336,14 @@ async def test_a_blind_transfer_by_the_called_party(seen: Seen) -> None:
     leg_id, second_leg_id = seen.channels.legs(channel_id)
     again_at = second.invited_at
     one = seen.talk_of(channel_id, [leg_id], outcome.invited_at, until_at=again_at)
-    other = seen.talk_of(channel_id, [second_leg_id], again_at)
+    other = seen.talk_of(channel_id, [second_leg_id], again_at, answered_at=second.answered_at)
+    unnoted = seen.talk_of(channel_id, [second_leg_id], again_at)
     both = seen.talk_of(channel_id, [leg_id], outcome.invited_at)
     assert_true(one, first.answered_at, first.ended_at)
     assert_true(other, second.answered_at, second.ended_at)
+    # Who is up already has a record that is answered from its start: it may have rung in it.
+    assert unnoted is not None
+    assert not unnoted.start_exact
     # On one grant, as where the dialplan does not ask again.
     assert_true(both, outcome.answered_at, outcome.ended_at)
 
@@ -388,7 +392,7 @@ async def test_a_parked_call_and_one_that_was_picked_up(seen: Seen) -> None:
     await seen.written(4 + 3)
     assert_true(seen.talk("ann", caller.invited_at), called.answered_at, called.ended_at)
     [channel_id], [picker_id] = seen.channels.of("cat"), seen.channels.of("dan")
-    found = seen.talk_of(channel_id, [picker_id], rung.invited_at)
+    found = seen.talk_of(channel_id, [picker_id], rung.invited_at, answered_at=rung.answered_at)
     assert_true(found, rung.answered_at, rung.ended_at)
 
 
