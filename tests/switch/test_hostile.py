@@ -111,7 +111,9 @@ async def test_a_flood_of_invites_is_refused_from_memory_and_others_calls_go_on(
         statuses = await attack
     assert processor_s(spine.server.pid) - before_s < 2_000 * 0.003, "with the decisions on all other calls"
     await not_held_up(spine, probe, calls, resident_mb(spine.server.pid) - before_mb)
-    assert set(statuses) <= {403, 408, 503}, "refused, by the failure rule too, or given up on by the switch itself"
+    assert set(statuses) <= {403, 408, 503}, (
+        "refused, by the failure rule too, or given up on by the switch itself"
+    )
     await only_asked_for(spine, calls)
     await spine.server.stop()
     told = [entry for entry in log_of(spine) if entry["event"] == "dials_too_fast"]
