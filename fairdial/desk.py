@@ -182,15 +182,9 @@ class Desk:
         dial = self._dial(asked, now, counted.attempts)
         if counted.too_fast is not None:
             return self._refuse_unasked(dial, number, counted.too_fast, asked.source)
-        # One set of policies for the whole decision, also if they are replaced meanwhile.
-        policies = self.policies
         try:
             async with asyncio.timeout(self._rules.answer_within_s):
-                verdict = await self.ledger.authorise(
-                    dial,
-                    lambda line, account: self._needs(policies, line, account, dial),
-                    lambda snapshot: self._judge(policies, dial, snapshot),
-                )
+                verdict = await self._granted(dial)
         except TimeoutError:
             self.take_back(dial.call_id)
             return self._failed(Reason.TOO_LATE, dial)
@@ -211,6 +205,10 @@ class Desk:
     async def authorise_late(self, asked: Asked, at_ms: int) -> Verdict:
         """The verdict on a dial that was placed at `at_ms` without one. Raises LedgerError."""
         dial = self._dial(asked, Moment(at_ms, 0))
+        return await self._granted(dial)
+
+    async def _granted(self, dial: Dial) -> Verdict:
+        # One set of policies for the whole decision, also if they are replaced meanwhile.
         policies = self.policies
         return await self.ledger.authorise(
             dial,
