@@ -40,6 +40,9 @@ ROOT_SIZE_BYTES = 1_500_000_000
 LOCK_TIMEOUT_S = 900.0
 COMMAND_TIMEOUT_S = 900.0
 
+# Another process may be installing something: the machine itself, or another worker of the same tests.
+WAIT_FOR_APT = "-oDPkg::Lock::Timeout=300"
+
 # First releases of each branch that take ARI requests on the event socket.
 FIRST_USABLE_MINOR = {20: 14, 21: 9, 22: 4}
 
@@ -387,7 +390,7 @@ def _install_packages(*packages: str, progress: Progress) -> None:
         )
     progress(f"installing {', '.join(packages)} with apt-get")
     environment = {**os.environ, "PATH": SYSTEM_PATH, "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C"}
-    install = ["apt-get", "install", "-y", "--no-install-recommends", *packages]
+    install = ["apt-get", WAIT_FOR_APT, "install", "-y", "--no-install-recommends", *packages]
     with tempfile.NamedTemporaryFile("w", prefix="fairdial-apt-", suffix=".log", delete=False) as output:
         log = Path(output.name)
         try:

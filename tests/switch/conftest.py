@@ -29,6 +29,15 @@ exten => _X.,1,Dial(PJSIP/alice)
 """
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Make the installation before the first test: a machine's first takes longer than a test may."""
+    wanted = any(
+        "installation" in item.fixturenames for item in session.items if isinstance(item, pytest.Function)
+    )
+    if wanted and not session.config.option.collectonly:
+        obtain()
+
+
 @pytest.fixture(scope="session")
 def installation() -> Installation:
     """An Asterisk to run; made on the first use on a machine, which takes about a minute."""
