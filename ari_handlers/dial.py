@@ -509,12 +509,18 @@ class Dials:
         await asyncio.gather(*(self._client.channels.get(channel).hangup(cause) for channel in channels))
         return True
 
-    async def cut(self, account_id: str | None, line_id: str | None) -> int:
-        """End all live calls of an account or a line (K12); how many were told to. Raises AriError."""
+    async def cut(
+        self, account_id: str | None, line_id: str | None, kinds: Collection[Kind] | None = None
+    ) -> int:
+        """End the live calls of an account or a line (K12), kinds: of these alone; how many were told to.
+
+        Raises AriError.
+        """
         calls = [
             call
             for call in self._calls.by_id.values()
-            if account_id == call.account_id or line_id == call.line_id
+            if (account_id == call.account_id or line_id == call.line_id)
+            and (kinds is None or call.kind in kinds)
         ]
         await asyncio.gather(*(self.hangup(call.call_id, CUT_CAUSE) for call in calls))
         return len(calls)

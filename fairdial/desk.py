@@ -35,7 +35,6 @@ from fairdial.policy.account import (
     Needs,
     Room,
     Snapshot,
-    Standing,
 )
 from fairdial.policy.book import PolicyBook
 from fairdial.policy.cards import RateCard
@@ -335,7 +334,7 @@ class Desk:
         return Verdict(number, decide(dial, number, snapshot, policy, self._rules.grants, self.cards))
 
     def _extend(self, grant: Grant, payer: Snapshot, lease_end_ms: int) -> Sized | Short | None:
-        if payer.account is None or payer.account.standing is not Standing.ACTIVE:
+        if payer.account is None or payer.account.bars(grant.kind):
             return None
         granted_s = grant.granted_s or 0
         rest_s = LONGEST_HORIZON_S

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import asdict
 from importlib import resources
 from importlib.metadata import version
@@ -55,6 +55,7 @@ from fairdial.hardening import examine_files, exposed_secrets
 from fairdial.ledger.backup import back_up, restore
 from fairdial.ledger.contract import LedgerError, LedgerUnavailable, PublishedPolicy
 from fairdial.ledger.sqlite import SqliteLedger
+from fairdial.policy.account import Kind
 from fairdial.policy.book import PolicyBook
 from fairdial.policy.cards import RateCard
 from fairdial.policy.document import PolicyError, parse_policy
@@ -263,12 +264,14 @@ class Service:
                 f"the switch did not answer ({error}); try again, or hang up there"
             ) from error
 
-    async def _cut(self, account_id: str | None, line_id: str | None) -> int:
+    async def _cut(
+        self, *, account: str | None = None, line: str | None = None, kinds: Collection[Kind] | None = None
+    ) -> int:
         try:
-            return await self.dials.cut(account_id, line_id)
+            return await self.dials.cut(account, line, kinds)
         except AriError as error:
             raise OperationError(
-                f"the standing is set, but the switch did not answer ({error}): calls in progress are ended as"
+                f"it is set, but the switch did not answer ({error}): calls in progress are ended as"
                 " soon as it does"
             ) from error
 

@@ -107,6 +107,7 @@ def dialled(
     options: Options = GB_AND_DE,
     standing: Standing = Standing.ACTIVE,
     fraud: bool = False,
+    restricted: frozenset[Kind] = frozenset(),
     credit: Credit | None = None,
     live_calls: int = 0,
     live_inbound: int = 0,
@@ -116,7 +117,9 @@ def dialled(
     encrypted: Encrypted | None = None,
 ) -> Dialled:
     """A dial and its decision. used: units of each allowance by its name, in the window of `at_ms`."""
-    account = Account("acme", policy.name, zone, standing=standing, options=options, fraud=fraud)
+    account = Account(
+        "acme", policy.name, zone, standing=standing, options=options, fraud=fraud, restricted=restricted
+    )
     dial = Dial("call-1", kind, number.dialled, "alice", "PJSIP/alice-1", at_ms, 60, caller, "", encrypted)
     meters = tuple(
         replace(meter, used_units=(used or {}).get(meter.rule, 0))

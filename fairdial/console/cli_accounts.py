@@ -1,13 +1,13 @@
 """The commands about accounts and what they hold: subscription, lines, numbers, credit, agreements."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 
 from fairdial.console.session import AsJson, Session, instant_ms, instant_text, show, table, table_of
-from fairdial.policy.account import Consent
+from fairdial.policy.account import Consent, Kind
 
 accounts = typer.Typer(help="Accounts: who pays.", no_args_is_help=True)
 lines = typer.Typer(help="Lines: endpoints of the switch that belong to an account.", no_args_is_help=True)
@@ -107,6 +107,7 @@ def account_show(context: typer.Context, account: AccountId, as_json: AsJson = F
     def shown() -> Table:
         rows = [(key, sheet[key]) for key in ACCOUNT_COLUMNS]
         rows += [("fraud", "credit is forfeited")] if sheet["fraud"] else []
+        rows += [("restricted", " ".join(sheet["restricted"]))] if sheet["restricted"] else []
         rows += _option_rows(sheet)
         rows += [("lines", ", ".join(row["line"] for row in sheet["lines"]))]
         rows += [("number", _number_words(row)) for row in sheet["numbers"]]
@@ -146,6 +147,37 @@ def account_terminate(
 ) -> None:
     """Terminate an account: its calls in progress are cut, its next dials refused."""
     _set_standing(context, account, "terminated", as_json, fraud=fraud)
+
+
+Services = Annotated[list[Kind], typer.Argument(help="Kinds of call, such as conference; one or more.")]
+"""Emergency is refused by the operation, which says why."""
+
+
+@accounts.command("restrict")
+def account_restrict(
+    context: typer.Context, account: AccountId, service: Services, as_json: AsJson = False
+) -> None:
+    """Take services from an account: such calls in progress are cut, the next ones refused. The rest goes on."""
+    _restrict(context, account, service, as_json, lift=False)
+
+
+@accounts.command("lift")
+def account_lift(
+    context: typer.Context, account: AccountId, service: Services, as_json: AsJson = False
+) -> None:
+    """Give services back to an account that was restricted."""
+    _restrict(context, account, service, as_json, lift=True)
+
+
+def _restrict(
+    context: typer.Context, account: str, services: Sequence[Kind], as_json: bool, *, lift: bool
+) -> None:
+    session: Session = context.obj
+    row = session.run(
+        "account_restrict", account=account, services=[str(each) for each in services], lift=lift
+    )
+    shown = {**row, "restricted": " ".join(row["restricted"])}
+    show(row, as_json, lambda: table_of((*ACCOUNT_COLUMNS, "restricted", "calls_cut"), [shown]))
 
 
 def _set_standing(

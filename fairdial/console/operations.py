@@ -4,7 +4,7 @@ Every operation takes and returns plain JSON values, so that it means the same i
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -78,6 +78,9 @@ class CallRow:
         return cls(call_id, line_id, kind, dialled, name, granted_s, (now.mono_ms - start_ms) // 1000, left_s)
 
 
+SERVICES = frozenset(Kind) - {Kind.EMERGENCY}
+"""What can be taken from an account for a while."""
+
 NOBODY_RINGS = "no FairDial is running here to ring anybody; start `fairdial serve`"
 
 
@@ -93,6 +96,16 @@ class Rooms(Protocol):
         ...
 
 
+class Cut(Protocol):
+    """Ends calls in progress."""
+
+    async def __call__(
+        self, *, account: str | None = None, line: str | None = None, kinds: Collection[Kind] | None = None
+    ) -> int:
+        """Those of an account or of a line, of these kinds (None: all); how many were told to end."""
+        ...
+
+
 class Operations:
     """All operations by name: `Operations.call("account_add", {...})`."""
 
@@ -102,7 +115,7 @@ class Operations:
         *,
         calls: Callable[[], list[CallRow]] | None = None,
         hang_up: Callable[[str], Awaitable[bool]] | None = None,
-        cut: Callable[[str | None, str | None], Awaitable[int]] | None = None,
+        cut: Cut | None = None,
         status: Callable[[], Json] | None = None,
         callback: Callable[[str, str, str | None], Awaitable[Json]] | None = None,
         rooms: Rooms | None = None,
@@ -110,8 +123,7 @@ class Operations:
     ) -> None:
         """Without `calls`, `hang_up`, `cut`, `status`, `callback`, `rooms` and `ready` no server runs here.
 
-        cut: ends the calls of an account, or of a line, and says how many were told to. callback: takes the line,
-        the number that it wants, and the number to ring first instead of the line.
+        callback: takes the line, the number that it wants, and the number to ring first instead of the line.
         """
         self._desk = desk
         self._ledger = desk.ledger
@@ -127,6 +139,7 @@ class Operations:
             "account_add": self._account_add,
             "account_list": self._account_list,
             "account_show": self._account_show,
+            "account_restrict": self._account_restrict,
             "account_standing": self._account_standing,
             "agreement_add": self._agreement_add,
             "agreement_list": self._agreement_list,
@@ -198,20 +211,29 @@ class Operations:
     async def _account_standing(self, account: str, standing: str, fraud: bool = False) -> Json:
         set_to = Standing(standing)
         entry = await self._ledger.set_standing(account, set_to, self._desk.now_ms(), fraud=fraud)
-        return account_json(entry) | {"calls_cut": await self._cut_calls(set_to, account=account)}
+        return account_json(entry) | {"calls_cut": await self._cut_barred(set_to, account=account)}
+
+    async def _account_restrict(self, account: str, services: Sequence[str], lift: bool = False) -> Json:
+        named = frozenset(Kind(service) for service in services)
+        if not named:
+            raise OperationError(f"no service is named; known are {', '.join(sorted(SERVICES))}")
+        entry = await self._ledger.restrict(account, named, lift=lift)
+        # As with a standing: after the ledger's step, so that no dial slips in between.
+        cut = 0 if lift or self._cut is None else await self._cut(account=account, kinds=named)
+        return account_json(entry) | {"calls_cut": cut}
 
     async def _line_standing(self, line: str, standing: str) -> Json:
         set_to = Standing(standing)
         entry = await self._ledger.set_line_standing(line, set_to)
-        return line_json(entry) | {"calls_cut": await self._cut_calls(set_to, line=line)}
+        return line_json(entry) | {"calls_cut": await self._cut_barred(set_to, line=line)}
 
-    async def _cut_calls(
+    async def _cut_barred(
         self, standing: Standing, *, account: str | None = None, line: str | None = None
     ) -> int:
         """After the ledger's step, so that no dial slips in between (K12). Without a server nothing is cut."""
         if standing is Standing.ACTIVE or self._cut is None:
             return 0
-        return await self._cut(account, line)
+        return await self._cut(account=account, line=line)
 
     async def _number_add(self, number: str, account: str, line: str | None = None) -> Json:
         entry = OwnNumber(number, account, line)

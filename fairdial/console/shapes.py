@@ -44,6 +44,7 @@ def account_json(account: Account) -> Json:
         "currency": account.options.currency,
         "estimate_s": account.options.estimate_s,
         "fraud": account.fraud,
+        "restricted": sorted(account.restricted),
     }
 
 

@@ -4,7 +4,7 @@ Each method is one transaction. A step that raises has changed nothing. Steps ar
 same call id with the same input gives the first answer again, and a grant is settled exactly once.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
@@ -348,7 +348,9 @@ class Ledger(Protocol):
         ...
 
     async def barred_grants(self) -> tuple[str, ...]:
-        """Call ids of live grants whose account or line is no longer active: their calls are to end (K12)."""
+        """Call ids of live grants whose account or line is no longer active, or may not use that service: their calls
+        are to end (K12, S4).
+        """
         ...
 
     async def saw(self, switch: str, proven_ms: int) -> None:
@@ -426,6 +428,13 @@ class Ledger(Protocol):
 
         fraud: with TERMINATED, the credit is forfeited, what calls in progress reserve as they end; charges
         stay owed (V8). Restoring gives no credit back.
+        """
+        ...
+
+    async def restrict(self, account_id: str, services: Collection[Kind], *, lift: bool = False) -> Account:
+        """Take services from an account for now, or with `lift` give them back. Repeating changes nothing (S4).
+
+        Raises NotFound, ValueError (emergency calls).
         """
         ...
 

@@ -5,7 +5,7 @@ changed anything.
 """
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 import msgspec
@@ -32,6 +32,7 @@ from fairdial.policy.account import (
     Agreement,
     Consent,
     Credit,
+    Kind,
     Line,
     Options,
     OwnNumber,
@@ -45,8 +46,8 @@ def add_account(db: sqlite3.Connection, account: Account, *, any_subscription: b
     row = db.execute("SELECT * FROM accounts WHERE id = ?", (account.id,)).fetchone()
     if row is None:
         db.execute(
-            "INSERT INTO accounts (id, name, policy, zone, standing, options, fraud)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO accounts (id, name, policy, zone, standing, options, fraud, restricted)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 account.id,
                 account.name,
@@ -55,11 +56,12 @@ def add_account(db: sqlite3.Connection, account: Account, *, any_subscription: b
                 account.standing,
                 reading.from_options(account.options),
                 int(account.fraud),
+                reading.from_services(account.restricted),
             ),
         )
         return True
     kept = reading.to_account(row)
-    wanted = replace(account, standing=kept.standing, fraud=kept.fraud)
+    wanted = replace(account, standing=kept.standing, fraud=kept.fraud, restricted=kept.restricted)
     if any_subscription:
         wanted = replace(wanted, policy=kept.policy, options=kept.options)
     if kept != wanted:
@@ -164,6 +166,17 @@ def set_standing(
     db.execute("UPDATE accounts SET standing = ?, fraud = ? WHERE id = ?", (standing, int(fraud), account_id))
     forfeit(db, account_id, at_ms)
     return reading.need_account(db, account_id)
+
+
+def restrict(db: sqlite3.Connection, account_id: str, services: Collection[Kind], lift: bool) -> Account:
+    account = reading.need_account(db, account_id)
+    taken, named = account.restricted, frozenset(services)
+    account = replace(account, restricted=taken - named if lift else taken | named)
+    db.execute(
+        "UPDATE accounts SET restricted = ? WHERE id = ?",
+        (reading.from_services(account.restricted), account_id),
+    )
+    return account
 
 
 def set_line_standing(db: sqlite3.Connection, line_id: str, standing: Standing) -> Line:

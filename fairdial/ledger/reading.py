@@ -1,7 +1,7 @@
 """What SQLite holds, read into the values of contract.py. Nothing here writes."""
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import msgspec
@@ -182,7 +182,8 @@ def live_grants(db: sqlite3.Connection) -> tuple[Grant, ...]:
 def barred_grants(db: sqlite3.Connection) -> tuple[str, ...]:
     rows = db.execute(
         "SELECT g.call_id FROM grants g JOIN accounts a ON a.id = g.account_id JOIN lines l ON l.id = g.line_id"
-        " WHERE g.state <> 'settled' AND (a.standing <> 'active' OR l.standing <> 'active')"
+        " WHERE g.state <> 'settled' AND (a.standing <> 'active' OR l.standing <> 'active'"
+        "   OR g.kind IN (SELECT value FROM json_each(a.restricted)))"
         " ORDER BY g.call_id"
     )
     return tuple(row["call_id"] for row in rows)
@@ -287,7 +288,17 @@ def to_account(row: sqlite3.Row) -> Account:
         Standing(row["standing"]),
         msgspec.json.decode(row["options"], type=Options),
         bool(row["fraud"]),
+        _to_services(row["restricted"]),
     )
+
+
+def _to_services(text: str) -> frozenset[Kind]:
+    # Of nearly every account: not worth a parser.
+    return frozenset() if text == "[]" else msgspec.json.decode(text, type=frozenset[Kind])
+
+
+def from_services(services: Iterable[Kind]) -> str:
+    return msgspec.json.encode(sorted(services)).decode()
 
 
 def from_options(options: Options) -> str:

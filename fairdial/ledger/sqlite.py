@@ -1,6 +1,6 @@
 """The ledger on SQLite: the contract's methods, each one step of the writer or one reading."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from fairdial.ledger import granting, provisioning, reading, witnessing
@@ -27,6 +27,7 @@ from fairdial.policy.account import (
     Consent,
     Credit,
     Dial,
+    Kind,
     Line,
     Options,
     OwnNumber,
@@ -132,6 +133,9 @@ class SqliteLedger:
         return await self._writer.do(
             lambda db: provisioning.set_standing(db, account_id, standing, at_ms, fraud)
         )
+
+    async def restrict(self, account_id: str, services: Collection[Kind], *, lift: bool = False) -> Account:
+        return await self._writer.do(lambda db: provisioning.restrict(db, account_id, services, lift))
 
     async def set_line_standing(self, line_id: str, standing: Standing) -> Line:
         return await self._writer.do(lambda db: provisioning.set_line_standing(db, line_id, standing))

@@ -85,7 +85,8 @@ class Credit:
 class Account:
     """Who pays. `zone` is the IANA zone in whose local midnight its periods begin.
 
-    fraud: terminated for fraud, so that what is left of its credit is forfeited (V8).
+    fraud: terminated for fraud, so that what is left of its credit is forfeited (V8). restricted: services that it
+    may not use for now (S4); an emergency call is none that can be taken away.
     """
 
     id: str
@@ -95,10 +96,17 @@ class Account:
     standing: Standing = Standing.ACTIVE
     options: Options = field(default_factory=Options)
     fraud: bool = False
+    restricted: frozenset[Kind] = frozenset()
 
     def __post_init__(self) -> None:
         _identifier("account", self.id)
         zone_named(self.zone)
+        if Kind.EMERGENCY in self.restricted:
+            raise ValueError("emergency calls cannot be restricted; name another service")
+
+    def bars(self, kind: Kind) -> bool:
+        """Whether it may not place or go on with calls of that kind at all, whatever its plan covers (K12, S4)."""
+        return self.standing is not Standing.ACTIVE or kind in self.restricted
 
 
 @dataclass(frozen=True, slots=True)

@@ -204,6 +204,10 @@ def _standing_clause(question: Question) -> Clause:
     return question.clause((question.account.fraud and rule.fraud_clause) or rule.clause)
 
 
+def _restricted(question: Question) -> Reason | None:
+    return Reason.SERVICE_RESTRICTED if question.dial.kind in question.account.restricted else None
+
+
 def _readable(question: Question) -> Reason | None:
     public = question.dial.kind in PUBLIC
     if public and question.number.number_class is NumberClass.INVALID:
@@ -345,6 +349,12 @@ CHECKS: tuple[Check, ...] = (
         _standing_clause,
         _standing,
         lambda q: f"account {q.account.standing}, line {q.line.standing}",
+    ),
+    Check(
+        "restricted",
+        lambda q: _standing_clause(q) if q.account.restricted else None,
+        _restricted,
+        lambda q: f"{q.dial.kind}; restricted are {_listed(q.account.restricted)}",
     ),
     Check(
         "number",

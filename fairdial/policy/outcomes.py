@@ -24,6 +24,7 @@ class Reason(StrEnum):
     LINE_SUSPENDED = "line_suspended"
     ACCOUNT_SUSPENDED = "account_suspended"
     ACCOUNT_TERMINATED = "account_terminated"
+    SERVICE_RESTRICTED = "service_restricted"
     KIND_NOT_COVERED = "kind_not_covered"
     CLASS_NOT_COVERED = "class_not_covered"
     COUNTRY_NOT_COVERED = "country_not_covered"
@@ -96,6 +97,9 @@ OUTCOMES: dict[Reason, Outcome] = {
     Reason.LINE_SUSPENDED: Outcome(*_CALL_REJECTED, "ss-noservice", "The line is suspended."),
     Reason.ACCOUNT_SUSPENDED: Outcome(*_CALL_REJECTED, "ss-noservice", "The account is suspended."),
     Reason.ACCOUNT_TERMINATED: Outcome(*_CALL_REJECTED, "ss-noservice", "The account is terminated."),
+    Reason.SERVICE_RESTRICTED: Outcome(
+        *_CALL_REJECTED, "ss-noservice", "This service was taken from the account for now."
+    ),
     Reason.KIND_NOT_COVERED: Outcome(*_CALL_REJECTED, "ss-noservice", "The plan has no calls of this kind."),
     Reason.CLASS_NOT_COVERED: Outcome(
         *_CALL_REJECTED, "ss-noservice", "The plan does not cover this class of number."

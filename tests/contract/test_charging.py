@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from fairdial.ledger.contract import AlreadyExists, ConstraintViolated, Ledger, LoadedCard, NotFound
-from fairdial.policy.account import Account, Credit, Line, Options, Standing
+from fairdial.policy.account import Account, Credit, Kind, Line, Options, Standing
 from fairdial.policy.decide import Allow
 from fairdial.policy.outcomes import Reason
 from fairdial.policy.sizing import GrantRules
@@ -361,6 +361,19 @@ async def test_a_suspended_account_gets_no_renewal(credit: Counter, ledger: Ledg
     await ledger.set_standing("acme", Standing.SUSPENDED, NOON_MS)
     assert (await credit.desk.renew("call-1", 5_000)).granted_s == 47
     await ledger.set_standing("acme", Standing.ACTIVE, NOON_MS)
+    assert ((await credit.desk.renew("call-1", 5_000)).granted_s or 0) > 47
+
+
+@pytest.mark.clause("S4", "cut")
+async def test_a_call_of_a_service_that_was_restricted_gets_no_renewal(
+    credit: Counter, ledger: Ledger
+) -> None:
+    credit.use(priced_plan(countries='["DE"]'))
+    await credit.pay_in(2 * UNIT)
+    await credit.allow("call-1")
+    await ledger.restrict("acme", {Kind.OUTBOUND})
+    assert (await credit.desk.renew("call-1", 5_000)).granted_s == 47
+    await ledger.restrict("acme", {Kind.OUTBOUND}, lift=True)
     assert ((await credit.desk.renew("call-1", 5_000)).granted_s or 0) > 47
 
 

@@ -132,6 +132,40 @@ async def test_calls_of_who_is_no_longer_active_are_told(ledger: Ledger) -> None
     assert await ledger.barred_grants() == ("anna",)
 
 
+async def test_calls_of_a_kind_that_is_restricted_are_told(ledger: Ledger) -> None:
+    await provision(ledger)
+    await provision(ledger, "other", "bob")
+    await authorise(ledger, outbound("out"))
+    await authorise(ledger, outbound("within", kind=Kind.INTERNAL, dialled="101"))
+    await authorise(ledger, outbound("others", line_id="bob"))
+    await ledger.restrict("acme", {Kind.OUTBOUND})
+    assert await ledger.barred_grants() == ("out",)
+    await ledger.restrict("acme", {Kind.INTERNAL, Kind.MESSAGE})
+    assert await ledger.barred_grants() == ("out", "within")
+    await ledger.restrict("acme", {Kind.OUTBOUND}, lift=True)
+    assert await ledger.barred_grants() == ("within",)
+
+
+async def test_a_restriction_is_seen_by_the_next_dial_and_kept_until_it_is_lifted(ledger: Ledger) -> None:
+    await provision(ledger)
+    account = await ledger.restrict("acme", {Kind.OUTBOUND})
+    assert account.restricted == {Kind.OUTBOUND}
+    assert refusal_in(await authorise(ledger, outbound("one"))) is Reason.SERVICE_RESTRICTED
+    # Neither its own contents again nor a standing lifts it.
+    await ledger.add_account(Account("acme", "plan"))
+    await ledger.set_standing("acme", Standing.SUSPENDED, NOON_MS)
+    await ledger.set_standing("acme", Standing.ACTIVE, NOON_MS)
+    assert refusal_in(await authorise(ledger, outbound("two"))) is Reason.SERVICE_RESTRICTED
+    within = outbound("three", kind=Kind.INTERNAL, dialled="101")
+    assert isinstance((await authorise(ledger, within)).decision, Allow)
+    assert (await ledger.restrict("acme", {Kind.OUTBOUND}, lift=True)).restricted == frozenset()
+    assert isinstance((await authorise(ledger, outbound("four"))).decision, Allow)
+    with pytest.raises(NotFound):
+        await ledger.restrict("nosuch", {Kind.OUTBOUND})
+    with pytest.raises(ValueError, match="emergency calls cannot be restricted"):
+        await ledger.restrict("acme", {Kind.EMERGENCY})
+
+
 async def test_a_refused_dial_is_recorded_and_holds_nothing(ledger: Ledger) -> None:
     await provision(ledger)
     assert refusal_in(await authorise(ledger, outbound(), plan(limit_s=0))) is Reason.ALLOWANCE_USED_UP

@@ -4,6 +4,7 @@ import asyncio
 import os
 import re
 import signal
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -345,13 +346,12 @@ async def test_all_are_cut_when_the_conference_has_lasted_its_longest(spine: Spi
 async def test_a_suspended_account_is_out_of_its_rooms_within_a_second(spine: Spine) -> None:
     await spine.server.account("acme", "kryptotel", *LINES)
     stays = await all_join(spine, None, ROOM)
-    began = asyncio.get_running_loop().time()
+    told_at = time.time()
     told = await spine.server.ask("account_standing", account="acme", standing="suspended")
     outcomes = await asyncio.gather(*stays)
     assert told["calls_cut"] == 4
     assert [outcome.ended_by for outcome in outcomes] == ["far_end"] * 4
-    assert max(outcome.ended_at for outcome in outcomes) - min(o.ended_at for o in outcomes) < 1
-    assert asyncio.get_running_loop().time() - began < 2
+    assert max(outcome.ended_at for outcome in outcomes) - told_at < 1
     refused = await spine.call("erin", ROOM)
     assert turned_away(refused, 21)
 

@@ -122,6 +122,48 @@ async def test_what_rings_what_came_in_and_who_confers_is_cut_too(spine: Spine) 
     await spine.server.idle()
 
 
+@pytest.mark.clause("S4", "cut")
+@pytest.mark.clause("S4", "refused")
+@pytest.mark.clause("S4", "allowed")
+async def test_a_restricted_service_is_cut_and_refused_and_the_others_go_on(spine: Spine) -> None:
+    await add_account(spine, "spokephone", "alice", "bob", "carol")
+    await spine.switch.cli("database put extension 103 carol")
+    outside = await talk(spine, "alice")
+    within = asyncio.create_task(spine.call("bob", "103", hang_up_after_s=8))
+    await spine.server.talking("bob")
+    restricted = await spine.server.command("account", "restrict", "acme", "outbound", "--json")
+    told_at = time.time()
+    assert restricted.status == 0, restricted.error
+    assert restricted.json["calls_cut"] == 1
+    cut = await outside
+    assert (cut.ended_by, cut.ended_at - told_at < WITHIN_S) == ("far_end", True)
+    [seen] = [call for call in spine.carrier.calls() if call.number == "+442079460100"]
+    assert seen.ended_at is not None
+    assert seen.ended_at - told_at < WITHIN_S
+    assert await refusal(spine, "alice") == (403, "service_restricted", "spokephone", "S4")
+    assert (await spine.call("alice", "999", hang_up_after_s=0.5)).final_status == 200
+    assert (await within).ended_by == "caller"
+    assert (await spine.server.command("account", "lift", "acme", "outbound")).status == 0
+    assert (await spine.call("alice", LONDON, hang_up_after_s=0.5)).final_status == 200
+
+
+async def test_a_conference_that_is_restricted_ends_for_all_legs(spine: Spine) -> None:
+    await add_account(spine, "kryptotel", "alice", "erin", "frank")
+    rooms = [asyncio.create_task(spine.call(line, "7001", timeout_s=20)) for line in ("erin", "frank")]
+    for line in ("erin", "frank"):
+        await spine.server.talking(line)
+    dialled = asyncio.create_task(spine.call("alice", LONDON, hang_up_after_s=6))
+    await spine.server.talking("alice")
+    told_at = time.time()
+    told = await spine.server.ask("account_restrict", account="acme", services=["conference"])
+    assert told["calls_cut"] == 2
+    for outcome in await asyncio.gather(*rooms):
+        assert (outcome.ended_by, outcome.ended_at - told_at < WITHIN_S) == ("far_end", True)
+    assert (await spine.call("erin", "7001")).ended_by == "far_end"
+    assert (await spine.newest_decision())["reason"] == "service_restricted"
+    assert (await dialled).ended_by == "caller"
+
+
 @pytest.mark.clause("V8", "allowed")
 @pytest.mark.clause("V8", "cut")
 @pytest.mark.clause("V8", "refused")
@@ -193,7 +235,7 @@ async def test_what_could_not_be_cut_is_cut_when_the_switch_answers_again(spine:
     finally:
         spine.switch.thaw()
     assert (suspended.status, suspended.output) == (2, "")
-    assert "the standing is set, but the switch did not answer" in suspended.error
+    assert "it is set, but the switch did not answer" in suspended.error
     assert (await alices).ended_by == "far_end"
     assert (await bobs).ended_by == "caller"
     assert await refusal(spine, "alice") == (403, "line_suspended", "kryptotel", "K12")

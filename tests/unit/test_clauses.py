@@ -28,7 +28,7 @@ IN_PAIRS = (
     *ids("A", 4, 7, 9, 11),
     *ids("R", 1, 2, 3, 7),
     *ids("V", 1, 2, 3, 5, 6, 8, 9),
-    *ids("S", 1, 5, 7, 8),
+    *ids("S", 1, 4, 5, 7, 8),
 )
 # Versions take effect (A11, R7, V9) and lines are set up (V3) without a call; nothing watches forwarded calls (S7) yet.
 ON_THE_SWITCH = tuple(clause for clause in IN_PAIRS if clause not in ("A11", "R7", "V3", "V9"))

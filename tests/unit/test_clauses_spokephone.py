@@ -67,8 +67,25 @@ def test_a_service_that_was_taken_away_is_refused(standing: Standing, reason: Re
     assert dialled(SPOKE, LONDON, standing=standing).told == (False, reason, "spokephone S4")
 
 
+@pytest.mark.clause("S4", "refused")
+@pytest.mark.parametrize("kind", [Kind.OUTBOUND, Kind.INBOUND, Kind.INTERNAL, Kind.VOICEMAIL, Kind.MESSAGE])
+def test_one_service_alone_can_be_taken_away(kind: Kind) -> None:
+    found = dialled(SPOKE, LONDON, kind, restricted=frozenset({kind}))
+    assert found.told == (False, Reason.SERVICE_RESTRICTED, "spokephone S4")
+
+
+@pytest.mark.clause("S4", "allowed")
 def test_a_service_that_was_not_is_there() -> None:
     assert dialled(SPOKE, LONDON, standing=Standing.ACTIVE).told[0]
+    others = frozenset(Kind) - {Kind.OUTBOUND, Kind.EMERGENCY}
+    assert dialled(SPOKE, LONDON, restricted=others).told[0]
+
+
+@pytest.mark.clause("S4", "allowed")
+def test_an_emergency_call_goes_through_whatever_was_taken_away() -> None:
+    every = frozenset(Kind) - {Kind.EMERGENCY}
+    police = Number("112", None, NumberClass.EMERGENCY, "GB")
+    assert dialled(SPOKE, police, restricted=every).told[:2] == (True, Reason.EMERGENCY)
 
 
 # --- S5: the surcharge ---------------------------------------------------------------------------

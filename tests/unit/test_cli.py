@@ -55,6 +55,7 @@ def test_accounts_and_lines_are_added_listed_and_shown(run: Run) -> None:
         "currency": None,
         "estimate_s": None,
         "fraud": False,
+        "restricted": [],
     }
     read(run("line", "add", "alice", "--account", "acme", "--region", "GB", "--internal", "_1XX", "--json"))
     assert [row["account"] for row in read(run("account", "list", "--json"))] == ["acme"]
@@ -402,6 +403,29 @@ def test_a_line_is_suspended_restored_and_terminated(run: Run) -> None:
         assert (row["standing"], row["calls_cut"]) == (standing, 0)
         assert run("check", "02079460100", "--line", "alice").exit_code == status
         assert run("check", "02079460100", "--line", "bob").exit_code == 0
+
+
+def test_services_are_taken_from_an_account_and_given_back(run: Run) -> None:
+    run("account", "add", "acme", "--policy", "kryptotel", "--country", "GB")
+    run("line", "add", "alice", "--account", "acme")
+    check = ("check", "02079460100", "--line", "alice")
+    row = read(run("account", "restrict", "acme", "outbound", "conference", "--json"))
+    # No server runs here, so there was nothing that could cut a call.
+    assert (row["restricted"], row["calls_cut"]) == (["conference", "outbound"], 0)
+    assert "conference outbound" in run("account", "show", "acme").stdout
+    refused = run(*check, "--explain", "--json")
+    assert refused.exit_code == 1
+    told = json.loads(refused.stdout)
+    assert (told["reason"], told["clause"]["id"], told["cause"]) == ("service_restricted", "K12", 21)
+    assert "restricted are conference, outbound" in [rule["saw"] for rule in told["rules"]][-2]
+    assert run(*check, "--kind", "inbound").exit_code == 0
+    lifted = run("account", "lift", "acme", "outbound")
+    assert "conference" in lifted.stdout
+    assert run(*check).exit_code == 0
+    assert run("account", "restrict", "acme", "fax").exit_code == 2
+    emergency = run("account", "restrict", "acme", "emergency")
+    assert (emergency.exit_code, "cannot be restricted" in emergency.stderr) == (2, True)
+    assert run("account", "restrict", "acme").exit_code == 2
 
 
 def test_only_a_termination_for_fraud_forfeits_credit(run: Run) -> None:

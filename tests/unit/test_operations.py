@@ -1,6 +1,6 @@
 """Operations beside a running desk: what a server does at once, and what its policies then are."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from pathlib import Path
 
 import pytest
@@ -60,7 +60,10 @@ async def test_suspending_cuts_calls_in_progress_at_once_and_restoring_none(desk
     """K12. What is cut is told of the ledger's step first, so that no new dial slips in between."""
     cuts: list[tuple[str | None, str | None, Standing, Standing]] = []
 
-    async def cut(account: str | None, line: str | None) -> int:
+    async def cut(
+        *, account: str | None = None, line: str | None = None, kinds: Collection[Kind] | None = None
+    ) -> int:
+        assert kinds is None
         sheet = await desk.ledger.sheet("acme")
         cuts.append((account, line, sheet.account.standing, sheet.lines[0].standing))
         return 3
@@ -82,6 +85,49 @@ async def test_suspending_cuts_calls_in_progress_at_once_and_restoring_none(desk
     with pytest.raises(NotFound):
         await operations.call("account_standing", {"account": "nosuch", "standing": "suspended"})
     assert len(cuts) == 2
+
+
+async def test_restricting_a_service_cuts_calls_of_that_kind_and_lifting_it_none(desk: Desk) -> None:
+    """S4. As with a standing, the ledger is told first."""
+    cuts: list[tuple[str | None, frozenset[Kind], frozenset[Kind]]] = []
+
+    async def cut(
+        *, account: str | None = None, line: str | None = None, kinds: Collection[Kind] | None = None
+    ) -> int:
+        assert line is None
+        [known] = await desk.ledger.accounts()
+        cuts.append((account, frozenset(kinds or ()), known.restricted))
+        return 2
+
+    operations = Operations(desk, cut=cut)
+    await operations.call("account_add", {"account": "acme", "policy": "plan"})
+    first = await operations.call("account_restrict", {"account": "acme", "services": ["internal"]})
+    assert (first["restricted"], first["calls_cut"]) == (["internal"], 2)
+    second = await operations.call("account_restrict", {"account": "acme", "services": ["outbound"]})
+    assert second["restricted"] == ["internal", "outbound"]
+    lift = {"account": "acme", "services": ["internal"], "lift": True}
+    lifted = await operations.call("account_restrict", lift)
+    assert (lifted["restricted"], lifted["calls_cut"]) == (["outbound"], 0)
+    assert cuts == [
+        ("acme", frozenset({Kind.INTERNAL}), frozenset({Kind.INTERNAL})),
+        ("acme", frozenset({Kind.OUTBOUND}), frozenset({Kind.INTERNAL, Kind.OUTBOUND})),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("services", "words"),
+    [
+        ([], "no service is named"),
+        (["emergency"], "emergency calls cannot"),
+        (["fax"], "'fax' is not a valid"),
+    ],
+)
+async def test_only_a_service_can_be_restricted(desk: Desk, services: list[str], words: str) -> None:
+    operations = Operations(desk)
+    await operations.call("account_add", {"account": "acme", "policy": "plan"})
+    with pytest.raises((OperationError, ValueError), match=words):
+        await operations.call("account_restrict", {"account": "acme", "services": services})
+    assert (await operations.call("account_show", {"account": "acme"}))["restricted"] == []
 
 
 async def test_usage_is_shown_in_the_unit_of_its_allowance(desk: Desk) -> None:
