@@ -360,7 +360,14 @@ class Rooms:
         if not self._own.start(f"room-{room}", self._ring_in(call, endpoint, door)):
             self._dials.abandon(call)
             raise NotAdded("FairDial sets up too many calls now; try again in a moment")
-        return {"room": room, "number": e164, "line": line_id, "channel": call.channel, "ringing": True}
+        return {
+            "call": call.call_id,
+            "room": room,
+            "number": e164,
+            "line": line_id,
+            "channel": call.channel,
+            "ringing": True,
+        }
 
     async def _keep_seat(self, door: Door) -> DialCall:
         """A seat for somebody who is going to be rung. Raises NotAdded."""

@@ -116,7 +116,7 @@ class Agi(_Section):
 
 
 class Http(_Section):
-    """HTTP on loopback: /healthz and /readyz."""
+    """HTTP on loopback: /healthz and /readyz for all who reach it, /v1 for holders of a token."""
 
     enabled: bool = True
     host: str = "127.0.0.1"

@@ -38,6 +38,7 @@ from fairdial import logs
 from fairdial.clock import SystemClock
 from fairdial.config import Config, ConfigError, with_secrets
 from fairdial.console import cli
+from fairdial.console.access import Gate
 from fairdial.console.api import HttpServer, create_app
 from fairdial.console.control import ControlServer, NotRunning, ask
 from fairdial.console.health import (
@@ -210,7 +211,8 @@ class Service:
             rooms=self.rooms,
             ready=Readiness(self._examine),
         )
-        self.http = HttpServer(create_app(self.operations), config.http.host, config.http.port)
+        app = create_app(self.operations, Gate(desk.ledger, self._clock))
+        self.http = HttpServer(app, config.http.host, config.http.port)
         self._control = ControlServer(config.control, self.operations)
         self.rounds = self._rounds()
         self.dials.on_unseen(self.rounds.soon)

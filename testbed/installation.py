@@ -126,6 +126,11 @@ def obtain_sipvicious(progress: Progress = print) -> Mapping[str, str]:
     return {name: _program(name, "sipvicious", progress) for name in ("svmap", "svwar", "svcrack")}
 
 
+def obtain_curl(progress: Progress = print) -> str:
+    """The path of curl, installed if need be. Raises `TestbedError` where that is impossible."""
+    return _program("curl", "curl", progress)
+
+
 def _program(name: str, package: str, progress: Progress) -> str:
     """The path of a program of a system package, which is installed where it is missing."""
     found = shutil.which(name, path=SYSTEM_PATH)

@@ -1,4 +1,4 @@
-"""FairDial over HTTP: whether it lives and whether it is ready. Only the web is here, what is asked is an operation.
+"""FairDial over HTTP: the server, whether FairDial lives and whether it is ready. `/v1` is `api_v1.py`'s.
 
 `/healthz` answers where the process lives and its event loop runs: restart it where that is missing. `/readyz` says
 whether calls can be decided, and what is wrong: do not restart for it, the cure stands in the answer.
@@ -10,23 +10,74 @@ import contextlib
 import os
 import socket
 from collections.abc import Iterator
+from importlib.metadata import version
 
 import uvicorn
 from fastapi import FastAPI, Response, status
 from fastapi.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from fairdial.console import api_v1
+from fairdial.console.access import Gate
 from fairdial.console.operations import Operations
 
 PEERS_MAX = 64
 """Connections at once; more are answered 503."""
 
+BODY_BYTES_MAX = 64 * 1024
+"""Of a request; read before it is known who asks."""
+
 STOP_WITHIN_S = 0.5
 """For answers that are under way when FairDial stops."""
 
 
-def create_app(operations: Operations) -> FastAPI:
+class _Bounded:
+    """Refuses requests that are too large before anything reads them."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        announced = dict(scope["headers"]).get(b"content-length", b"0")
+        if announced.isdigit() and len(announced) < 20 and int(announced) <= BODY_BYTES_MAX:
+            body = await _read(receive)
+            if body is not None:
+                await self._app(scope, _again(body, receive), send)
+                return
+        too_large = f"a request has at most {BODY_BYTES_MAX} bytes"
+        await api_v1.problem(413, "Too large", too_large, {"Connection": "close"})(scope, receive, send)
+
+
+async def _read(receive: Receive) -> bytes | None:
+    """The body of a request; None where it is too large."""
+    body = bytearray()
+    while True:
+        message = await receive()
+        body += message.get("body", b"")
+        if len(body) > BODY_BYTES_MAX:
+            return None
+        if not message.get("more_body"):
+            return bytes(body)
+
+
+def _again(body: bytes, receive: Receive) -> Receive:
+    """Hands out a body that was read already, then what else comes."""
+    waiting: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def next_message() -> Message:
+        return waiting.pop() if waiting else await receive()
+
+    return next_message
+
+
+def create_app(operations: Operations, gate: Gate) -> FastAPI:
     """The application, on the operations of a running FairDial."""
-    app = FastAPI(title="FairDial", docs_url=None, redoc_url=None)
+    app = FastAPI(title="FairDial", version=version("fairdial"), docs_url=None, redoc_url=None)
+    app.add_middleware(_Bounded)
+    api_v1.mount(app, operations, gate)
 
     @app.get("/healthz", summary="Whether the process lives")
     async def healthz() -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The commands about the store and the state of the server: ready, backup, restore."""
+"""The commands about the store, the state of the server and who may use its API: ready, backup, restore, token."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,8 +8,8 @@ import typer
 from fairdial.console.control import NotRunning, ask
 from fairdial.console.health import not_serving
 from fairdial.console.operations import OperationError
-from fairdial.console.session import FOUND, AsJson, Session, fail, show, table, table_of
-from fairdial.ledger.contract import LedgerError
+from fairdial.console.session import FOUND, AsJson, Session, fail, instant_text, show, table, table_of
+from fairdial.ledger.contract import LedgerError, Role
 
 READY_WITHIN_S = 5.0
 
@@ -56,6 +56,40 @@ def restore(
     """Put a backup in the ledger's place, while no FairDial runs; what was there is kept beside it."""
     session: Session = context.obj
     _show(lambda: session.parts.restore(session.config, file.absolute()), RESTORE_COLUMNS, as_json)
+
+
+tokens = typer.Typer(help="Tokens for the HTTP API.", no_args_is_help=True)
+TOKEN_COLUMNS = ("name", "role", "created")
+TokenName = Annotated[str, typer.Argument(help="Your name for who holds it.")]
+
+
+@tokens.command("add")
+def token_add(
+    context: typer.Context,
+    name: TokenName,
+    role: Annotated[Role, typer.Option(help="What its holder may do.")] = Role.VIEWER,
+    as_json: AsJson = False,
+) -> None:
+    """Make a token and print it: it is shown this once and kept nowhere."""
+    session: Session = context.obj
+    row = session.run("token_add", name=name, role=str(role))
+    show(row, as_json, lambda: table_of(("name", "role", "token"), [row]))
+
+
+@tokens.command("list")
+def token_list(context: typer.Context, as_json: AsJson = False) -> None:
+    """List who holds a token."""
+    session: Session = context.obj
+    rows = session.run("token_list")
+    shown = [{**row, "created": instant_text(row["created_ms"])} for row in rows]
+    show(rows, as_json, lambda: table_of(TOKEN_COLUMNS, shown))
+
+
+@tokens.command("remove")
+def token_remove(context: typer.Context, name: TokenName) -> None:
+    """Let the holder of a token in no more, from the next request on."""
+    session: Session = context.obj
+    session.run("token_remove", name=name)
 
 
 def _show(work: Any, columns: tuple[str, ...], as_json: bool) -> None:

@@ -13,6 +13,7 @@ import msgspec
 
 from fairdial.answer import RING_S
 from fairdial.clock import Moment
+from fairdial.console.access import digest_of, new_secret
 from fairdial.console.health import not_serving
 from fairdial.console.shapes import (
     Json,
@@ -23,9 +24,10 @@ from fairdial.console.shapes import (
     line_json,
     own_number_json,
     sheet_json,
+    token_json,
 )
 from fairdial.desk import Asked, Desk, decision_json
-from fairdial.ledger.contract import DecisionRecord, LoadedCard, PublishedPolicy
+from fairdial.ledger.contract import DecisionRecord, LoadedCard, PublishedPolicy, Role, Token
 from fairdial.policy import publishing
 from fairdial.policy.account import (
     Account,
@@ -165,6 +167,9 @@ class Operations:
             "callback": self._callback,
             "conference_add": self._conference_add,
             "conference_list": self._conference_list,
+            "token_add": self._token_add,
+            "token_list": self._token_list,
+            "token_remove": self._token_remove,
             "status": self._server_status,
             "ready": self._readiness,
             "grants": self._grants,
@@ -418,6 +423,20 @@ class Operations:
 
     async def _conference_list(self) -> list[Json]:
         return [] if self._rooms is None else self._rooms.rows()
+
+    async def _token_add(self, name: str, role: str) -> Json:
+        secret = new_secret()
+        token = Token(name, digest_of(secret), Role(role), self._desk.now_ms())
+        await self._ledger.add_token(token)
+        # Told this once: the ledger has only its digest.
+        return token_json(token) | {"token": secret}
+
+    async def _token_list(self) -> list[Json]:
+        return [token_json(token) for token in await self._ledger.tokens()]
+
+    async def _token_remove(self, name: str) -> Json:
+        await self._ledger.remove_token(name)
+        return {"name": name, "removed": True}
 
     async def _readiness(self) -> Json:
         return not_serving("no FairDial is running here") if self._ready is None else await self._ready()

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from dataclasses import asdict
 from typing import Any
 
-from fairdial.ledger.contract import AccountSheet, Charge, Usage
+from fairdial.ledger.contract import AccountSheet, Charge, Token, Usage
 from fairdial.policy.account import Account, Agreement, Credit, Line, OwnNumber
 from fairdial.policy.cards import RateCard
 from fairdial.policy.numbers import Number
@@ -46,6 +46,11 @@ def account_json(account: Account) -> Json:
         "fraud": account.fraud,
         "restricted": sorted(account.restricted),
     }
+
+
+def token_json(token: Token) -> Json:
+    """A token of the API, without what only its holder knows."""
+    return {"name": token.name, "role": str(token.role), "created_ms": token.created_ms}
 
 
 def credit_json(credit: Credit) -> Json:

@@ -255,6 +255,28 @@ class PublishedPolicy:
     text: str
 
 
+class Role(StrEnum):
+    """What the holder of a token may do: look, act on calls, change everything."""
+
+    VIEWER = "viewer"
+    OPERATOR = "operator"
+    ADMIN = "admin"
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """Who may use the HTTP API. digest: of the secret, which is kept nowhere; created_ms: UTC."""
+
+    name: str
+    digest: str
+    role: Role
+    created_ms: int
+
+    def __post_init__(self) -> None:
+        if not self.name.isprintable() or not 1 <= len(self.name.strip()) <= 80:
+            raise ValueError(f"token name {self.name[:80]!r} is none; give 1 to 80 printable characters")
+
+
 @dataclass(frozen=True, slots=True)
 class Payment:
     """Prepaid credit to add, once for each reference of an account."""
@@ -496,6 +518,22 @@ class Ledger(Protocol):
 
     async def sheet(self, account_id: str) -> AccountSheet:
         """One account with lines and usage, newest windows first. Raises NotFound."""
+        ...
+
+    async def add_token(self, token: Token) -> None:
+        """Let somebody use the API. Raises AlreadyExists (the name)."""
+        ...
+
+    async def remove_token(self, name: str) -> None:
+        """Whoever holds it is let in no more. Raises NotFound."""
+        ...
+
+    async def token(self, digest: str) -> Token | None:
+        """The token with that digest."""
+        ...
+
+    async def tokens(self) -> tuple[Token, ...]:
+        """All tokens by name."""
         ...
 
     async def probe(self) -> None:

@@ -24,6 +24,7 @@ from fairdial.ledger.contract import (
     Provision,
     PublishedPolicy,
     Subscribing,
+    Token,
     TooMany,
 )
 from fairdial.ledger.crediting import forfeit, note_credit
@@ -314,6 +315,20 @@ def publish(db: sqlite3.Connection, policy: PublishedPolicy) -> None:
             f"version {policy.version!r} of policy {policy.name!r} was published with another text; "
             "give the change a version of its own"
         )
+
+
+def add_token(db: sqlite3.Connection, token: Token) -> None:
+    if reading.tokens_where(db, "name = ?", token.name):
+        raise AlreadyExists(f"token {token.name!r} exists; remove it first, or choose another name")
+    db.execute(
+        "INSERT INTO tokens (name, digest, role, created_ms) VALUES (?, ?, ?, ?)",
+        (token.name, token.digest, token.role, token.created_ms),
+    )
+
+
+def remove_token(db: sqlite3.Connection, name: str) -> None:
+    if not db.execute("DELETE FROM tokens WHERE name = ?", (name,)).rowcount:
+        raise NotFound(f"no token {name!r}; `fairdial token list` shows all")
 
 
 def load_card(db: sqlite3.Connection, card: LoadedCard, at_ms: int) -> None:

@@ -15,6 +15,8 @@ from fairdial.ledger.contract import (
     NotFound,
     Plan,
     PublishedPolicy,
+    Role,
+    Token,
     Usage,
 )
 from fairdial.policy.account import (
@@ -303,6 +305,14 @@ def from_services(services: Iterable[Kind]) -> str:
 
 def from_options(options: Options) -> str:
     return msgspec.json.encode(options, order="sorted").decode()
+
+
+def tokens_where(db: sqlite3.Connection, condition: str, *values: str) -> tuple[Token, ...]:
+    rows = db.execute(
+        f"SELECT name, digest, role, created_ms FROM tokens WHERE {condition} ORDER BY name",  # noqa: S608
+        values,
+    )
+    return tuple(Token(row["name"], row["digest"], Role(row["role"]), row["created_ms"]) for row in rows)
 
 
 def _to_credit(row: sqlite3.Row) -> Credit | None:

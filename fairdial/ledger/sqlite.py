@@ -19,6 +19,7 @@ from fairdial.ledger.contract import (
     PlanMore,
     PublishedPolicy,
     Seen,
+    Token,
 )
 from fairdial.ledger.writer import Writer, touch
 from fairdial.policy.account import (
@@ -164,6 +165,20 @@ class SqliteLedger:
     ) -> Credit:
         payment = Payment(account_id, currency, amount_micros, reference, note)
         return await self._writer.do(lambda db: provisioning.credit_after(db, payment, at_ms))
+
+    async def add_token(self, token: Token) -> None:
+        await self._writer.do(lambda db: provisioning.add_token(db, token))
+
+    async def remove_token(self, name: str) -> None:
+        await self._writer.do(lambda db: provisioning.remove_token(db, name))
+
+    async def token(self, digest: str) -> Token | None:
+        return await self._writer.read(
+            lambda db: next(iter(reading.tokens_where(db, "digest = ?", digest)), None)
+        )
+
+    async def tokens(self) -> tuple[Token, ...]:
+        return await self._writer.read(lambda db: reading.tokens_where(db, "TRUE"))
 
     async def load_card(self, card: LoadedCard, at_ms: int) -> None:
         await self._writer.do(lambda db: provisioning.load_card(db, card, at_ms))

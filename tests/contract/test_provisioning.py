@@ -14,7 +14,9 @@ from fairdial.ledger.contract import (
     Payment,
     Provision,
     PublishedPolicy,
+    Role,
     Subscribing,
+    Token,
     TooMany,
 )
 from fairdial.policy.account import (
@@ -447,3 +449,34 @@ async def test_what_was_provisioned_is_there_after_opening_again(store: Store) -
     again = await store.open()
     assert (await again.sheet("new"), await again.published()) == (before, (PLAN_1,))
     await again.close()
+
+
+# --- tokens of the API ---------------------------------------------------------------------------
+
+
+async def test_a_token_is_known_by_its_digest_until_it_is_removed(ledger: Ledger) -> None:
+    portal = Token("portal", "a" * 64, Role.OPERATOR, NOON_MS)
+    page = Token("page", "b" * 64, Role.VIEWER, LATER_MS)
+    for token in (portal, page):
+        await ledger.add_token(token)
+    assert await ledger.tokens() == (page, portal)
+    assert await ledger.token("a" * 64) == portal
+    assert await ledger.token("c" * 64) is None
+    await ledger.remove_token("portal")
+    assert await ledger.token("a" * 64) is None
+    assert await ledger.tokens() == (page,)
+    with pytest.raises(NotFound, match="no token 'portal'"):
+        await ledger.remove_token("portal")
+
+
+async def test_a_token_takes_nobody_elses_name(ledger: Ledger) -> None:
+    await ledger.add_token(Token("portal", "a" * 64, Role.VIEWER, NOON_MS))
+    with pytest.raises(AlreadyExists, match="token 'portal' exists"):
+        await ledger.add_token(Token("portal", "b" * 64, Role.ADMIN, NOON_MS))
+    assert [token.role for token in await ledger.tokens()] == [Role.VIEWER]
+
+
+@pytest.mark.parametrize("name", ["", " ", "x" * 81, "a\nb"])
+def test_a_token_has_a_name(name: str) -> None:
+    with pytest.raises(ValueError, match="token name"):
+        Token(name, "a" * 64, Role.VIEWER, NOON_MS)

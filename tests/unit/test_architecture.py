@@ -89,6 +89,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     ),
     "fairdial.console": (
         *_SHELL,
+        "fairdial.attempts",
         "fairdial.provision",
         "fairdial.config",
         "fairdial.doctor",

@@ -428,6 +428,21 @@ def test_services_are_taken_from_an_account_and_given_back(run: Run) -> None:
     assert run("account", "restrict", "acme").exit_code == 2
 
 
+def test_tokens_are_made_shown_once_listed_and_removed(run: Run) -> None:
+    made = read(run("token", "add", "portal", "--role", "operator", "--json"))
+    assert made["token"].startswith("fairdial_")
+    assert read(run("token", "add", "page", "--json"))["role"] == "viewer"
+    listed = run("token", "list")
+    assert "portal" in listed.stdout
+    assert made["token"] not in listed.stdout
+    assert [row["name"] for row in read(run("token", "list", "--json"))] == ["page", "portal"]
+    again = run("token", "add", "portal")
+    assert (again.exit_code, "token 'portal' exists" in again.stderr) == (2, True)
+    assert run("token", "remove", "portal").exit_code == 0
+    assert run("token", "remove", "portal").exit_code == 2
+    assert run("token", "add", "x", "--role", "king").exit_code == 2
+
+
 def test_only_a_termination_for_fraud_forfeits_credit(run: Run) -> None:
     for account in ("acme", "other"):
         run("account", "add", account, "--policy", "kryptotel")

@@ -17,6 +17,7 @@ from typer.testing import CliRunner, Result
 
 from fairdial.clock import SystemClock
 from fairdial.console import health as health_module
+from fairdial.console.access import Gate
 from fairdial.console.api import HttpServer, create_app
 from fairdial.console.cli import app
 from fairdial.console.control import ControlServer
@@ -169,8 +170,8 @@ async def test_many_who_ask_at_once_cost_one_look_and_later_ones_another(
 
 
 @contextlib.asynccontextmanager
-async def served(operations: Operations) -> AsyncIterator[HttpServer]:
-    server = HttpServer(create_app(operations), "127.0.0.1", 0)
+async def served(desk: Desk, operations: Operations) -> AsyncIterator[HttpServer]:
+    server = HttpServer(create_app(operations, Gate(desk.ledger, SystemClock())), "127.0.0.1", 0)
     await server.start()
     try:
         yield server
@@ -187,27 +188,27 @@ async def get(server: HttpServer, path: str) -> tuple[int, Any]:
 
 
 async def test_healthz_says_that_the_process_lives_whatever_else_is_wrong(desk: Desk) -> None:
-    async with served(Operations(desk, ready=Readiness(Examined(FULL)))) as server:
+    async with served(desk, Operations(desk, ready=Readiness(Examined(FULL)))) as server:
         assert await get(server, "/healthz") == (200, {"status": "alive"})
 
 
 @pytest.mark.parametrize(("finding", "status"), [(WELL, 200), (FULL, 503)])
 async def test_readyz_is_200_or_503_with_the_parts(desk: Desk, finding: Finding, status: int) -> None:
-    async with served(Operations(desk, ready=Readiness(Examined(finding)))) as server:
+    async with served(desk, Operations(desk, ready=Readiness(Examined(finding)))) as server:
         code, told = await get(server, "/readyz")
         assert (code, told["ready"], told["parts"][0]["text"]) == (status, status == 200, finding.text)
         assert told["parts"][0]["cure"] == finding.cure
 
 
 async def test_what_is_not_there_is_404(desk: Desk) -> None:
-    async with served(Operations(desk)) as server:
+    async with served(desk, Operations(desk)) as server:
         assert (await get(server, "/nothing"))[0] == 404
         assert (await get(server, "/openapi.json"))[0] == 200
 
 
 async def test_the_web_server_leaves_signals_alone_and_no_task_or_socket_behind(desk: Desk) -> None:
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
-    async with served(Operations(desk)) as server:
+    async with served(desk, Operations(desk)) as server:
         await get(server, "/healthz")
         assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
     assert not [task for task in asyncio.all_tasks() if task.get_name() == "http"]
@@ -223,7 +224,9 @@ async def test_stopping_waits_for_no_answer_and_no_peer_for_long(desk: Desk) -> 
         await asyncio.Event().wait()
         return {}
 
-    server = HttpServer(create_app(Operations(desk, ready=never)), "127.0.0.1", 0)
+    server = HttpServer(
+        create_app(Operations(desk, ready=never), Gate(desk.ledger, SystemClock())), "127.0.0.1", 0
+    )
     await server.start()
     waiting = asyncio.create_task(get(server, "/readyz"))
     await asked.wait()
@@ -240,7 +243,7 @@ async def test_stopping_waits_for_no_answer_and_no_peer_for_long(desk: Desk) -> 
 async def test_a_port_that_is_taken_is_told_with_its_settings(desk: Desk) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        server = HttpServer(create_app(Operations(desk)), "127.0.0.1", port)
+        server = HttpServer(create_app(Operations(desk), Gate(desk.ledger, SystemClock())), "127.0.0.1", port)
         with pytest.raises(
             OSError, match=rf"127\.0\.0\.1 port {port}: Address already in use; set http\.host"
         ):
