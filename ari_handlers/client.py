@@ -83,6 +83,7 @@ class _Request:
 
     name: str
     answer: "asyncio.Future[str]"
+    sent: Moment
 
 
 class Client:
@@ -104,7 +105,7 @@ class Client:
         self.fenced = asyncio.Event()
         self.unreadable = 0
         self._clock = clock
-        self._event_time = EventTime()
+        self._event_time = EventTime(clock.now())
         self._handlers: dict[type[events.CallEvent], Handler] = {}
         self._on_connected: Callable[[bool], Awaitable[None]] | None = None
         self._on_disconnected: Callable[[], None] | None = None
@@ -185,6 +186,8 @@ class Client:
 
     async def _one_connection(self, session: aiohttp.ClientSession) -> bool:
         """Connect and serve until the link breaks. False where it never was good for a heartbeat."""
+        # Whatever is told on it happens from now on.
+        self._event_time = EventTime(self._clock.now())
         try:
             async with asyncio.timeout(self.settings.request_timeout_s * 2):
                 connection = await self._connect(session)
@@ -222,7 +225,6 @@ class Client:
 
     async def _serve(self, connection: Socket) -> None:
         self._socket = connection
-        self._event_time = EventTime()
         async with asyncio.TaskGroup() as tasks:
             others = (
                 tasks.create_task(self._write(connection), name="ari-writer"),
@@ -313,8 +315,9 @@ class Client:
 
     def _take_answer(self, response: events.RestResponse) -> None:
         # Answers come without delay, so they tell best how far our clock is from the switch's.
-        self._event_time.happened(response.timestamp, self._clock.now())
         request = self._pending.get(response.request_id)
+        asked = None if request is None else request.sent
+        self._event_time.happened(response.timestamp, self._clock.now(), asked)
         if request is None or request.answer.done():
             return  # its caller gave up
         if response.status_code >= 300:
@@ -391,7 +394,7 @@ class Client:
             return answer
         self._last_request += 1
         request_id = str(self._last_request)
-        self._pending[request_id] = _Request(name, answer)
+        self._pending[request_id] = _Request(name, answer, self._clock.now())
         limit = loop.call_later(self.settings.request_timeout_s, self._time_out, request_id)
 
         def forget(_answer: "asyncio.Future[str]") -> None:

@@ -31,7 +31,7 @@ class Machine:
 
     def __init__(self, at_ms: int, jump_ms: int) -> None:
         self._at_ms, self._jump_ms = at_ms, jump_ms
-        self.times = EventTime()
+        self.times = EventTime(self.moment(0))
 
     def moment(self, real_ms: int) -> Moment:
         set_by_ms = self._jump_ms if real_ms >= self._at_ms else 0
