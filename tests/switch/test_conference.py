@@ -19,7 +19,7 @@ async def test_four_join_a_conference_and_a_fifth_when_one_has_left(spine: Spine
     await spine.server.account("acme", "kryptotel", *LINES, "pbx")
     first = await join(spine, "erin", 5, among=1, room=ROOM)
     others = [
-        await join(spine, line, 8, among=among, room=ROOM) for among, line in enumerate(LINES[1:], start=2)
+        await join(spine, line, 12, among=among, room=ROOM) for among, line in enumerate(LINES[1:], start=2)
     ]
 
     assert (await spine.call("pbx", ROOM)).final_status == 486
