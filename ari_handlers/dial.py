@@ -51,6 +51,8 @@ CUT_CAUSE = 21
 """Q.850, call rejected: what the leg that is hung up first is told; the other may hear a normal end."""
 BRIDGES_KEPT_MS = 1_000
 """So long a listing of bridges serves all calls that are looked at after a gap."""
+CATCH_UP_WITHIN_S = 0.2
+"""For the switch to show that all events of before were told, while a dialplan waits for its answer."""
 NO_CIRCUIT_CAUSE = 34
 """Q.850: no circuit available."""
 
@@ -222,6 +224,7 @@ class Dials:
         # An earlier dial of the channel may end meanwhile: the queue is needed on.
         self.hold(queue)
         try:
+            await self._catch_up(asked, queue)
             answer, call, _ = await self.ask(asked, queue, channel_name, self._clock.now())
             if call is not None:
                 # A question that waited (we were held up) may be of a caller who is gone, whose end was
@@ -240,6 +243,29 @@ class Dials:
             self._hold_again(asked.channel)
             self.let_go(queue)
         return answer
+
+    async def _catch_up(self, asked: Asked, queue: CallQueue) -> None:
+        """Before an earlier dial is ended by a question that came past the event socket: hear what was told of it.
+
+        What does not come in time may be lost, on a link of which nobody has noticed yet that it is broken.
+        """
+        earlier = [call for call in self._earlier_dials(asked) if isinstance(call.state, Ringing)]
+        if not earlier:
+            return
+        heard = asyncio.Event()
+
+        async def hear() -> None:
+            heard.set()
+
+        try:
+            async with asyncio.timeout(CATCH_UP_WITHIN_S):
+                await self._client.asterisk.ping()
+                if queue.put(hear):
+                    await heard.wait()
+        except (AriError, TimeoutError) as error:
+            log.warning("events_may_be_lost", channel=asked.channel, error=str(error) or "no answer in time")
+            for call in earlier:
+                call.gap = True
 
     def _asked(self, info: events.ChannelInfo, args: tuple[str, ...]) -> Asked:
         if not 3 <= len(args) <= 7:
@@ -291,6 +317,8 @@ class Dials:
                 outcome.decision.limit_s,
                 outcome.decision.bound_by,
                 {} if self._calls.with_leg(asked.channel) else {asked.channel: channel_name},
+                # Until the switch was asked to tell of all channels, nobody hears what becomes of it.
+                gap=not self._client.connected,
             )
             self._calls.take(call)
         return answer, call, outcome
@@ -336,13 +364,14 @@ class Dials:
 
     async def _finish_earlier_dials(self, asked: Asked) -> None:
         """A caller whose dialplan asks again has finished with the dial of before; its leg may live on."""
-        for call in self._calls.dialled_from(asked.channel):
-            if call.call_id == asked.call_id:
-                continue
+        for call in self._earlier_dials(asked):
             if call.legs <= {call.channel}:
                 await self._end(call, self._clock.now())
             else:
                 await self._caller_ended(call, self._clock.now())
+
+    def _earlier_dials(self, asked: Asked) -> list[DialCall]:
+        return [call for call in self._calls.dialled_from(asked.channel) if call.call_id != asked.call_id]
 
     # --- legs that two dials hold ----------------------------------------------------------------
 

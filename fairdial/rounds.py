@@ -69,6 +69,7 @@ class Rounds(Generic[Channel]):
         every_s: float,
         evidence: Evidence,
         records: SwitchRecords,
+        prove_every_s: float = PROVE_EVERY_S,
     ) -> None:
         self._desk = desk
         self._follower = follower
@@ -78,6 +79,7 @@ class Rounds(Generic[Channel]):
         self._every_s = every_s
         self._evidence = evidence
         self._records = records
+        self._prove_every_s = prove_every_s
         self._making = asyncio.Lock()
         self._wanted = asyncio.Event()
         self._missed_events = False
@@ -210,7 +212,7 @@ class Rounds(Generic[Channel]):
 
     async def _prove_periodically(self) -> None:
         while True:
-            await asyncio.sleep(PROVE_EVERY_S)
+            await asyncio.sleep(self._prove_every_s)
             began_ms = self._hands.began_ms()
             if not self._hands.connected() or self._proves_since_ms != began_ms:
                 continue

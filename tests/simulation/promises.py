@@ -26,8 +26,9 @@ SETTING_US = 3 * US_PER_S
 """For a renewal that was just written, to become a lease."""
 RECORDED_S = 1
 """Records count whole seconds, and a second is metered from its half on."""
-PROVEN_US = 10 * US_PER_S
-"""How much later than a call's end, unseen as the link was broken, the switch may be heard again and die."""
+PROVEN_US = 8 * US_PER_S
+"""How much later than a call's end, unseen as the link was broken, the switch may be heard again and die; more where
+signs of life are few."""
 ASKED_BEFORE_US = 10 * US_PER_S
 """A question may wait so long, while FairDial is held up, until it is decided; a call counts from when it was asked."""
 AGAIN = "-again"
@@ -97,6 +98,8 @@ class Promises:
         # The switch's records are read, and tell the time that it was.
         self.recorded = False
         self.has_live = False
+        # How often the switch is asked for a sign of life.
+        self.prove_every_us = 0
         # Nobody sets the wall clock.
         self.steady = True
         self._wall_us = wall_us
@@ -283,7 +286,7 @@ class Promises:
         """Of a call whose answer the ledger does not know it counts from when it was dialled."""
         killed_us = next(killed_us for killed_us, until_us in self._killed_us if until_us == proven_us)
         longest_us = killed_us - self._began_us[call_id]
-        most_us = max(most_us, 0 if grant.answered else longest_us) + PROVEN_US
+        most_us = max(most_us, 0 if grant.answered else longest_us) + PROVEN_US + self.prove_every_us
         return "more than was proven" if (grant.used_s or 0) * US_PER_S > most_us else ""
 
     def _is_ambiguous(self, call_id: str) -> bool:

@@ -38,7 +38,7 @@ RECORD_WAIT_S = 10.0
 class Settings:
     """What an operator sets. useful_s, slice_s, renew_lead_s, reconcile_every_s: as in `fairdial.toml`.
 
-    records: whether the switch's records are read.
+    records: whether the switch's records are read. prove_every_s: how often the switch is asked for a sign of life.
     """
 
     useful_s: int
@@ -46,6 +46,7 @@ class Settings:
     renew_lead_s: int
     reconcile_every_s: float
     records: bool
+    prove_every_s: float
 
 
 class Server:
@@ -97,6 +98,7 @@ class Server:
             every_s=settings.reconcile_every_s,
             evidence=Evidence(self._records, RECORD_WAIT_S if settings.records else 0.0),
             records=self._records,
+            prove_every_s=settings.prove_every_s,
         )
         self.dials.on_unseen(self._rounds.soon)
         self._agi: set[asyncio.Task[None]] = set()

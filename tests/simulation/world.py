@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from fairdial.clock import Moment
+from fairdial.rounds import PROVE_EVERY_S
 from tests.samples import MONTH_END_MS, NOON_MS
 from tests.simulation import known
 from tests.simulation.customers import CUSTOMERS, image
@@ -27,6 +28,7 @@ QUIET_S = 400
 """After the last call: long enough for settlements that are tried again and for reconciliation."""
 LAST_LOOK_S = 25
 """For the last start: one round, and whatever it waits for."""
+SELDOM_S = (8.0, 12.0, 12.0)
 STEPS_MAX = 60_000
 """A run of more steps is one that goes in circles."""
 
@@ -118,7 +120,10 @@ class World:
             chance.choice((2, 5, 10)),
             chance.choice((20.0, 60.0, 60.0)),
             records=chance.random() < 0.5,
+            # Half of what there is to simulate are these signs: most runs have fewer of them than there really are.
+            prove_every_s=PROVE_EVERY_S if faults.clock_jumps else chance.choice((PROVE_EVERY_S, *SELDOM_S)),
         )
+        self._promises.prove_every_us = int(self._settings.prove_every_s * US_PER_S)
         self._option = chance.random() < 0.85
         self._in_order = chance.random() < 0.5
         self._dead_loops: list[SimulatedLoop] = []
