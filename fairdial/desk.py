@@ -278,9 +278,19 @@ class Desk:
         except TimeoutError:
             raise LedgerSlow(f"call {call_id}: not renewed within {RENEW_WITHIN_S} s") from None
 
-    async def settle(self, call_id: str, used_s: int, ended: Moment, *, estimated: bool = False) -> Grant:
-        """The call is over and used `used_s`. Raises LedgerError."""
-        return await self.ledger.settle(call_id, used_s, ended.wall_ms, estimated=estimated)
+    async def settle(
+        self,
+        call_id: str,
+        used_s: int,
+        ended: Moment,
+        *,
+        estimated: bool = False,
+        answered_ms: int | None = None,
+    ) -> Grant:
+        """The call is over and used `used_s`; answered_ms (UTC): of an answer known only now. Raises LedgerError."""
+        return await self.ledger.settle(
+            call_id, used_s, ended.wall_ms, estimated=estimated, answered_ms=answered_ms
+        )
 
     def take_back(self, call_id: str) -> None:
         """Release a grant whose dial will not be placed; done in the background, bounded."""

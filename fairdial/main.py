@@ -7,8 +7,10 @@ next start follows them again.
 
 import asyncio
 import contextlib
+import os
 import signal
 import sys
+import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import asdict
 from importlib import resources
@@ -73,6 +75,10 @@ log = structlog.get_logger(__name__)
 
 STOP_WITHIN_S = 1.5
 """SIGTERM hands over every live call within 2 s; this much of it is for work that is queued."""
+
+
+MISTAKE = os.EX_SOFTWARE
+"""Exit status after an error that nobody foresaw."""
 
 
 class StartError(Exception):
@@ -508,9 +514,14 @@ async def _probe_ami(config: Config, question: Callable[[AmiLink], Awaitable[obj
     return f"{config.ami.host}:{config.ami.port}: {answer}"
 
 
-def command_line() -> None:
+def command_line(parts: Parts | None = None) -> None:
     """Entry point of the `fairdial` command."""
-    cli.app(obj=Parts())
+    try:
+        cli.app(obj=parts or Parts())
+    except Exception:
+        # Told apart from a refusal, which is 1: whoever looks after `serve` starts it again after this alone.
+        traceback.print_exc()
+        sys.exit(MISTAKE)
 
 
 if __name__ == "__main__":

@@ -184,11 +184,14 @@ async def _use(
 
 
 async def _settle(desk: Desk, follower: Follower[Channel], grant: Grant, use: Use) -> None:
-    if grant.answered_ms is None and use.answered_ms is not None:
+    settled = await desk.settle(
+        grant.call_id,
+        use.used_s,
+        Moment(use.ended_ms, 0),
+        estimated=use.estimated,
         # Its windows and its charge go by when it was answered.
-        await desk.answered(grant.call_id, grant.channel, Moment(use.answered_ms, 0))
-    ended = Moment(use.ended_ms, 0)
-    settled = await desk.settle(grant.call_id, use.used_s, ended, estimated=use.estimated)
+        answered_ms=use.answered_ms,
+    )
     follower.forget(grant.call_id)
     told = "estimated" if use.estimated else "by the switch's record"
     log.warning("settled_unseen", call=grant.call_id, used_s=settled.used_s, evidence=told)

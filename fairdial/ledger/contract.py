@@ -354,10 +354,21 @@ class Ledger(Protocol):
         """Give a live grant more seconds, as `extend` says. Raises NotFound."""
         ...
 
-    async def settle(self, call_id: str, used_s: int, ended_ms: int, *, estimated: bool = False) -> Grant:
+    async def settle(
+        self,
+        call_id: str,
+        used_s: int,
+        ended_ms: int,
+        *,
+        estimated: bool = False,
+        answered_ms: int | None = None,
+    ) -> Grant:
         """Turn a grant into usage, split over its windows, and release the rest. Once: repeating it,
         with any amount, returns the grant as first settled. At most the granted seconds are used, and in
         no window more than is held there: what falls elsewhere counts where it was held. Raises NotFound.
+
+        answered_ms: of an answer that nobody had noted. Noted by itself before, it would be taken for one that was
+        seen, should the settlement fail.
         """
         ...
 

@@ -262,10 +262,19 @@ def renew(db: sqlite3.Connection, call_id: str, plan: PlanMore, extend: Extend) 
     return reading.need_grant(db, call_id)
 
 
-def settle(db: sqlite3.Connection, call_id: str, used_s: int, ended_ms: int, estimated: bool) -> Grant:
+def settle(
+    db: sqlite3.Connection,
+    call_id: str,
+    used_s: int,
+    ended_ms: int,
+    estimated: bool,
+    answered_ms: int | None = None,
+) -> Grant:
     grant = reading.need_grant(db, call_id)
     if not grant.live:
         return grant
+    if answered_ms is not None and grant.answered_ms is None:
+        grant = answered(db, call_id, grant.channel, answered_ms)
     if used_s < 0:
         raise ConstraintViolated(f"call {call_id} cannot have used {used_s} s; seconds begin at 0")
     if grant.granted_s is not None:

@@ -69,8 +69,18 @@ class SqliteLedger:
     async def renew(self, call_id: str, plan: PlanMore, extend: Extend) -> Grant:
         return await self._writer.do(lambda db: granting.renew(db, call_id, plan, extend))
 
-    async def settle(self, call_id: str, used_s: int, ended_ms: int, *, estimated: bool = False) -> Grant:
-        return await self._writer.do(lambda db: granting.settle(db, call_id, used_s, ended_ms, estimated))
+    async def settle(
+        self,
+        call_id: str,
+        used_s: int,
+        ended_ms: int,
+        *,
+        estimated: bool = False,
+        answered_ms: int | None = None,
+    ) -> Grant:
+        return await self._writer.do(
+            lambda db: granting.settle(db, call_id, used_s, ended_ms, estimated, answered_ms)
+        )
 
     async def release(self, call_id: str) -> None:
         await self._writer.do(lambda db: granting.release(db, call_id))

@@ -166,6 +166,24 @@ async def test_a_restriction_is_seen_by_the_next_dial_and_kept_until_it_is_lifte
         await ledger.restrict("acme", {Kind.EMERGENCY})
 
 
+async def test_an_answer_that_is_known_only_with_the_end_is_noted_with_it(ledger: Ledger) -> None:
+    await provision(ledger)
+    for call_id in ("unseen", "seen"):
+        await authorise(ledger, outbound(call_id))
+    await ledger.answered("seen", "leg", NOON_MS + 3_000)
+    for call_id in ("unseen", "seen"):
+        settled = await ledger.settle(
+            call_id, 5, NOON_MS + 9_000, estimated=True, answered_ms=NOON_MS + 4_000
+        )
+        assert settled == await ledger.grant(call_id)
+    unseen, seen = await ledger.grant("unseen"), await ledger.grant("seen")
+    assert unseen is not None
+    assert seen is not None
+    assert (unseen.answered_ms, unseen.leg) == (NOON_MS + 4_000, unseen.channel)
+    # What was seen counts for more.
+    assert (seen.answered_ms, seen.leg) == (NOON_MS + 3_000, "leg")
+
+
 async def test_a_refused_dial_is_recorded_and_holds_nothing(ledger: Ledger) -> None:
     await provision(ledger)
     assert refusal_in(await authorise(ledger, outbound(), plan(limit_s=0))) is Reason.ALLOWANCE_USED_UP

@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 import sqlite3
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,9 +13,10 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
+from fairdial.config import Config
 from fairdial.console.cli import app
 from fairdial.ledger.sqlite import SqliteLedger
-from fairdial.main import Parts
+from fairdial.main import Parts, command_line
 from fairdial.policy.decide import EMERGENCY, Allow, Verdict
 from tests.samples import LONDON, outbound
 
@@ -594,3 +596,25 @@ def test_a_flag_of_a_decision_is_shown_where_there_is_one(run: Run, tmp_path: Pa
 
 def test_without_a_server_no_conference_is_there(run: Run) -> None:
     assert read(run("conference", "list", "--json")) == []
+
+
+@pytest.mark.parametrize(("error", "status"), [(RuntimeError("unforeseen"), 70), (None, 1)])
+def test_a_mistake_is_told_apart_from_being_fenced_off(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    error: Exception | None,
+    status: int,
+) -> None:
+    class Serving(Parts):
+        async def serve(self, config: Config) -> int:
+            if error is not None:
+                raise error
+            return 1
+
+    (tmp_path / "fairdial.toml").write_text("")
+    monkeypatch.setattr(sys, "argv", ["fairdial", "--config", str(tmp_path / "fairdial.toml"), "serve"])
+    with pytest.raises(SystemExit) as ended:
+        command_line(Serving())
+    assert ended.value.code == status
+    assert ("RuntimeError: unforeseen" in capsys.readouterr().err) is (error is not None)

@@ -34,6 +34,8 @@ def test_it_runs_without_rights_and_writes_nothing_but_its_own() -> None:
     unit = directives()
     assert {line[1:-1] for line in UNIT.read_text().splitlines() if line.startswith("[")} == SECTIONS
     assert (unit["Type"], unit["User"], unit["Restart"]) == (["exec"], ["fairdial"], ["on-failure"])
+    # Status 1 of `serve`: fenced off by another.
+    assert unit["RestartPreventExitStatus"] == ["1"]
     assert (unit["CapabilityBoundingSet"], unit["NoNewPrivileges"]) == ([""], ["yes"])
     assert (unit["ProtectSystem"], unit["StateDirectory"], unit["RuntimeDirectory"]) == (
         ["strict"],

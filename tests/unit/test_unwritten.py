@@ -202,9 +202,17 @@ class Failing(Store):
         self.fail()
         return await super().answered(call_id, leg, at_ms)
 
-    async def settle(self, call_id: str, used_s: int, ended_ms: int, *, estimated: bool = False) -> Grant:
+    async def settle(
+        self,
+        call_id: str,
+        used_s: int,
+        ended_ms: int,
+        *,
+        estimated: bool = False,
+        answered_ms: int | None = None,
+    ) -> Grant:
         self.fail()
-        return await super().settle(call_id, used_s, ended_ms, estimated=estimated)
+        return await super().settle(call_id, used_s, ended_ms, estimated=estimated, answered_ms=answered_ms)
 
     async def release(self, call_id: str) -> None:
         self.fail()
