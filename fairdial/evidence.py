@@ -119,8 +119,11 @@ class Evidence:
     def outlived(self, grant: Grant, use: Use) -> bool:
         """Whether a call was up for longer than its records say: it died with the switch, and was proven up after.
 
-        Such as a leg that was transferred away, of which a switch that is killed writes nothing.
+        Such as a leg that was transferred away, of which a switch that is killed writes nothing. What the failure rule
+        let through is granted when it is over.
         """
+        if any(cdr.let_through == grant.call_id for cdr in self.records.of(grant.channel)):
+            return False
         proven_ms = self.proven_ms or 0
         return self._died_with_switch(grant) and use.ended_ms + SETTLED_MS < proven_ms
 

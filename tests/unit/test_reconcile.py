@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -326,6 +326,26 @@ async def test_a_call_that_died_with_the_switch_is_settled_at_the_last_moment_th
         (1, True),  # an answered call counts a second at least
         (20, True),
     ]
+
+
+@pytest.mark.parametrize(
+    ("user_field", "used_s"),
+    [("fairdial-through|call|outbound|02079460123|alice", 4), ("", 24)],
+    ids=["the failure rule let it through", "it was transferred away"],
+)
+async def test_a_record_that_ends_before_the_proof_is_all_there_was_of_a_call_that_was_let_through(
+    desk: Desk, clock: SetClock, user_field: str, used_s: int
+) -> None:
+    """The switch died after the record was written, and before its grant was settled."""
+    await calls(desk, "call")
+    await desk.answered("call", "channel-call", Moment(NOON_MS + 1_000, 0))
+    book = Book()
+    book.coming = [replace(record("call", 0, 5, answer_s=1), user_field=user_field)]
+    clock.forward(90_000)
+    evidence = Evidence(book, wait_s=10)
+    evidence.proven_ms, evidence.restarted_ms = NOON_MS + 25_000, NOON_MS + 40_000
+    assert await run(desk, Switch(), clock, evidence) == Pass(1)
+    assert (await settled(desk, "call"))[0] == used_s
 
 
 async def test_what_was_seen_of_a_call_counts_where_no_record_comes(desk: Desk, clock: SetClock) -> None:
