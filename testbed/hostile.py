@@ -30,6 +30,7 @@ from testbed.ports import LOOPBACK, free_ports
 
 ATTACKER = "127.0.0.2"
 SCAN_WITHIN_S = 60.0
+CONNECT_WITHIN_S = 5.0
 
 INJECTIONS = (
     *(
@@ -224,7 +225,8 @@ async def send_tcp(messages: Iterator[bytes], port: int, *, at_once: int = 20, w
     async def send(message: bytes) -> None:
         async with free:
             with contextlib.suppress(OSError, asyncio.IncompleteReadError, TimeoutError):
-                reader, writer = await asyncio.open_connection(LOOPBACK, port)
+                async with asyncio.timeout(CONNECT_WITHIN_S):
+                    reader, writer = await asyncio.open_connection(LOOPBACK, port)
                 try:
                     writer.write(message)
                     async with asyncio.timeout(wait_s):
@@ -235,6 +237,24 @@ async def send_tcp(messages: Iterator[bytes], port: int, *, at_once: int = 20, w
     tasks = [asyncio.create_task(send(message)) for message in messages]
     await asyncio.gather(*tasks)
     return len(tasks)
+
+
+async def send_malformed(switch: Switch, stream_port: int, line: str, number: str) -> int:
+    """10,000 messages: 4,000 SIP datagrams, 1,000 SIP messages to `stream_port`, 5,000 to FastAGI; how many were sent.
+
+    line: of an account; number: one that it may not dial.
+    """
+    users = (line, "dave", "nobody", "carrier")
+    udp, tcp = (
+        sip_messages(seed, count, switch.sip_host, switch.sip_port, users, number)
+        for seed, count in ((1, 4_000), (2, 1_000))
+    )
+    sent = await asyncio.gather(
+        send_udp(udp, switch.sip_host, switch.sip_port, rate_per_s=400),
+        send_tcp(tcp, stream_port, at_once=10),
+        send_tcp(agi_messages(3, 5_000, line, number), switch.agi_port, at_once=20, wait_s=0.05),
+    )
+    return sum(sent)
 
 
 # --- what must hold meanwhile
@@ -336,3 +356,20 @@ async def scan(program: str, *arguments: str) -> str:
                 process.kill()
                 await process.wait()
     return output.decode(errors="replace")
+
+
+async def scan_all(
+    programs: Mapping[str, str], switch: Switch, user: str, passwords: Sequence[str]
+) -> Mapping[str, str]:
+    """Look for the switch, for its extensions, and for the password of `user`; what each of the programs says."""
+    target = (switch.sip_host, "-p", str(switch.sip_port))
+    extensions = ("-e", "7000-7100", "--force")
+    async with scratch_directory() as directory:
+        words = directory / "words"
+        words.write_text("\n".join(passwords))
+        return {
+            "svmap": await scan(programs["svmap"], *target),
+            "svwar": await scan(programs["svwar"], *target, *extensions),
+            "svwar INVITE": await scan(programs["svwar"], *target, *extensions, "-m", "INVITE"),
+            "svcrack": await scan(programs["svcrack"], *target, "-u", user, "-d", str(words)),
+        }

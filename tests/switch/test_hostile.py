@@ -17,15 +17,12 @@ from testbed.hostile import (
     ATTACKER,
     INJECTIONS,
     Probe,
-    agi_messages,
     flood,
     probing,
     processor_s,
     resident_mb,
-    scan,
-    send_tcp,
-    send_udp,
-    sip_messages,
+    scan_all,
+    send_malformed,
 )
 from testbed.installation import Installation, obtain_sipvicious
 from testbed.server import Server, dialplan
@@ -42,6 +39,7 @@ GUARDED = {"desk.attempts_per_s": 20, "desk.attempts_per_s_source": 50}
 ANSWER_WITHIN_S = 0.5
 """Past it the dialplan's failure rule decides."""
 GROWTH_MAX_MB = 60
+PASSWORDS = ("secret", "1234", "7001", "admin", "password") * 20
 
 
 async def calls_while(spine: Spine, attack: asyncio.Task[object]) -> list[CallOutcome]:
@@ -186,27 +184,13 @@ async def originate(switch: Switch, count: int) -> int:
 async def test_ten_thousand_malformed_messages_change_nothing(
     installation: Installation, tmp_path: Path
 ) -> None:
-    """4,000 SIP datagrams, 1,000 SIP messages on streams, 5,000 to the FastAGI server."""
+    """As datagrams, on streams, and to the FastAGI server."""
     async with running_spine(installation, tmp_path, tls=True) as spine, tunnel(spine.switch) as stream_port:
         switch, server = spine.switch, spine.server
         await server.account("acme", "voxdirect", "alice", "probe", "bob", countries=["GB"])
         before_mb = resident_mb(server.pid)
-        users = ("bob", "dave", "nobody", "carrier")
-        udp, tcp = (
-            sip_messages(seed, count, switch.sip_host, switch.sip_port, users, PREMIUM)
-            for seed, count in ((1, 4_000), (2, 1_000))
-        )
-
-        async def send() -> int:
-            sent = await asyncio.gather(
-                send_udp(udp, switch.sip_host, switch.sip_port, rate_per_s=400),
-                send_tcp(tcp, stream_port, at_once=10),
-                send_tcp(agi_messages(3, 5_000, "bob", PREMIUM), switch.agi_port, at_once=20, wait_s=0.05),
-            )
-            return sum(sent)
-
         async with probing(switch.agi_port, "probe", PREMIUM) as probe:
-            attack = asyncio.create_task(send())
+            attack = asyncio.create_task(send_malformed(switch, stream_port, "bob", PREMIUM))
             calls = await calls_while(spine, attack)
             assert await attack == 10_000
         assert await switch.no_channels(40) == []
@@ -304,24 +288,9 @@ async def test_a_scanner_finds_no_way_in(installation: Installation, tmp_path: P
     programs = await asyncio.to_thread(obtain_sipvicious)
     async with with_password(installation, tmp_path) as spine:
         await spine.server.account("acme", "voxdirect", "alice", "7001", "probe", countries=["GB"])
-        target = (spine.switch.sip_host, "-p", str(spine.switch.sip_port))
-        (tmp_path / "words").write_text("\n".join(["secret", "1234", "7001", "admin", "password"] * 20))
-
-        async def attacks() -> dict[str, str]:
-            return {
-                "svmap": await scan(programs["svmap"], *target),
-                "svwar": await scan(programs["svwar"], *target, "-e", "7000-7100", "--force"),
-                "svwar INVITE": await scan(
-                    programs["svwar"], *target, "-e", "7000-7100", "-m", "INVITE", "--force"
-                ),
-                "svcrack": await scan(
-                    programs["svcrack"], *target, "-u", "7001", "-d", str(tmp_path / "words")
-                ),
-            }
-
         before_mb = resident_mb(spine.server.pid)
         async with probing(spine.switch.agi_port, "probe", PREMIUM, every_s=0.2) as probe:
-            attack = asyncio.create_task(attacks())
+            attack = asyncio.create_task(scan_all(programs, spine.switch, "7001", PASSWORDS))
             calls = await calls_while(spine, attack)
             said = await attack
         await not_held_up(spine, probe, calls, resident_mb(spine.server.pid) - before_mb)
