@@ -133,6 +133,7 @@ class World:
         self._moments: list[int] = []
         self._death_at_step: int | None = None
         self._committed = False
+        self._faults_over = False
 
     # --- tracing -----------------------------------------------------------------------------------
 
@@ -263,7 +264,7 @@ class World:
         chance = self._chance
         self._kill_server(int(chance.random() ** 4 * 90 * US_PER_S) + US_PER_MS)
         # And now and then once more while it starts.
-        if chance.random() < 0.3:
+        if chance.random() < 0.3 and not self._faults_over:
             self._death_at_step = self.seen.steps + int(chance.random() ** 2 * 200)
 
     def _die_soon(self) -> None:
@@ -312,6 +313,7 @@ class World:
         self._clock.jump(by_ms)
 
     def _end_faults(self) -> None:
+        self._faults_over = True
         self._death_at_step = None
         self._disk.fails = self._disk.slow = 0.0
         self._network.ami_lost = self._network.http_lost = 0.0
