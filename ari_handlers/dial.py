@@ -694,6 +694,7 @@ class Dials:
             leg = await self._bridged_with(up) or leg
         call.advance(Answered(leg, call.since.mono_ms))
         self._assumed_answer_ms[call.call_id] = call.since.wall_ms
+        await self._desk.note_assumed(call.call_id, call.since.wall_ms)
         if leg != call.channel:
             # Transferred away, it lives on without the caller.
             self._calls.share(call, leg)

@@ -250,6 +250,12 @@ class Desk:
         """`leg` answered: written now, or kept until the store can; whether it is written."""
         return await self._unwritten.write(call_id, "answer", lambda: self.answered(call_id, leg, at))
 
+    async def note_assumed(self, call_id: str, since_ms: int) -> None:
+        """Nobody saw the call answered, but it was seen up: it counts as answered since then (UTC)."""
+        await self._unwritten.write(
+            call_id, "assumed answer", lambda: self.ledger.assume_answered(call_id, since_ms)
+        )
+
     async def note_end(self, call_id: str, used_s: int, ended: Moment, *, estimated: bool = False) -> bool:
         """The call is over and used `used_s`: written now, or kept until the store can; whether it is written."""
 

@@ -179,7 +179,8 @@ async def _use(
         return None
     known = grant
     if grant.answered_ms is None:
-        known = replace(grant, answered_ms=follower.answered_ms(grant.call_id))
+        seen_ms = follower.answered_ms(grant.call_id)
+        known = replace(grant, answered_ms=grant.assumed_ms if seen_ms is None else seen_ms)
     return evidence.assumed(known, now, placed=placed, seen=follower.seen(grant.call_id))
 
 

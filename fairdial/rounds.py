@@ -221,7 +221,9 @@ class Rounds(Generic[Channel]):
                 await self._hands.ping()
                 if self._hands.began_ms() == began_ms:
                     self._evidence.proven_ms = now.wall_ms
-                    await self._desk.ledger.saw(self._switch, now.wall_ms)
+                    if not self._desk.unwritten:
+                        # For who comes after us: the ledger knows all that we know of the calls.
+                        await self._desk.ledger.saw(self._switch, now.wall_ms)
             except (self._hands.failure, LedgerError) as error:
                 log.warning("not_proven", error=str(error))
 

@@ -114,7 +114,8 @@ class Grant:
 
     `leg` is the channel that answered. `used_s` is None until settled; `estimated` marks a settlement
     whose end nobody saw. room: the session of a conference, which is the call that opened it.
-    bound_by: the rule at which it ends, by its key in the policy; "" without an end.
+    bound_by: the rule at which it ends, by its key in the policy; "" without an end. assumed_ms: since when it counts
+    as answered though nobody saw it answered.
     """
 
     call_id: str
@@ -140,6 +141,7 @@ class Grant:
     policy_version: str = ""
     room: str | None = None
     bound_by: str = ""
+    assumed_ms: int | None = None
 
     @property
     def live(self) -> bool:
@@ -348,6 +350,10 @@ class Ledger(Protocol):
 
     async def answered(self, call_id: str, leg: str, at_ms: int) -> Grant:
         """Note the first answer of a grant; a later one changes only the leg. Raises NotFound."""
+        ...
+
+    async def assume_answered(self, call_id: str, at_ms: int) -> None:
+        """Note that a grant that rings counts as answered since `at_ms`: its call was seen up. The first note stays."""
         ...
 
     async def renew(self, call_id: str, plan: PlanMore, extend: Extend) -> Grant:

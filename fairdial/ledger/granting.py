@@ -235,6 +235,13 @@ def answered(db: sqlite3.Connection, call_id: str, leg: str, at_ms: int) -> Gran
     return grant
 
 
+def assume_answered(db: sqlite3.Connection, call_id: str, at_ms: int) -> None:
+    db.execute(
+        "UPDATE grants SET assumed_ms = ? WHERE call_id = ? AND state = 'ringing' AND assumed_ms IS NULL",
+        (at_ms, call_id),
+    )
+
+
 def renew(db: sqlite3.Connection, call_id: str, plan: PlanMore, extend: Extend) -> Grant:
     grant = reading.need_grant(db, call_id)
     if not grant.live or grant.granted_s is None:

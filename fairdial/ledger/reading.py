@@ -44,7 +44,7 @@ _GRANT = """
     SELECT g.call_id, g.account_id, g.line_id, g.kind, d.dialled, d.e164, g.channel, g.state, g.granted_s,
            d.limit_s, g.ring_s, g.authorised_ms, g.answered_ms, g.leg, g.ended_ms, g.used_s, g.estimated,
            g.terms, g.credit_hold_micros, d.clause_policy, d.clause_version, g.room,
-           g.bound_by
+           g.bound_by, g.assumed_ms
       FROM grants g JOIN decisions d USING (call_id)
 """
 

@@ -66,6 +66,9 @@ class SqliteLedger:
     async def answered(self, call_id: str, leg: str, at_ms: int) -> Grant:
         return await self._writer.do(lambda db: granting.answered(db, call_id, leg, at_ms))
 
+    async def assume_answered(self, call_id: str, at_ms: int) -> None:
+        await self._writer.do(lambda db: granting.assume_answered(db, call_id, at_ms))
+
     async def renew(self, call_id: str, plan: PlanMore, extend: Extend) -> Grant:
         return await self._writer.do(lambda db: granting.renew(db, call_id, plan, extend))
 

@@ -8,7 +8,3 @@ KNOWN_LEG_OF_MISSED_ANSWER: bool = True
 """A leg whose answer the ledger does not know (nobody saw it, or it could not be written yet), and which its caller
 transfers away before FairDial finds it in the caller's bridge, is tied to its grant by nothing: it lives on with the
 grant settled, unmetered, until its lease cuts it."""
-
-KNOWN_ASSUMED_ANSWER_FORGOTTEN: bool = True
-"""That a call was answered unseen is only remembered, not written: where FairDial is killed after it saw such a call
-up, and the switch dies before all is reconciled again, the call counts as one that rang."""

@@ -14,7 +14,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from fairdial.policy.periods import whole_seconds
-from tests.simulation import known
 from tests.simulation.customers import CALLS_AT_ONCE, CUSTOMERS, PAID_MICROS
 from tests.simulation.loop import US_PER_MS, US_PER_S
 from tests.simulation.switch import Channel, Switch, Talk, Trace
@@ -257,8 +256,6 @@ class Promises:
         talked_us = sum(talk.length_us for talk in talks)
         proven_us = self._proven_us(call_id)
         held = [talk for talk in talks if talk.held]
-        if proven_us is not None and not grant.answered and known.KNOWN_ASSUMED_ANSWER_FORGOTTEN:
-            held = []
         if used_s * US_PER_S < sum(_owed_us(talk, proven_us) for talk in held) - TOLERANCE_US:
             return "less than was talked" if proven_us is None else "less than was proven"
         most_us = talked_us + TOLERANCE_US
