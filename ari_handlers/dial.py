@@ -599,7 +599,9 @@ class Dials:
         if queue is None:
             return True
         call = DialCall.of_grant(grant, queue, up, self._clock.now())
-        for leg in call.legs:
+        # A leg that was transferred may have a dial, and so a queue, of its own.
+        apart = {leg for leg in call.legs if self._client.queues.find(leg) not in (None, queue)}
+        for leg in call.legs - apart:
             self._client.queues.join(queue, leg)
         call.bridged = bridged
         # Until it is looked at again: what happened since the listing was told to nobody.
@@ -607,6 +609,8 @@ class Dials:
         if bridged:
             self._client.queues.join(queue, second_leg_of(call.call_id))
         self._calls.take(call)
+        for leg in apart:
+            self._calls.share(call, leg)
         await self.leases.hold(call)
         self.leases.arm(call)
         for told in self._on_adopted:

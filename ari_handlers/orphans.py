@@ -1,12 +1,14 @@
 """Calls that are up on the switch and that the ledger holds no grant for: taken in, or ended.
 
-They are known by what the dialplan wrote on the caller's channel (fairdial.conf). It happens after a backup was
-restored that is older than the call, to calls that the failure rule let through while nobody answered, and where a
-grant was settled too early. A call that may go on gets a grant and a lease from then on; what it talked before is
+They are known by what the dialplan wrote on the caller's channel, or on the called leg (fairdial.conf). It happens
+after a backup was restored that is older than the call, to calls that the failure rule let through while nobody
+answered, to a leg whose caller transferred it away before anybody saw it answered, and where a grant was settled too
+early. A call that may go on gets a grant and a lease from then on; what it talked before is
 estimated, until the switch's own record tells (`evidence.py`). One that may not is ended.
 """
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import structlog
@@ -14,8 +16,8 @@ import structlog
 from ari_handlers import events
 from ari_handlers.client import Client
 from ari_handlers.dial import CUT_CAUSE, Dials
-from fairdial.answer import MalformedRequest, asked_from
-from fairdial.clock import Clock
+from fairdial.answer import RING_S, MalformedRequest, asked_from
+from fairdial.clock import Clock, Moment
 from fairdial.desk import Asked, Desk
 from fairdial.late import cover
 from fairdial.ledger.contract import Difference, DifferenceKind
@@ -39,11 +41,14 @@ _LEFT_ALONE = frozenset({Kind.EMERGENCY, Kind.CONFERENCE, Kind.MESSAGE})
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """A call without a grant. again: it had one, which is settled."""
+    """A call without a grant. again: it had one, which is settled. left_ms: of a called leg that lives on without its
+    caller, when that was gone (UTC).
+    """
 
     asked: Asked
     info: events.ChannelInfo
     again: bool
+    left_ms: int | None = None
 
 
 class Orphans:
@@ -56,6 +61,8 @@ class Orphans:
         self._clock = clock
         self._suspects: set[str] = set()
         self._cleared: set[str] = set()
+        # Called legs whose calls may be over, and are not settled yet.
+        self._waiting: dict[str, str] = {}
 
     async def look(self) -> int:
         """How many were found. Raises AriError, LedgerError."""
@@ -69,18 +76,39 @@ class Orphans:
         twice = sorted(loose & self._suspects)
         self._suspects = loose
         self._cleared &= up.keys()
-        found = 0
+        found = await self._look_at_waiting(up)
         for first in range(0, len(twice), AT_ONCE):
             batch = twice[first : first + AT_ONCE]
             found += sum(await asyncio.gather(*(self._look_at(up[channel_id]) for channel_id in batch)))
         return found
 
     async def _look_at(self, info: events.ChannelInfo) -> bool:
+        leg_of = await self._client.channels.get(info.id).variable("FAIRDIAL_LEG")
         found = await self._ask(info)
         # Whatever comes of it, it is looked at once.
         self._cleared.add(info.id)
-        if found is None:
-            return False
+        if leg_of:
+            self._waiting[info.id] = leg_of
+        return found is not None and await self._take(found)
+
+    async def _look_at_waiting(self, up: Mapping[str, events.ChannelInfo]) -> int:
+        """Called legs whose callers are gone: how many of them are followed again, or ended."""
+        self._waiting = {leg: call_id for leg, call_id in self._waiting.items() if leg in up}
+        legs = {leg for call in self._dials.calls.values() for leg in call.legs}
+        found = 0
+        for leg, call_id in tuple(self._waiting.items()):
+            grant = await self._desk.ledger.grant(call_id)
+            if leg not in legs and grant is not None and grant.live:
+                continue
+            del self._waiting[leg]
+            # What the failure rule let through has no grant: its record tells.
+            if leg not in legs and grant is not None and grant.kind not in _LEFT_ALONE:
+                asked = Asked(call_id, grant.kind, grant.dialled, grant.line_id, grant.channel, RING_S)
+                found += await self._take(_Found(asked, up[leg], again=True, left_ms=grant.ended_ms))
+        return found
+
+    async def _take(self, found: _Found) -> bool:
+        info = found.info
         done = await self._take_in(found)
         log.error("orphan_channel", channel=info.name, call=found.asked.call_id, done=done)
         now_ms = self._clock.now().wall_ms
@@ -126,7 +154,8 @@ class Orphans:
         asked, since_ms = found.asked, found.info.created_ms or now_ms
         if found.again:
             # What it talked before is in the grant that was settled.
-            asked, since_ms = replace(asked, call_id=f"{asked.call_id}-again"), now_ms
+            asked = replace(asked, call_id=f"{asked.call_id}-again")
+            since_ms = now_ms if found.left_ms is None else found.left_ms
         elif not asked.call_id.endswith("-1"):
             # The channel is older than this dial of it.
             since_ms = now_ms
@@ -135,6 +164,8 @@ class Orphans:
         if not isinstance(decision, Allow):
             await self._client.channels.get(found.info.id).hangup(CUT_CAUSE)
             return f"hung up: {decision.reason}"
+        if found.left_ms is not None:
+            await self._desk.answered(asked.call_id, found.info.id, Moment(since_ms, 0))
         grant = await self._desk.ledger.grant(asked.call_id)
         if grant is None:
             return f"left alone: {decision.reason}"

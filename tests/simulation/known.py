@@ -6,5 +6,6 @@ A constant is removed, with what it keeps out, when its fault is mended. Until t
 
 KNOWN_LEG_OF_MISSED_ANSWER: bool = True
 """A leg whose answer the ledger does not know (nobody saw it, or it could not be written yet), and which its caller
-transfers away before FairDial finds it in the caller's bridge, is tied to its grant by nothing: it lives on with the
-grant settled, unmetered, until its lease cuts it."""
+transfers away before FairDial finds it in the caller's bridge, is found by what
+the dialplan wrote on it, one or two rounds after its grant was settled by the caller's end. What it talks from that
+end on is metered, and its lease holds all the time; but in between it talks past what its grant was settled with."""

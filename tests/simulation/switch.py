@@ -362,6 +362,7 @@ class Switch:
                 attempt.answer_ms = self.wall_ms() if attempt.answer_ms is None else attempt.answer_ms
         if caller.app_data and limit_s is not None:
             self.set_lease(peer, limit_s * US_PER_S)
+            peer.variables = {"FAIRDIAL_LEG": peer.talk.call_id}
         self._event("Dial", peer=_info(peer), caller=_info(caller), dialstatus="ANSWER")
         for other in tuple(caller.peers):
             if other is not peer:
