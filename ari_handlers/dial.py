@@ -3,11 +3,11 @@
 Each dial that holds a grant is one `DialCall`, owned by its call's queue. This module answers the question, follows
 the call's channels, and settles once when the last answered leg or the caller is gone. The state itself is
 `fairdial/policy/call.py`; leases are set and renewed by `leases.py`, which is told where the dialplan left the
-`U()` option out.
+`U()` option out. What was not seen is `unseen.py`'s, who is followed again `adoption.py`'s.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Mapping, Set
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -25,11 +25,10 @@ from ari_handlers.followed import second_leg_of as second_leg_of
 from ari_handlers.leases import LeaseRules, Leases, SetLease
 from ari_handlers.queues import CallQueue
 from ari_handlers.resources import AriError, AriRefused, Channel
+from ari_handlers.unseen import Bridges, Unseen
 from fairdial.answer import CONTEXT, Answer, MalformedRequest, answer_to, asked_from, failed
 from fairdial.clock import Clock, Moment
 from fairdial.desk import Asked, Desk, Failed
-from fairdial.evidence import Use
-from fairdial.ledger.contract import Grant, GrantState
 from fairdial.policy.account import Kind
 from fairdial.policy.call import (
     Answered,
@@ -49,8 +48,6 @@ HOLD_AGAIN_S = 0.3
 """The dialplan sets or lifts the lease of a channel that asked; so long after, what held before is set again."""
 CUT_CAUSE = 21
 """Q.850, call rejected: what the leg that is hung up first is told; the other may hear a normal end."""
-BRIDGES_KEPT_MS = 1_000
-"""So long a listing of bridges serves all calls that are looked at after a gap."""
 CATCH_UP_WITHIN_S = 0.2
 """For the switch to show that all events of before were told, while a dialplan waits for its answer."""
 NO_CIRCUIT_CAUSE = 34
@@ -101,17 +98,15 @@ class Dials:
         self._rules = rules or DialRules()
         self._set_lease = set_lease
         self.leases = Leases(desk, self._set_lease_within, clock, self._rules.leases)
-        self._calls = FollowedCalls(client.queues)
+        self.followed = FollowedCalls(client.queues)
+        self._bridges = Bridges(client, clock)
+        self.unseen = Unseen(desk, self.followed, self._bridges)
         self._stopping = False
         self._others: dict[str, StasisHandler] = {}
         self._on_gone: list[GoneHandler] = []
         self._on_adopted: list[AdoptedHandler] = []
         self._on_gap: list[GapHandler] = []
-        self._on_unseen: list[Callable[[], None]] = []
-        self._seen: dict[str, Use] = {}
-        self._assumed_answer_ms: dict[str, int] = {}
         self._held: set[CallQueue] = set()
-        self._bridges: tuple[int, tuple[events.BridgeInfo, ...]] | None = None
         client.on_channel_event("StasisStart", self._on_stasis_start)
         client.on_channel_event("Dial", self._on_dial)
         client.on_channel_event("ChannelDestroyed", self._on_channel_destroyed)
@@ -120,7 +115,7 @@ class Dials:
     @property
     def calls(self) -> Mapping[str, DialCall]:
         """Live dials by call id."""
-        return self._calls.by_id
+        return self.followed.by_id
 
     def on_stasis(self, word: str, handler: StasisHandler) -> None:
         """Hand channels that come with `word` as their first argument to `handler`, on their call's queue.
@@ -143,9 +138,15 @@ class Dials:
         """Tell `handler` that events were missed: at the start and after each new connection."""
         self._on_gap.append(handler)
 
-    def on_unseen(self, handler: Callable[[], None]) -> None:
-        """Tell `handler` that a call ended of which not all was seen: its grant is left to be reconciled."""
-        self._on_unseen.append(handler)
+    def tell_adopted(self, call: DialCall) -> None:
+        """A call is followed again."""
+        for told in self._on_adopted:
+            told(call)
+
+    def tell_gap(self) -> None:
+        """Events were missed, and all calls are about to be looked at."""
+        for told in self._on_gap:
+            told()
 
     def hold(self, queue: CallQueue) -> None:
         """Keep the queue of a channel that holds no grant yet, until `let_go`."""
@@ -163,7 +164,7 @@ class Dials:
     def stop_timers(self) -> None:
         """Renew nothing any more: the switch keeps the leases, the ledger the grants."""
         self.leases.stopped = True
-        for call in self._calls.by_id.values():
+        for call in self.followed.by_id.values():
             self.leases.disarm(call)
 
     # --- the dial --------------------------------------------------------------------------------
@@ -302,7 +303,7 @@ class Dials:
             return answer, None, outcome
         if outcome.decision.account_id is None:
             return answer, None, outcome  # an emergency call: nothing to follow, nothing to end
-        call = self._calls.by_id.get(asked.call_id)
+        call = self.followed.by_id.get(asked.call_id)
         if call is None:
             call = DialCall(
                 asked.call_id,
@@ -316,11 +317,11 @@ class Dials:
                 moment,
                 outcome.decision.limit_s,
                 outcome.decision.bound_by,
-                {} if self._calls.with_leg(asked.channel) else {asked.channel: channel_name},
+                {} if self.followed.with_leg(asked.channel) else {asked.channel: channel_name},
                 # Until the switch was asked to tell of all channels, nobody hears what becomes of it.
                 gap=not self._client.connected,
             )
-            self._calls.take(call)
+            self.followed.take(call)
         return answer, call, outcome
 
     async def bridged(self, call: DialCall, leg: events.ChannelInfo, moment: Moment) -> None:
@@ -335,7 +336,7 @@ class Dials:
 
     def abandon(self, call: DialCall) -> None:
         """A call that never came to be: its grant goes back, and it is no longer followed."""
-        if isinstance(call.state, Ringing) and call.call_id in self._calls.by_id:
+        if isinstance(call.state, Ringing) and call.call_id in self.followed.by_id:
             self.leases.disarm(call)
             self._drop(call)
             self._desk.take_back(call.call_id)
@@ -348,19 +349,19 @@ class Dials:
         if call.kind is Kind.CONFERENCE and isinstance(call.state, Ringing):
             call.advance(Answered(call.channel, call.since.mono_ms))
             self.leases.arm(call)
-        return call.call_id in self._calls.by_id
+        return call.call_id in self.followed.by_id
 
     async def seated(self, call: DialCall, moment: Moment) -> bool:
         """A number that was called into a conference answered: from `moment` on it is in it.
 
         False where it is over already, or where the ledger could not be told: nobody gets in who is not counted.
         """
-        if not isinstance(call.state, Ringing) or call.call_id not in self._calls.by_id:
+        if not isinstance(call.state, Ringing) or call.call_id not in self.followed.by_id:
             return False
         call.advance(Answered(call.channel, moment.mono_ms))
         call.since = moment
         self.leases.arm(call)
-        return await self._note_answer(call, call.channel, moment) and call.call_id in self._calls.by_id
+        return await self._note_answer(call, call.channel, moment) and call.call_id in self.followed.by_id
 
     async def _finish_earlier_dials(self, asked: Asked) -> None:
         """A caller whose dialplan asks again has finished with the dial of before; its leg may live on."""
@@ -371,20 +372,20 @@ class Dials:
                 await self._caller_ended(call, self._clock.now())
 
     def _earlier_dials(self, asked: Asked) -> list[DialCall]:
-        return [call for call in self._calls.dialled_from(asked.channel) if call.call_id != asked.call_id]
+        return [call for call in self.followed.dialled_from(asked.channel) if call.call_id != asked.call_id]
 
     # --- legs that two dials hold ----------------------------------------------------------------
 
     def _hold_again(self, channel_id: str) -> None:
         """A called party that was transferred asks for a dial of its own: the grant that it was dialled on holds."""
-        for call in self._calls.with_leg(channel_id):
+        for call in self.followed.with_leg(channel_id):
             asyncio.get_running_loop().call_later(
                 HOLD_AGAIN_S, call.queue.put, partial(self.leases.hold, call)
             )
 
     async def _set_lease_within(self, channel_name: str, lease_ms: int) -> None:
         """Set a lease, but not past the end of another dial on the same leg; those are known by their ids alone."""
-        end_ms = self._calls.end_ms(channel_name)
+        end_ms = self.followed.end_ms(channel_name)
         if end_ms is not None:
             lease_ms = max(1, min(lease_ms, end_ms - self._clock.now().mono_ms))
         await self._set_lease(channel_name, lease_ms)
@@ -397,13 +398,9 @@ class Dials:
         if not call.names.get(leg, "").startswith("Local/") or call.legs != {leg} or not call.caller_up:
             return False
         try:
-            bridges = await self._client.bridges.list()
-            found = next(
-                (set(bridge.channels) for bridge in bridges if call.channel in bridge.channels), set()
-            )
-            for successor in found - {call.channel, leg}:
+            for successor in await self._bridges.with_channel(call.channel) - {leg}:
                 call.advance(LegReplaced(leg, successor))
-                self._calls.share(call, successor)
+                self.followed.share(call, successor)
                 # Its end may have been told before it was known here.
                 await self._client.channels.get(successor).exists()
                 await self.leases.hold(call)
@@ -418,7 +415,7 @@ class Dials:
         assert isinstance(event, events.Dial)
         if event.dialstatus != "ANSWER" or event.caller is None:
             return
-        for call in self._calls.dialled_from(event.caller.id):
+        for call in self.followed.dialled_from(event.caller.id):
             if call.caller_up:
                 await self._answer(call, event, moment)
 
@@ -440,7 +437,7 @@ class Dials:
         return await self._desk.note_answer(call.call_id, leg, moment)
 
     def _on_disconnected(self) -> None:
-        for call in self._calls.by_id.values():
+        for call in self.followed.by_id.values():
             call.gap = True
 
     async def _on_channel_destroyed(self, _channel: Channel, event: events.CallEvent, moment: Moment) -> None:
@@ -451,29 +448,29 @@ class Dials:
         """A channel is gone: advance its calls. Runs on the call's queue. cause: Q.850, 0 where nobody saw."""
         for told in self._on_gone:
             told(channel_id, cause)
-        for call in self._calls.touching(channel_id):
+        for call in self.followed.touching(channel_id):
             if call.bridged and channel_id in call.ends_together:
-                await self._end_other_legs(call, channel_id)
+                await self.end_other_legs(call, channel_id)
             if channel_id in call.legs:
                 await self._leg_ended(call, channel_id, moment)
             if channel_id == call.channel:
                 await self._caller_ended(call, moment)
-        for call in self._calls.unshare(channel_id):
+        for call in self.followed.unshare(channel_id):
             call.queue.put(partial(self._leg_ended, call, channel_id, moment))
         queue = self._client.queues.find(channel_id)
         if queue is not None:
             self._close_if_idle(queue)
 
-    async def _end_other_legs(self, call: DialCall, gone: str) -> None:
+    async def end_other_legs(self, call: DialCall, gone: str) -> None:
         """Who is left alone in our bridge hears nothing more, and waits for nobody."""
         for channel in call.ends_together - {gone}:
-            await self._hang_up(call.call_id, channel)
+            await self.hang_up_leg(call.call_id, channel)
         try:
             await self._client.bridges.get(bridge_of(call.call_id)).destroy()
         except AriError as error:
             log.warning("bridge_not_destroyed", call=call.call_id, error=str(error))
 
-    async def _hang_up(self, call_id: str, channel: str, cause: int = 16) -> None:
+    async def hang_up_leg(self, call_id: str, channel: str, cause: int = 16) -> None:
         try:
             await self._client.channels.get(channel).hangup(cause)
         except AriError as error:
@@ -489,20 +486,16 @@ class Dials:
             await self._settle_if_ended(call, moment)
 
     async def _caller_ended(self, call: DialCall, moment: Moment) -> None:
-        if self._may_have_talked(call):
+        if self.unseen.may_have_talked(call):
             await self._end(call, moment)
             return
         if call.advance(CallerEnded(moment.mono_ms)):
             await self._settle_if_ended(call, moment)
 
-    def _may_have_talked(self, call: DialCall) -> bool:
-        """Whether it may have been answered while nobody listened; that was not looked for yet."""
-        return call.gap and isinstance(call.state, Ringing) and not placed_here(call.call_id)
-
     async def _end(self, call: DialCall, moment: Moment) -> None:
         """End a dial whose channels are gone or are done with it."""
-        if self._may_have_talked(call):
-            await self._answered_unseen(call, None)
+        if self.unseen.may_have_talked(call):
+            await self.unseen.answered(call, None)
         for leg in call.legs:
             call.advance(LegEnded(leg, moment.mono_ms))
         if not isinstance(call.state, Ended):
@@ -515,23 +508,18 @@ class Dials:
 
     async def _settle(self, call: DialCall, used_s: int, moment: Moment) -> None:
         self.leases.disarm(call)
-        if call.estimated and self._on_unseen:
-            # Nobody saw all of it: there may be better evidence than ours.
-            if not call.end_unseen:
-                self._seen[call.call_id] = Use(used_s, moment.wall_ms, estimated=True)
+        if self.unseen.leave(call, used_s, moment):
             self._drop(call)
-            for told in self._on_unseen:
-                told()
             return
         await self._desk.note_end(call.call_id, used_s, moment, estimated=call.estimated)
         # Written or kept by the desk, there is nothing more to follow.
         self._drop(call)
 
-    # --- operators and reconciliation ------------------------------------------------------------
+    # --- operators ------------------------------------------------------------
 
     async def hangup(self, call_id: str, cause: int = 16) -> bool:
         """End a live call on all its legs; False where it is not live. Raises AriError."""
-        call = self._calls.by_id.get(call_id)
+        call = self.followed.by_id.get(call_id)
         if call is None:
             return False
         channels = call.channels
@@ -547,7 +535,7 @@ class Dials:
         """
         calls = [
             call
-            for call in self._calls.by_id.values()
+            for call in self.followed.by_id.values()
             if (account_id == call.account_id or line_id == call.line_id)
             and (kinds is None or call.kind in kinds)
         ]
@@ -558,168 +546,18 @@ class Dials:
         """Whether FairDial itself places that call, so that nobody answers it unseen."""
         return placed_here(call_id)
 
-    def seen(self, call_id: str) -> Use | None:
-        """What was seen of a call that is no longer followed, though not all of it; None: nothing."""
-        return self._seen.get(call_id)
-
-    def forget(self, call_id: str) -> None:
-        """The call is settled."""
-        self._seen.pop(call_id, None)
-        self._assumed_answer_ms.pop(call_id, None)
-
-    def answered_ms(self, call_id: str) -> int | None:
-        """When a call was answered (UTC) that the ledger knows as ringing, for all that was seen; None: it was not."""
-        return self._assumed_answer_ms.get(call_id)
-
     def follows(self, call_id: str) -> bool:
         """Whether that dial is live here."""
-        return call_id in self._calls.by_id
+        return call_id in self.followed.by_id
 
     async def channels(self) -> Mapping[str, events.ChannelInfo]:
         """All channels of the switch by id. Raises AriError."""
         return {info.id: info for info in await self._client.channels.list()}
 
-    async def adopt(self, grant: Grant, up: Mapping[str, events.ChannelInfo]) -> bool:
-        """Follow again a call of a live grant, some of whose channels are `up`. Raises AriError.
-
-        False: the caller's channel is up for another dial, and this one is over.
-        """
-        if await self._has_dialled_again(grant, up):
-            up = {channel: info for channel, info in up.items() if channel != grant.channel}
-            if not up:
-                return False
-        bridged = await self._holds(grant)
-        if placed_here(grant.call_id) and not bridged and grant.state is GrantState.RINGING:
-            # Nobody goes on setting it up.
-            await self._hang_up(grant.call_id, grant.channel, NO_CIRCUIT_CAUSE)
-            await self._hang_up(grant.call_id, second_leg_of(grant.call_id))
-            self._desk.take_back(grant.call_id)
-            return True
-        queue = self._client.queues.open(grant.channel)
-        if queue is None:
-            return True
-        call = DialCall.of_grant(grant, queue, up, self._clock.now())
-        # A leg that was transferred may have a dial, and so a queue, of its own.
-        apart = {leg for leg in call.legs if self._client.queues.find(leg) not in (None, queue)}
-        for leg in call.legs - apart:
-            self._client.queues.join(queue, leg)
-        call.bridged = bridged
-        # Until it is looked at again: what happened since the listing was told to nobody.
-        call.gap = True
-        if bridged:
-            self._client.queues.join(queue, second_leg_of(call.call_id))
-        self._calls.take(call)
-        for leg in apart:
-            self._calls.share(call, leg)
-        await self.leases.hold(call)
-        self.leases.arm(call)
-        for told in self._on_adopted:
-            told(call)
-        gone = {grant.channel, grant.leg or grant.channel} - up.keys()
-        if bridged and gone:
-            await self._end_other_legs(call, gone.pop())
-        return True
-
-    async def _has_dialled_again(self, grant: Grant, up: Mapping[str, events.ChannelInfo]) -> bool:
-        """Whether the dialplan has asked for another dial of the same channel. Raises AriError."""
-        if placed_here(grant.call_id) or grant.kind is Kind.CONFERENCE or grant.channel not in up:
-            return False
-        newest = await self._client.channels.get(grant.channel).variable("FAIRDIAL_DECISION")
-        return bool(newest) and not grant.call_id.startswith(newest or "")
-
-    async def _holds(self, grant: Grant) -> bool:
-        """Whether FairDial holds the two legs of that call together, or did. Raises AriError."""
-        if not placed_here(grant.call_id) or grant.kind is Kind.CONFERENCE:
-            return False
-        # An answer is noted when they are together already.
-        talking = grant.state is GrantState.TALKING
-        return talking or await self._client.bridges.get(bridge_of(grant.call_id)).exists()
-
-    async def refresh(
-        self,
-        up: Mapping[str, events.ChannelInfo],
-        listed: Moment,
-        *,
-        after_gap: bool,
-        only: Collection[str] | None = None,
-    ) -> None:
-        """Bring the dials into line with a listing: end what is not up. only: these calls, None: all.
-
-        Where no events were missed, those that tell of an end may still be under way: a channel is taken
-        for gone only when two listings in a row do not have it.
-        """
-        if after_gap and only is None:
-            for told in self._on_gap:
-                told()
-        for call in tuple(self._calls.by_id.values()):
-            if only is not None and call.call_id not in only:
-                continue
-            if call.since.mono_ms > listed.mono_ms:
-                continue  # younger than the listing, which says nothing about it
-            # In order with the events of before the gap, which may still wait in the queue.
-            gone = {
-                channel
-                for channel in call.channels - up.keys()
-                # One that answered since says nothing by not being in it.
-                if call.legs_since.get(channel, listed.mono_ms) <= listed.mono_ms
-            }
-            missing_before, call.missing = call.missing, bool(gone)
-            if not after_gap and not (gone and missing_before):
-                continue
-            call.queue.put(partial(self._after_gap, call, gone, up.get(call.channel), listed))
-
-    async def _after_gap(
-        self, call: DialCall, gone: Set[str], caller: events.ChannelInfo | None, listed: Moment
-    ) -> None:
-        """`gone`: channels of the call that the listing did not have; a leg that answered since is not judged."""
-        if call.call_id not in self._calls.by_id:
-            return
-        call.gap = False
-        unseen = caller is None or caller.state == "Up"
-        # What FairDial places itself is answered when it brings the legs together, never unseen.
-        missed = isinstance(call.state, Ringing) and unseen and not placed_here(call.call_id)
-        if missed:
-            # It may have been answered unseen, and nothing answered goes unmetered.
-            await self._answered_unseen(call, None if caller is None else call.channel)
-        by_itself = call.channel in call.legs and call.kind is not Kind.CONFERENCE
-        call.estimated = call.estimated or bool(gone) or by_itself
-        call.end_unseen = bool(gone)
-        for channel in sorted(gone):
-            await self.channel_gone(channel, listed)
-        if missed:
-            await self.leases.hold(call)
-        self.leases.arm(call)
-
-    async def _answered_unseen(self, call: DialCall, up: str | None) -> None:
-        """It talks since it was dialled, for all that is known. up: the caller's channel, if it is up."""
-        leg = call.channel
-        call.estimated = True
-        if up is not None:
-            leg = await self._bridged_with(up) or leg
-        call.advance(Answered(leg, call.since.mono_ms))
-        self._assumed_answer_ms[call.call_id] = call.since.wall_ms
-        await self._desk.note_assumed(call.call_id, call.since.wall_ms)
-        if leg != call.channel:
-            # Transferred away, it lives on without the caller.
-            self._calls.share(call, leg)
-
-    async def _bridged_with(self, channel_id: str) -> str | None:
-        """The one channel that this one talks with; None where there is none, or more. Never raises AriError."""
-        try:
-            now_ms = self._clock.now().mono_ms
-            if self._bridges is None or now_ms - self._bridges[0] > BRIDGES_KEPT_MS:
-                self._bridges = (now_ms, tuple(await self._client.bridges.list()))
-        except AriError as error:
-            log.warning("bridges_not_listed", error=str(error))
-            return None
-        inside = next((set(each.channels) for each in self._bridges[1] if channel_id in each.channels), set())
-        others = inside - {channel_id}
-        return others.pop() if len(others) == 1 else None
-
     def _drop(self, call: DialCall) -> None:
-        self._calls.drop(call)
+        self.followed.drop(call)
         self._close_if_idle(call.queue)
 
     def _close_if_idle(self, queue: CallQueue) -> None:
-        if not self._calls.on(queue) and queue not in self._held:
+        if not self.followed.on(queue) and queue not in self._held:
             queue.close()

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import structlog
 
 from ari_handlers import events
+from ari_handlers.adoption import Adoption
 from ari_handlers.client import Client
 from ari_handlers.dial import CUT_CAUSE, Dials
 from fairdial.answer import RING_S, MalformedRequest, asked_from
@@ -54,9 +55,10 @@ class _Found:
 class Orphans:
     """Looks for them, pass by pass. A channel must be without a grant in two listings in a row."""
 
-    def __init__(self, client: Client, dials: Dials, desk: Desk, clock: Clock) -> None:
+    def __init__(self, client: Client, dials: Dials, adoption: Adoption, desk: Desk, clock: Clock) -> None:
         self._client = client
         self._dials = dials
+        self._adoption = adoption
         self._desk = desk
         self._clock = clock
         self._suspects: set[str] = set()
@@ -172,6 +174,6 @@ class Orphans:
         # It has talked for longer than a slice, maybe: not to be cut for that while there is more.
         grant = await cover(self._desk, grant, since_ms, (now_ms - since_ms) // MS_PER_S + RENEW_LEAD_S)
         up = {found.info.id: found.info}
-        await self._dials.adopt(grant, up)
-        await self._dials.refresh(up, self._clock.now(), after_gap=True, only={grant.call_id})
+        await self._adoption.adopt(grant, up)
+        await self._adoption.refresh(up, self._clock.now(), after_gap=True, only={grant.call_id})
         return f"followed again with {grant.granted_s} s"

@@ -23,6 +23,7 @@ import structlog
 from agi_app.ami import AmiError, AmiLink, AmiRefused
 from agi_app.authorise import authorise_route
 from agi_app.fastagi import FastAgiServer
+from ari_handlers.adoption import Adoption
 from ari_handlers.callback import CallbackRefused, Callbacks
 from ari_handlers.client import AriSettings, Client
 from ari_handlers.collect import CollectRules, Collects
@@ -221,7 +222,7 @@ class Service:
         self.http = HttpServer(app, config.http.host, config.http.port)
         self._control = ControlServer(config.control, self.operations)
         self.rounds = self._rounds()
-        self.dials.on_unseen(self.rounds.soon)
+        self.dials.unseen.on_unseen(self.rounds.soon)
         self.client.on_connected(self._on_connected)
 
     async def start(self) -> None:
@@ -321,7 +322,8 @@ class Service:
 
     def _rounds(self) -> Rounds[ChannelInfo]:
         config = self._config
-        orphans = Orphans(self.client, self.dials, self._desk, self._clock)
+        adoption = Adoption(self.dials, self.client, self._desk, self._clock)
+        orphans = Orphans(self.client, self.dials, adoption, self._desk, self._clock)
         hands = Hands(
             connected=lambda: self.client.connected,
             began_ms=lambda: self.client.switch_began_ms,
@@ -333,7 +335,7 @@ class Service:
         )
         return Rounds(
             self._desk,
-            self.dials,
+            adoption,
             hands,
             self._clock,
             switch=config.switch,

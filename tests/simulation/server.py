@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC
 from typing import cast
 
+from ari_handlers.adoption import Adoption
 from ari_handlers.dial import CUT_CAUSE, DialRules, Dials
 from ari_handlers.leases import LeaseRules
 from ari_handlers.orphans import Orphans
@@ -79,7 +80,8 @@ class Server:
         if settings.records:
             file: object = RecordFile(network.switch.records, chance)
             self._records._file = cast(CdrFile, file)
-        orphans = Orphans(self.client, self.dials, self.desk, clock)
+        adoption = Adoption(self.dials, self.client, self.desk, clock)
+        orphans = Orphans(self.client, self.dials, adoption, self.desk, clock)
         hands = Hands(
             connected=lambda: self.client.connected,
             began_ms=lambda: self.client.switch_began_ms,
@@ -91,7 +93,7 @@ class Server:
         )
         self._rounds = Rounds(
             self.desk,
-            self.dials,
+            adoption,
             hands,
             clock,
             switch="",
@@ -100,7 +102,7 @@ class Server:
             records=self._records,
             prove_every_s=settings.prove_every_s,
         )
-        self.dials.on_unseen(self._rounds.soon)
+        self.dials.unseen.on_unseen(self._rounds.soon)
         self._agi: set[asyncio.Task[None]] = set()
         self.client.on_connected(self._on_connected)
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from ari_handlers import events
-from ari_handlers.dial import Dials
+from ari_handlers.adoption import Adoption
 from ari_handlers.followed import DialCall
 from ari_handlers.leases import Leases
 from fairdial.ledger import granting, reading
@@ -183,10 +183,10 @@ def test_a_lease_that_is_not_set_after_a_renewal_is_found(monkeypatch: pytest.Mo
 
 
 def test_a_grant_that_is_taken_back_while_its_call_is_up_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def take_back(self: Dials, grant: Grant, _up: Mapping[str, events.ChannelInfo]) -> None:
+    async def take_back(self: Adoption, grant: Grant, _up: Mapping[str, events.ChannelInfo]) -> None:
         self._desk.take_back(grant.call_id)
 
-    monkeypatch.setattr(Dials, "adopt", take_back)
+    monkeypatch.setattr(Adoption, "adopt", take_back)
     assert "promise 3" in found(300).brief
 
 
