@@ -24,10 +24,11 @@ check: venv
 test: venv
 	$(PYTHON) -m pytest --numprocesses 3 --dist worksteal
 
-## make soak    the long faults on a real Asterisk, then an hour of steady load (SOAK="--minutes 5 --rate 40")
+## make soak    long faults on a real Asterisk, attacks, then an hour of steady load (SOAK="--minutes 5 --rate 40")
 soak: venv
 	$(PYTHON) -m pytest tests/switch/test_faults.py -m soak -o log_cli=true -o log_cli_level=INFO
-	FAIRDIAL_SIMULATED_RUNS=10000 $(PYTHON) -m pytest tests/simulation --numprocesses 2
+	FAIRDIAL_SIMULATED_RUNS=50000 $(PYTHON) -m pytest tests/simulation --numprocesses 2
+	$(PYTHON) -m benchmarks.hostile
 	$(PYTHON) -m benchmarks.soak $(SOAK)
 
 ## make demo    calls through a real Asterisk, one table, ends by itself

@@ -1,6 +1,6 @@
 """The three promises under simulated faults, and faults planted in FairDial that the simulation must find.
 
-10,000 runs: `FAIRDIAL_SIMULATED_RUNS=10000 pytest -n 2 tests/simulation`. One that fails tells how to repeat it.
+10,000 runs; more with `FAIRDIAL_SIMULATED_RUNS=50000`. One that fails tells how to repeat it.
 """
 
 import gc
@@ -23,10 +23,10 @@ from fairdial.policy.sizing import Hold
 from tests.simulation.run import Failure, simulate
 from tests.simulation.world import TRACE_LINES, Faults, Seen
 
-RUNS = int(os.environ.get("FAIRDIAL_SIMULATED_RUNS", "600"))
+RUNS = int(os.environ.get("FAIRDIAL_SIMULATED_RUNS", "10000"))
 NO_FAULTS = Faults(deaths=False, links=False, store=False, restarts=False, twice=False)
 CLOCK_SET = replace(NO_FAULTS, twice=True, clock_jumps=True)
-PARTS = 8
+PARTS = 50
 """So that several processes share the work."""
 COLLECT_EVERY = 50
 
