@@ -7,6 +7,7 @@ the call's channels, and settles once when the last answered leg or the caller i
 """
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -24,7 +25,7 @@ from ari_handlers.followed import placed_here as placed_here
 from ari_handlers.followed import second_leg_of as second_leg_of
 from ari_handlers.leases import LeaseRules, Leases, SetLease
 from ari_handlers.queues import CallQueue
-from ari_handlers.resources import AriError, AriRefused, Channel
+from ari_handlers.resources import AriError, AriRefused, AriTimeout, Channel
 from ari_handlers.unseen import Bridges, Unseen
 from fairdial.answer import CONTEXT, Answer, MalformedRequest, answer_to, asked_from, failed
 from fairdial.clock import Clock, Moment
@@ -44,11 +45,14 @@ from fairdial.policy.outcomes import Reason
 log = structlog.get_logger(__name__)
 
 ANSWER_SUBROUTINE = "fairdial-answered"
+_DIALLED_AS = re.compile(rf"{ANSWER_SUBROUTINE}\^[0-9]*\^([^\^),&]+)")
+"""The call id that the dialplan dials with (`FAIRDIAL_DIAL`); one that was written by hand may have none."""
+
 HOLD_AGAIN_S = 0.3
 """The dialplan sets or lifts the lease of a channel that asked; so long after, what held before is set again."""
 CUT_CAUSE = 21
 """Q.850, call rejected: what the leg that is hung up first is told; the other may hear a normal end."""
-CATCH_UP_WITHIN_S = 0.2
+CATCH_UP_WITHIN_S = 0.4
 """For the switch to show that all events of before were told, while a dialplan waits for its answer."""
 NO_CIRCUIT_CAUSE = 34
 """Q.850: no circuit available."""
@@ -248,10 +252,9 @@ class Dials:
     async def _catch_up(self, asked: Asked, queue: CallQueue) -> None:
         """Before an earlier dial is ended by a question that came past the event socket: hear what was told of it.
 
-        What does not come in time may be lost, on a link of which nobody has noticed yet that it is broken.
+        Raises AriError where that does not come in time: on a link of which nobody has noticed yet that it is broken.
         """
-        earlier = [call for call in self._earlier_dials(asked) if isinstance(call.state, Ringing)]
-        if not earlier:
+        if not any(isinstance(call.state, Ringing) for call in self._earlier_dials(asked)):
             return
         heard = asyncio.Event()
 
@@ -263,10 +266,8 @@ class Dials:
                 await self._client.asterisk.ping()
                 if queue.put(hear):
                     await heard.wait()
-        except (AriError, TimeoutError) as error:
-            log.warning("events_may_be_lost", channel=asked.channel, error=str(error) or "no answer in time")
-            for call in earlier:
-                call.gap = True
+        except TimeoutError:
+            raise AriTimeout(f"events of {asked.channel}: not told within {CATCH_UP_WITHIN_S} s") from None
 
     def _asked(self, info: events.ChannelInfo, args: tuple[str, ...]) -> Asked:
         if not 3 <= len(args) <= 7:
@@ -415,8 +416,11 @@ class Dials:
         assert isinstance(event, events.Dial)
         if event.dialstatus != "ANSWER" or event.caller is None:
             return
+        dialled = _DIALLED_AS.search(event.caller.dialplan.app_data)
         for call in self.followed.dialled_from(event.caller.id):
-            if call.caller_up:
+            # Where the one before ended unseen, the next that the failure rule let through is not its answer.
+            mine = dialled is None or f"{call.call_id}-".startswith(f"{dialled[1]}-")
+            if call.caller_up and mine:
                 await self._answer(call, event, moment)
 
     async def _answer(self, call: DialCall, event: events.Dial, moment: Moment) -> None:

@@ -52,6 +52,11 @@ class _Found:
     left_ms: int | None = None
 
 
+def _again(call_id: str) -> str:
+    """The id under which a call is granted once more."""
+    return f"{call_id}-again"
+
+
 class Orphans:
     """Looks for them, pass by pass. A channel must be without a grant in two listings in a row."""
 
@@ -100,11 +105,12 @@ class Orphans:
         found = 0
         for leg, call_id in tuple(self._waiting.items()):
             grant = await self._desk.ledger.grant(call_id)
-            if leg not in legs and grant is not None and grant.live:
+            alone = leg not in legs and grant is not None and not self._dials.follows(_again(call_id))
+            if alone and grant is not None and (grant.live or grant.channel in up):
                 continue
             del self._waiting[leg]
             # What the failure rule let through has no grant: its record tells.
-            if leg not in legs and grant is not None and grant.kind not in _LEFT_ALONE:
+            if alone and grant is not None and grant.kind not in _LEFT_ALONE:
                 asked = Asked(call_id, grant.kind, grant.dialled, grant.line_id, grant.channel, RING_S)
                 found += await self._take(_Found(asked, up[leg], again=True, left_ms=grant.ended_ms))
         return found
@@ -156,7 +162,7 @@ class Orphans:
         asked, since_ms = found.asked, found.info.created_ms or now_ms
         if found.again:
             # What it talked before is in the grant that was settled.
-            asked = replace(asked, call_id=f"{asked.call_id}-again")
+            asked = replace(asked, call_id=_again(asked.call_id))
             since_ms = now_ms if found.left_ms is None else found.left_ms
         elif not asked.call_id.endswith("-1"):
             # The channel is older than this dial of it.

@@ -6,7 +6,7 @@ failure rule let through (`late.py`). What cannot be read now is read later; nob
 
 import asyncio
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import tzinfo
 from pathlib import Path
 
@@ -72,6 +72,10 @@ class SwitchRecords:
     def of(self, channel_id: str, *leg_ids: str) -> tuple[Cdr, ...]:
         """All that is known of a call's channels."""
         return self._witness.of(channel_id, *leg_ids)
+
+    def forget(self, before_ms: int, keep: Collection[str]) -> None:
+        """Records of calls that ended before that (UTC) are needed no more, but for those of these channels."""
+        self._witness.forget(before_ms, keep)
 
     def next_let_through(self) -> tuple[Cdr, LetThrough] | None:
         """The first of the calls that were let through and have not been metered; None: there is none."""

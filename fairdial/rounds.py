@@ -37,6 +37,9 @@ FAILURES_COUNTED = 12
 
 LATE_IN_A_ROUND = 500
 
+RECORDS_KEPT_MS = 300_000
+"""So long after its call was compared a record is kept: one of a leg that was transferred may tell of its caller's."""
+
 
 @dataclass(frozen=True, slots=True)
 class Hands:
@@ -171,7 +174,18 @@ class Rounds(Generic[Channel]):
             belongs=self._is_ours,
             placed=self._follower.places,
         )
+        await self._forget_records()
         return made.waiting > 0
+
+    async def _forget_records(self) -> None:
+        """Of calls that were compared nothing more is wanted, except where a channel of theirs is in a call."""
+        seen = await self._desk.ledger.seen(self._switch)
+        if seen is not None:
+            live = await self._desk.ledger.live_grants()
+            keep = {
+                channel for grant in live for channel in (grant.channel, grant.leg) if channel is not None
+            }
+            self._records.forget(seen.compared_ms - RECORDS_KEPT_MS, keep)
 
     async def _meter_late(self) -> None:
         for _ in range(LATE_IN_A_ROUND):

@@ -102,6 +102,23 @@ class Witness:
         found |= {id(cdr): cdr for name in names for cdr in self._by_other.get(name, ())}
         return tuple(sorted(found.values(), key=lambda cdr: (cdr.start_ms, cdr.end_ms)))
 
+    def forget(self, before_ms: int, keep: Collection[str]) -> None:
+        """Drop records of calls that ended before that (UTC), but for those of the channels in `keep`, by their ids."""
+        names = {
+            name
+            for one in keep
+            for cdr in self._by_id.get(one, ())
+            for name in (cdr.channel, cdr.dst_channel)
+        }
+        old = []
+        for key, cdr in self._records.items():
+            if cdr.end_ms >= before_ms:
+                break  # they come in the order of their ends, but for a few
+            if cdr.unique_id not in keep and not names & {cdr.channel, cdr.dst_channel}:
+                old.append(key)
+        for key in old:
+            self._drop(self._records.pop(key))
+
     def _drop(self, cdr: Cdr) -> None:
         for index, key in ((self._by_id, cdr.unique_id), (self._by_other, cdr.dst_channel)):
             if key:

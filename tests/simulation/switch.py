@@ -317,7 +317,9 @@ class Switch:
         self.dials += 1
         caller.phase = "dial"
         option = asking.option or caller.told is None
-        caller.app_data = f"U({ANSWER_SUBROUTINE}^{limit_s})" if option and limit_s is not None else ""
+        caller.app_data = (
+            f"U({ANSWER_SUBROUTINE}^{limit_s}^{caller.call_id})" if option and limit_s is not None else ""
+        )
         caller.peers = [self._channel("carrier", asking, "Down", caller) for _ in range(asking.forks)]
         last = caller.attempts[-1]
         last.other, *others = (peer.name for peer in caller.peers)

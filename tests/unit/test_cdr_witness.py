@@ -249,3 +249,22 @@ def test_records_are_found_by_any_channel_of_the_call() -> None:
     assert witness.of(CALLER, LEG) == (PLAIN, named)
     assert witness.of("7.1") == (PLAIN, named)
     assert witness.of("none") == ()
+
+
+def test_a_witness_forgets_what_is_over_but_for_calls_that_go_on() -> None:
+    witness = Witness()
+    over = cdr("8.1", "x", "y", 0, 1, 5)
+    first_dial = cdr(CALLER, "a", "p", 0, 1, 6)
+    # The caller's channel is named in it alone.
+    brought_together = cdr("8.2", "q", "a", 0, 1, 7)
+    young = cdr("8.3", "u", "v", 50, 51, 60)
+    for one in (over, first_dial, brought_together, young):
+        witness.note(one)
+    witness.forget(30 * S, {CALLER})
+    assert (len(witness), witness.of("8.1")) == (3, ())
+    assert witness.of(CALLER) == (first_dial, brought_together)
+    assert witness.of("8.3") == (young,)
+    witness.forget(30 * S, ())
+    assert (len(witness), witness.of(CALLER)) == (1, ())
+    # Nothing of them stays: they can be noted again.
+    assert witness.note(over)
