@@ -5,8 +5,8 @@ few seconds FairDial's memory, file descriptors, tasks, queues and ledger are lo
 fitted, from when the first calls have ended; status 1 where one climbs past its bound, or where a call is lost, doubled
 or metered wrongly.
 
-Two may climb, by the call: the ledger keeps every decision, and memory the switch's records of the newest 100,000
-calls (`fairdial/witness.py`). All else is to be level.
+Two may climb, by the call: the ledger keeps every decision, and memory the switch's records until five minutes after
+their call was compared (`fairdial/rounds.py`). All else is to be level.
 """
 
 import argparse
