@@ -241,13 +241,15 @@ async def test_both_legs_are_cut_at_the_limit(spine: Spine) -> None:
     assert await used(spine) == 3
 
 
-@pytest.mark.parametrize("how", ["suspend", "hangup"])
+@pytest.mark.parametrize("how", ["suspend", "restrict", "hangup"])
 async def test_an_operator_ends_both_legs_within_a_second(spine: Spine, how: str) -> None:
     await provision(spine)
     call = await place(spine)
     await spine.server.talking(ANN)
     if how == "suspend":
         await spine.server.ask("account_standing", account="acme", standing="suspended")
+    elif how == "restrict":
+        await spine.server.ask("account_restrict", account="acme", services=["callback"])
     else:
         await spine.server.ask("hangup", call=call)
     told_at = time.time()
@@ -255,7 +257,7 @@ async def test_an_operator_ends_both_legs_within_a_second(spine: Spine, how: str
         assert ((await rung(spine, number, ended=True)).ended_at or 0) - told_at < 1
     await used(spine)
     told = await spine.server.ask("callback", number=LONDON, line=ANN)
-    assert told["decision"] == ("refuse" if how == "suspend" else "allow")
+    assert told["decision"] == ("allow" if how == "hangup" else "refuse")
     if how == "hangup":
         await spine.server.talking(ANN)
         await spine.server.ask("hangup", call=told["call"])

@@ -466,19 +466,33 @@ async def test_a_restarted_fairdial_follows_the_call_to_its_real_end(exchange: E
     assert (grant["used_s"], grant["estimated"]) == (4, False)
 
 
-async def test_suspending_the_payer_cuts_both_legs_at_once(exchange: Exchange) -> None:
+STOP_AND_GO = {
+    "suspended": (
+        ("line_standing", {"line": ANN, "standing": "suspended"}),
+        ("line_standing", {"line": ANN, "standing": "active"}),
+    ),
+    "restricted": (
+        ("account_restrict", {"account": "acme", "services": ["collect"]}),
+        ("account_restrict", {"account": "acme", "services": ["collect"], "lift": True}),
+    ),
+}
+
+
+@pytest.mark.parametrize("how", STOP_AND_GO)
+async def test_who_stops_the_payer_cuts_both_legs_at_once(exchange: Exchange, how: str) -> None:
     await exchange.provision("kryptotel")
     ask = exchange.spine.server.ask
+    (stop, stopping), (go, going) = STOP_AND_GO[how]
     async with exchange.phone((300, "1")) as phone:
         call = asyncio.create_task(exchange.call())
         await exchange.spine.server.talking(ANN)
-        await ask("line_standing", line=ANN, standing="suspended")
+        await ask(stop, **stopping)
         told_at = time.time()
         outcome = await call
         assert (outcome.ended_by, outcome.ended_at - told_at < 1) == ("far_end", True)
         assert await seen(phone, "bye_seen") - told_at < 1
         assert (await exchange.call()).final_status == 403
-        await ask("line_standing", line=ANN, standing="active")
+        await ask(go, **going)
         assert (await exchange.call(hang_up_after_s=0.5)).final_status == 200
 
 
