@@ -22,7 +22,11 @@ check: venv
 
 ## make test    all tests, on a real Asterisk with SIP phones
 test: venv
-	$(PYTHON) -m pytest --numprocesses 3 --dist worksteal
+	@# Apart, so that what computes takes no time from what is timed; the second also where the first fails.
+	@status=0; \
+	$(PYTHON) -m pytest tests/unit tests/contract tests/simulation --numprocesses 2 --dist worksteal || status=1; \
+	$(PYTHON) -m pytest tests/switch --numprocesses 3 --dist worksteal || status=1; \
+	exit $$status
 
 ## make soak    long faults on a real Asterisk, attacks, then an hour of steady load (SOAK="--minutes 5 --rate 40")
 soak: venv
@@ -44,4 +48,4 @@ bench: venv
 	$(PYTHON) -m benchmarks.cut_off
 	$(PYTHON) -m benchmarks.setup_time $(BENCH)
 	$(PYTHON) -m benchmarks.decisions $(DECISIONS)
-	$(PYTHON) -m benchmarks.conferences
+	$(PYTHON) -m benchmarks.conferences $(CONFERENCES)

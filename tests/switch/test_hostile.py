@@ -58,7 +58,7 @@ async def not_held_up(spine: Spine, probe: Probe, calls: list[CallOutcome], grow
     """
     statuses = Counter(call.final_status for call in calls)
     assert set(statuses) <= {200, 408, 503}
-    assert statuses[200] >= 0.8 * len(calls)
+    assert statuses[200] >= len(calls) - max(1, len(calls) // 5)
     late = probe.answers.pop("FAILED*too_late", 0)
     assert set(probe.answers) == {"REFUSE*class_not_covered"}
     assert late <= len(probe.took_s) / 20

@@ -99,7 +99,11 @@ async def test_make_demo_ends_by_itself_with_every_call_as_it_should() -> None:
 @pytest.mark.usefixtures("installation")
 async def test_make_bench_measures_all_paths_in_one_run() -> None:
     status, output = await run(
-        "make", "bench", "BENCH=--rate 20 --seconds 2", "DECISIONS=--count 1000 --rounds 1"
+        "make",
+        "bench",
+        "BENCH=--rate 20 --seconds 2",
+        "DECISIONS=--count 1000 --rounds 1",
+        "CONFERENCES=--conferences 5 --rate 10",
     )
     assert status == 0, output
     for path in ("caller", "called", "Dial() alone", "Stasis", "AGI"):
