@@ -243,8 +243,7 @@ async def test_who_was_called_in_stays_in_through_a_restart(spine: Spine) -> Non
     await spine.server.launch()
     await in_room(spine, 2, ROOM)
     assert (await member).ended_by == "caller"
-    await in_room(spine, 1, ROOM)
-    [left] = await spine.server.ask("calls")
+    left = await the_last(spine)
     assert left["line"] == "frank"
     await spine.server.ask("hangup", call=left["call"])
     await no_bridges(spine)

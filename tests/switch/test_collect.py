@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -466,7 +467,7 @@ async def test_a_restarted_fairdial_follows_the_call_to_its_real_end(exchange: E
     assert (grant["used_s"], grant["estimated"]) == (4, False)
 
 
-STOP_AND_GO = {
+STOP_AND_GO: dict[str, tuple[tuple[str, dict[str, Any]], tuple[str, dict[str, Any]]]] = {
     "suspended": (
         ("line_standing", {"line": ANN, "standing": "suspended"}),
         ("line_standing", {"line": ANN, "standing": "active"}),
