@@ -144,7 +144,8 @@ async def test_a_caller_who_was_answered_by_the_dialplan_is_not_metered_while_it
         await spine.server.idle()
         [called] = spine.carrier.calls()
         talk_s = (called.ended_at or math.inf) - (called.answered_at or 0)
-        assert talk_s < 3
+        # Less than with the four seconds of ringing.
+        assert talk_s < 5
         used = await spine.server.usage("acme")
         assert abs(used["used_s"] - talk_s) < 1
         assert used["reserved_s"] == 0
