@@ -25,7 +25,7 @@ test: venv
 	@# Apart, so that what computes takes no time from what is timed; the second also where the first fails.
 	@status=0; \
 	$(PYTHON) -m pytest tests/unit tests/contract tests/simulation --numprocesses 2 --dist worksteal || status=1; \
-	$(PYTHON) -m pytest tests/switch --numprocesses 3 --dist worksteal || status=1; \
+	$(PYTHON) -m pytest tests/switch --numprocesses 2 --dist worksteal || status=1; \
 	exit $$status
 
 ## make soak    long faults on a real Asterisk, attacks, then an hour of steady load (SOAK="--minutes 5 --rate 40")
