@@ -105,12 +105,14 @@ class Orphans:
         found = 0
         for leg, call_id in tuple(self._waiting.items()):
             grant = await self._desk.ledger.grant(call_id)
-            alone = leg not in legs and grant is not None and not self._dials.follows(_again(call_id))
-            if alone and grant is not None and (grant.live or grant.channel in up):
+            # What the failure rule let through has no grant: its record tells.
+            if leg in legs or grant is None or self._dials.follows(_again(call_id)):
+                del self._waiting[leg]
+                continue
+            if grant.live or grant.channel in up:
                 continue
             del self._waiting[leg]
-            # What the failure rule let through has no grant: its record tells.
-            if alone and grant is not None and grant.kind not in _LEFT_ALONE:
+            if grant.kind not in _LEFT_ALONE:
                 asked = Asked(call_id, grant.kind, grant.dialled, grant.line_id, grant.channel, RING_S)
                 found += await self._take(_Found(asked, up[leg], again=True, left_ms=grant.ended_ms))
         return found

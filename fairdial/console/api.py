@@ -52,10 +52,12 @@ class _Bounded:
 
 
 async def _read(receive: Receive) -> bytes | None:
-    """The body of a request; None where it is too large."""
+    """The body of a request; None where it is too large, or broke off."""
     body = bytearray()
     while True:
         message = await receive()
+        if message["type"] == "http.disconnect":
+            return None  # what came so far is no request, and nobody is there to be told
         body += message.get("body", b"")
         if len(body) > BODY_BYTES_MAX:
             return None
