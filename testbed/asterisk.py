@@ -174,8 +174,9 @@ class Switch:
         os.kill(self.pid, signal.SIGKILL)
 
     def freeze(self) -> None:
-        """Stop the switch from running without ending it, as a hung machine would."""
+        """Stop the switch from running without ending it, as a hung machine would. Back when every thread stands."""
         os.kill(self.pid, signal.SIGSTOP)
+        os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def thaw(self) -> None:
         """Let a frozen switch go on."""

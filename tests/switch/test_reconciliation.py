@@ -122,9 +122,10 @@ async def test_calls_that_the_failure_rule_let_through_are_metered_later(spine: 
     await spine.switch.no_channels()
     await spine.server.launch()
     async with asyncio.timeout(20):
-        while not (records := await spine.server.ask("decisions")):
+        while not await spine.server.ask("decisions"):
             await asyncio.sleep(0.05)
     await spine.server.idle(timeout_s=20)
+    records = await spine.server.ask("decisions")
     [record] = records
     assert (record["kind"], record["line_id"], record["decision"]) == ("inbound", "alice", "allow")
     grant = await only_grant(spine)
