@@ -5,9 +5,9 @@ few seconds FairDial's memory, file descriptors, tasks, queues and ledger are lo
 fitted, from when the first calls have ended; status 1 where one climbs past its bound, or where a call is lost, doubled
 or metered wrongly.
 
-Two may climb, by the call: the ledger, which keeps every decision, and in a short run memory, since the switch's records
-are kept until five minutes after their call was compared (`fairdial/rounds.py`). All else is to be level; a long run is
-looked at from when as many records are forgotten as come.
+Two may climb, by the call: the ledger, which keeps every decision, and in a short run memory, since the records of the
+switch are kept until five minutes after their call was compared (`fairdial/rounds.py`). All else is to be level; a long
+run is looked at from when as many records are forgotten as come.
 """
 
 import argparse
