@@ -27,6 +27,7 @@ from fairdial.policy.rules import (
     ClassRule,
     ClauseId,
     CountryRule,
+    Detector,
     Elsewhere,
     EncryptionRule,
     IdentityRule,
@@ -36,6 +37,7 @@ from fairdial.policy.rules import (
     Name,
     Pay,
     Rule,
+    Rung,
     Scope,
     StandingRule,
     Step,
@@ -54,6 +56,7 @@ __all__ = [
     "ClassRule",
     "ClauseId",
     "CountryRule",
+    "Detector",
     "Elsewhere",
     "EncryptionRule",
     "IdentityRule",
@@ -63,6 +66,7 @@ __all__ = [
     "Pay",
     "Policy",
     "PolicyError",
+    "Rung",
     "Scope",
     "StandingRule",
     "Step",
@@ -126,8 +130,8 @@ class Policy(Rule):
     identity: IdentityRule | None = None
     encryption: EncryptionRule | None = None
     standing: StandingRule | None = None
-    detectors: tuple[Trigger, ...] = ()
-    ladder: tuple[Trigger, ...] = ()
+    detectors: tuple[Detector, ...] = ()
+    ladder: tuple[Rung, ...] = ()
     elsewhere: tuple[Elsewhere, ...] = ()
 
     @model_validator(mode="after")

@@ -15,6 +15,7 @@ from fairdial.policy.account import Kind
 from fairdial.policy.document import (
     PARTIES,
     Allowance,
+    Detector,
     Meter,
     Pay,
     Policy,
@@ -22,6 +23,8 @@ from fairdial.policy.document import (
     parse_policy,
 )
 from fairdial.policy.faults import Fault, KeyPath
+from fairdial.policy.measures import LADDER_NOT_RUN, MEASURES, NOT_RUN
+from fairdial.policy.periods import Period
 from fairdial.policy.prefixes import NumberClass
 from fairdial.policy.source import key_lines, line_of
 from fairdial.policy.wording import KINDS, PERIODS, duration
@@ -103,6 +106,7 @@ def findings(policy: Policy, expected: Iterable[str] | None = None) -> _Found:
         yield from _twin(policy, index, path)
     yield from _prices(policy)
     yield from _protection(policy)
+    yield from _watching(policy)
     yield from _dates(policy)
     yield from _clauses(policy, PUBLISHED.get(policy.name, frozenset()) if expected is None else expected)
 
@@ -264,9 +268,47 @@ def _protection(policy: Policy) -> _Found:
     encryption = policy.encryption
     if encryption is not None and (encryption.signalling, encryption.media) == ("any", "any"):
         yield _warning(("encryption",), "requires nothing", 'write "required" for signalling or media')
-    for table in ("detectors", "ladder"):
-        if getattr(policy, table):
-            yield _warning((table,), "is read and shown, but not run by this release", "watch for it by hand")
+
+
+def _watching(policy: Policy) -> _Found:
+    for index, detector in enumerate(policy.detectors):
+        yield from _detector(policy, detector, ("detectors", index))
+    for index, rung in enumerate(policy.ladder):
+        path: KeyPath = ("ladder", index)
+        if rung.measure in LADDER_NOT_RUN:
+            yield _warning(
+                (*path, "measure"), "is read and shown, but not run by this release", "watch for it by hand"
+            )
+
+
+def _detector(policy: Policy, detector: Detector, path: KeyPath) -> _Found:
+    name, threshold = detector.measure, detector.threshold
+    if name in NOT_RUN:
+        yield _warning(
+            (*path, "measure"), "is read and shown, but not run by this release", "watch for it by hand"
+        )
+    most = MEASURES[name].most
+    if threshold > most:
+        yield _error(
+            (*path, "threshold"),
+            f"is never reached: the measure is {most:g} at most",
+            f"write {most:g} or less",
+        )
+    if detector.allowance is not None:
+        named = next((each for each in policy.allowances if each.name == detector.allowance), None)
+        if named is None:
+            known = ", ".join(each.name for each in policy.allowances) or "none"
+            yield _error(
+                (*path, "allowance"),
+                f"{detector.allowance!r} is no allowance of this policy",
+                f"known are {known}",
+            )
+        elif named.period not in (Period.MONTH, Period.CYCLE):
+            yield _error(
+                (*path, "allowance"),
+                "is counted by the day, and months are compared",
+                "name one with a monthly period",
+            )
 
 
 def _dates(policy: Policy) -> _Found:

@@ -89,6 +89,11 @@ def _local(zone: ZoneInfo, at_ms: int) -> datetime:
     return datetime.fromtimestamp(at_ms // MS_PER_S, tz=UTC).astimezone(zone)
 
 
+def hour_of_day(zone: ZoneInfo, at_ms: int) -> int:
+    """The hour that the clock shows in `zone`, 0 to 23."""
+    return _local(zone, at_ms).hour
+
+
 def _checked_anchor(anchor_day: int) -> int:
     if not 1 <= anchor_day <= 31:
         raise ValueError(f"anchor day {anchor_day} is no day of a month; use 1 to 31")

@@ -20,9 +20,11 @@ from pydantic import (
 )
 
 from fairdial.policy.account import Kind
+from fairdial.policy.measures import LADDER_MEASURES, MEASURES, PEERS
 from fairdial.policy.periods import Period
 from fairdial.policy.prefixes import COUNTRIES, NumberClass
 from fairdial.policy.rating import Increment, Tariff, currency_digits, parse_micros
+from fairdial.policy.sliding import KEPT_MAX
 
 
 class Meter(StrEnum):
@@ -330,9 +332,11 @@ class StandingRule(Rule):
 
 
 class Trigger(Rule):
-    """A detector, or a rung of the ladder: past `threshold` of `measure` within `window`, `step` follows.
+    """A detector, or a rung of the ladder: from `threshold` of `measure` in `window` on, `step` follows.
 
-    Read and shown; nothing runs them yet.
+    services: what a restriction takes, where empty what the measure is about. deadline_days: how long the customer has
+    to moderate or to agree, before the next harder rung follows (S3, S4). fraud: a termination is one for fraud (V8).
+    shadow: what would follow is written down, and not done.
     """
 
     name: Name
@@ -341,6 +345,71 @@ class Trigger(Rule):
     window: Period
     step: Step
     clause: ClauseId
+    services: frozenset[Kind] = frozenset()
+    deadline_days: Annotated[int, Field(ge=1, le=366)] | None = None
+    fraud: bool = False
+    shadow: bool = False
+
+    @model_validator(mode="after")
+    def _fits_its_step(self) -> "Trigger":
+        if self.services and self.step is not Step.RESTRICT:
+            raise ValueError(
+                f'services are taken by the step "restrict", not by "{self.step}"; leave them out'
+            )
+        if Kind.EMERGENCY in self.services:
+            raise ValueError("emergency calls cannot be restricted; name other services")
+        if self.deadline_days is not None and self.step not in (Step.MODERATE, Step.AGREE_TO_PAY):
+            raise ValueError(
+                f'a deadline is for "moderate" and "agree_to_pay", not for "{self.step}"; leave deadline_days out'
+            )
+        if self.fraud and self.step is not Step.TERMINATE:
+            raise ValueError(f'fraud terminates an account; write step = "terminate", not "{self.step}"')
+        return self
+
+
+class Detector(Trigger):
+    """Watches one measure of each account (`measures.py`; K7 to K11, A1, A2, A6, S2, S6 to S8, V7).
+
+    below: the step follows where the measure has fallen to the threshold, such as an answer ratio. seconds: what is
+    short, or long. at_least: fewer calls say nothing. allowance: by which accounts are compared; cohort: with fewer
+    accounts on the plan than this nobody is compared (S2).
+    """
+
+    below: bool = False
+    seconds: Annotated[int, Field(ge=1, le=86_400)] | None = None
+    at_least: Annotated[int, Field(ge=1, le=KEPT_MAX)] | None = None
+    allowance: Name | None = None
+    cohort: Annotated[int, Field(ge=3, le=1_000_000)] | None = None
+
+    @model_validator(mode="after")
+    def _fits_its_measure(self) -> "Detector":
+        if self.measure not in MEASURES:
+            raise ValueError(f"measure {self.measure!r} is unknown; known are {', '.join(sorted(MEASURES))}")
+        if (self.measure in PEERS) != (self.allowance is not None):
+            raise ValueError(
+                f"{self.measure!r} compares accounts by what they used of an allowance; name it in `allowance`"
+                if self.measure in PEERS
+                else f"{self.measure!r} compares with no other account; leave `allowance` out"
+            )
+        if self.cohort is not None and self.measure != "times_median_of_cohort":
+            raise ValueError(f"{self.measure!r} needs no other accounts; leave `cohort` out")
+        return self
+
+    @property
+    def restricts(self) -> frozenset[Kind]:
+        """What a restriction takes."""
+        return self.services or MEASURES[self.measure].services
+
+
+class Rung(Trigger):
+    """A step of the ladder that follows by how much is known of an account (S3, S4, R4, R6, A10)."""
+
+    @model_validator(mode="after")
+    def _is_known(self) -> "Rung":
+        if self.measure not in LADDER_MEASURES:
+            known = ", ".join(sorted(LADDER_MEASURES))
+            raise ValueError(f"measure {self.measure!r} is none of the ladder's; known are {known}")
+        return self
 
 
 class Elsewhere(Rule):

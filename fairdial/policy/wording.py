@@ -11,6 +11,7 @@ from fairdial.policy.document import (
     Allowance,
     ChargeKey,
     Charges,
+    Detector,
     EncryptionRule,
     IdentityRule,
     Meter,
@@ -19,6 +20,7 @@ from fairdial.policy.document import (
     Step,
     Trigger,
 )
+from fairdial.policy.measures import LADDER_MEASURES, MEASURES
 from fairdial.policy.periods import Period
 from fairdial.policy.prefixes import NumberClass
 from fairdial.policy.rating import decimal_text, parse_micros
@@ -222,9 +224,29 @@ FRAUD = "accounts terminated for fraud forfeit their credit and still owe their 
 
 
 def trigger(rule: Trigger) -> str:
-    """What leads to a step: 'where "distinct callees" reaches 30 in an hour, a notice follows'."""
-    measure, window = rule.measure.replace("_", " "), PERIODS[rule.window]
-    return f'where "{measure}" reaches {rule.threshold:g} in {window}, {STEPS[rule.step]} follows'
+    """What leads to a step: "where different numbers called reach 30 in an hour, a notice follows"."""
+    measure, window = _what(rule), PERIODS[rule.window]
+    verb = "fall to" if isinstance(rule, Detector) and rule.below else "reach"
+    follows = f"{STEPS[rule.step]} follows"
+    if rule.services:
+        follows += f" for {joined(KINDS[kind] for kind in sorted(rule.services))}"
+    if rule.deadline_days is not None:
+        follows += f", with {rule.deadline_days} days to answer it"
+    if rule.fraud:
+        follows += ", for fraud"
+    if rule.shadow:
+        follows = follows.replace(" follows", " is written down, not done", 1)
+    return f"where {measure} {verb} {rule.threshold:g} in {window}, {follows}"
+
+
+def measured(detector: Detector, value: float) -> str:
+    """What a detector found: "41 different numbers called in an hour; 30 is a case"."""
+    return f"{value:.4g} {_what(detector)} in {PERIODS[detector.window]}; {detector.threshold:g} is a case"
+
+
+def _what(rule: Trigger) -> str:
+    known = MEASURES.get(rule.measure)
+    return known.what if known is not None else LADDER_MEASURES.get(rule.measure, rule.measure)
 
 
 def countries_covered(allow: frozenset[str] | str) -> str:

@@ -179,9 +179,66 @@ def test_a_message_needs_a_price_of_its_own() -> None:
     }
 
 
+DETECTOR = """
+[[detectors]]
+name = "x"
+measure = "{measure}"
+threshold = {threshold}
+window = "day"
+step = "notice"
+clause = "P9"
+{more}
+"""
+
+
+def detector(measure: str, threshold: float = 1, more: str = "") -> str:
+    return SOUND + DETECTOR.format(measure=measure, threshold=threshold, more=more)
+
+
 def test_rules_that_nothing_runs_are_told() -> None:
-    detector = '[[detectors]]\nname = "x"\nmeasure = "y"\nthreshold = 1\nwindow = "day"\nstep = "notice"\nclause = "P9"'
-    assert only(SOUND + detector).words == "is read and shown, but not run by this release"
+    assert found(detector("distinct_callees")) == []
+    unrun = only(detector("same_text_recipients"))
+    assert (unrun.key, unrun.words) == (
+        "detectors.0.measure",
+        "is read and shown, but not run by this release",
+    )
+    rung = detector("overage_months_in_a_row").replace("detectors", "ladder")
+    assert only(rung).words == "is read and shown, but not run by this release"
+    assert found(rung.replace("overage_months_in_a_row", "open_cases")) == []
+
+
+@pytest.mark.parametrize(
+    ("measure", "threshold", "more", "words"),
+    [
+        ("dialling_rate", 1, "", "measure 'dialling_rate' is unknown; known are"),
+        ("open_cases", 1, "", "measure 'open_cases' is unknown; known are"),
+        ("talk_s", 1, 'allowance = "voice"', "'talk_s' compares with no other account"),
+        ("times_declared_estimate", 2, "", "name it in `allowance`"),
+        ("times_declared_estimate", 2, 'allowance = "voice"\ncohort = 30', "needs no other accounts"),
+        ("talk_s", 1, 'services = ["outbound"]', 'services are taken by the step "restrict"'),
+        ("talk_s", 1, "deadline_days = 7", 'a deadline is for "moderate" and "agree_to_pay"'),
+        ("talk_s", 1, "fraud = true", 'write step = "terminate"'),
+    ],
+)
+def test_a_detector_that_cannot_be_is_refused(measure: str, threshold: float, more: str, words: str) -> None:
+    told = only(detector(measure, threshold, more))
+    assert words in f"{told.words}; {told.cure}"
+    assert told.severity is Severity.ERROR
+
+
+@pytest.mark.parametrize(
+    ("measure", "threshold", "more", "key"),
+    [
+        ("short_call_ratio", 60, "", "threshold"),
+        ("distinct_callees", 20_000, "", "threshold"),
+        ("times_declared_estimate", 2, 'allowance = "nothing"', "allowance"),
+    ],
+)
+def test_a_detector_that_never_finds_anything_is_an_error(
+    measure: str, threshold: float, more: str, key: str
+) -> None:
+    told = only(detector(measure, threshold, more))
+    assert (told.key, told.severity) == (f"detectors.0.{key}", Severity.ERROR)
 
 
 def test_each_clause_of_the_published_text_must_be_named() -> None:

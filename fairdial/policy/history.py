@@ -1,0 +1,102 @@
+"""What happens to an account's calls, as the detectors are told of it, and which of its calls are in progress.
+
+Values alone; `measures.py` says what they amount to. Instants are UTC milliseconds.
+"""
+
+from dataclasses import dataclass, field
+from typing import Final
+
+from fairdial.policy.account import Kind
+from fairdial.policy.prefixes import NumberClass
+
+LIVE_MAX: Final = 2_000
+"""Calls of an account that are followed at once; further ones are counted as attempts alone."""
+
+OUTGOING: Final = frozenset({Kind.OUTBOUND, Kind.CALLBACK, Kind.COLLECT})
+INCOMING: Final = frozenset({Kind.INBOUND})
+MESSAGES: Final = frozenset({Kind.MESSAGE})
+CALLS: Final = frozenset(Kind) - MESSAGES - {Kind.EMERGENCY}
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """A dial was decided. callee: in E.164 where it is a number of the public network, else as dialled; caller: as
+    the switch has it. allowed: it holds a grant, so that its end will be told.
+    """
+
+    call_id: str
+    at_ms: int
+    account_id: str
+    line_id: str
+    kind: Kind
+    callee: str
+    caller: str
+    country: str | None
+    number_class: NumberClass
+    allowed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A call was answered."""
+
+    call_id: str
+    at_ms: int
+    account_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """A call is over. used_s: of talk, 0 where it was not answered; cost_micros: what was charged for it."""
+
+    call_id: str
+    at_ms: int
+    account_id: str
+    used_s: int
+    cost_micros: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """Something else came up about an account: `measure` says what, `key` what is told apart, such as a network;
+    of: whose it is where each line is looked at by itself.
+    """
+
+    measure: str
+    at_ms: int
+    account_id: str
+    key: str
+    of: str = ""
+
+
+Event = Attempt | Answer | End | Noted
+
+
+@dataclass(slots=True)
+class Live:
+    """A call in progress."""
+
+    attempt: Attempt
+    answered_ms: int | None = None
+
+
+@dataclass(slots=True)
+class Calls:
+    """The calls of an account that are in progress, by call id."""
+
+    live: dict[str, Live] = field(default_factory=dict)
+
+    def take(self, event: Event) -> Live | None:
+        """Note the event; the call that it belongs to, the one that has just ended included."""
+        match event:
+            case Attempt(call_id=call_id, allowed=True) if event.kind in CALLS:
+                if len(self.live) < LIVE_MAX:
+                    return self.live.setdefault(call_id, Live(event))
+            case Answer(call_id=call_id):
+                call = self.live.get(call_id)
+                if call is not None and call.answered_ms is None:
+                    call.answered_ms = event.at_ms
+                return call
+            case End(call_id=call_id):
+                return self.live.pop(call_id, None)
+        return None
