@@ -213,8 +213,8 @@ class _Sequence:
             return
         digits = event.callee.lstrip("+")
         number = int(digits) if digits.isascii() and digits.isdigit() else None
-        if number is None or self._last is None:
-            self._last = number
+        if number is None or self._last is None or not self._times:
+            self._last, self._step = number, 0
             self._times.clear()
             if number is not None:
                 self._times.append(event.at_ms)
@@ -399,7 +399,7 @@ def _came_in(event: Event, call: Live | None) -> bool | None:
 
 
 def _callee(event: Event) -> tuple[str, str] | None:
-    return ("", event.callee) if isinstance(event, Attempt) and event.kind in OUTGOING else None
+    return (event.line_id, event.callee) if isinstance(event, Attempt) and event.kind in OUTGOING else None
 
 
 def _block(event: Event) -> tuple[str, str] | None:
@@ -492,7 +492,9 @@ MEASURES: Final[Mapping[str, Measured]] = {
     "short_call_ratio": Measured("share of short calls", _short, _OUT, seconds=10, at_least=30, most=1),
     "talk_s": Measured("seconds of talk", lambda s: _Counted(s, _used_s), CALLS, most=inf),
     "cost": Measured("cost of calls", lambda s: _Counted(s, _cost), _OUT, most=inf),
-    "distinct_callees": Measured("different numbers called", lambda s: _DistinctKeys(s, _callee), _OUT),
+    "distinct_callees": Measured(
+        "different numbers called by one line", lambda s: _DistinctKeys(s, _callee), _OUT
+    ),
     "new_callees": Measured(
         "numbers never called before", lambda s: _FirstSeen(s, lambda a: a.callee), _OUT, at_least=20
     ),

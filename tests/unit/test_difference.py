@@ -247,13 +247,15 @@ UNCOVERED = BASE[BASE.index("[uncovered]") : BASE.index("[caps]")]
         (
             "threshold = 30",
             "threshold = 20",
-            ["From now on, where different numbers called reach 20 in an hour, a notice follows (P12)."],
+            [
+                "From now on, where different numbers called by one line reach 20 in an hour, a notice follows (P12)."
+            ],
         ),
         (
             DETECTOR,
             "",
             [
-                "It no longer holds that where different numbers called reach 30 in an hour, a notice follows (P12)."
+                "It no longer holds that where different numbers called by one line reach 30 in an hour, a notice follows (P12)."
             ],
         ),
         (
@@ -360,7 +362,7 @@ def test_a_policy_is_shown_rule_by_rule() -> None:
     assert Row("charges", "increment", "seconds are billed by 60/60", "P9") in rows
     assert Row("standing", "at once", "accounts may be suspended or terminated at once", "P14") in rows
     assert Row("standing", "fraud", FORFEITED, "P15") in rows
-    trigger = "where different numbers called reach 30 in an hour, a notice follows"
+    trigger = "where different numbers called by one line reach 30 in an hour, a notice follows"
     assert Row("detectors", "many", trigger, "P12") in rows
 
 

@@ -199,6 +199,17 @@ def test_numbers_in_sequence(numbers: Sequence[int], in_sequence: int) -> None:
     assert run("sequential_numbers", events, events[-1].at_ms) == in_sequence
 
 
+def test_a_sequence_that_was_long_ago_is_forgotten() -> None:
+    known, calls = MEASURES["sequential_numbers"], Calls()
+    assert known.make is not None
+    taken = known.make(Setting(HOUR_MS, 0, 0, LONDON))
+    for event in dialled_in_turn(range(442079460000, 442079460009)):
+        taken.see(event, calls.take(event))
+    assert taken.value(NOON_MS + 2 * HOUR_MS) == 0
+    taken.see(attempt(99, NOON_MS + 2 * HOUR_MS, "+442079460009"), None)
+    assert taken.value(NOON_MS + 2 * HOUR_MS) == 0
+
+
 def test_numbers_of_one_hundred_count_in_any_order() -> None:
     shuffled = [442079460000 + (n * 37) % 100 for n in range(30)]
     events = dialled_in_turn(shuffled)

@@ -1,0 +1,202 @@
+"""What the detectors of the shipped policies find: each kind of abuse, by its how manieth call, and ordinary customers.
+
+Traffic is made up from a seed (`benchmarks/traffic.py`). Status 1 where a kind of abuse that a policy has a detector
+for is not found within CALLS_MAX calls in half of the runs, or where a policy's detectors take more than one in 500
+ordinary customers for abusers in a month.
+"""
+
+import argparse
+import statistics
+import sys
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from random import Random
+from typing import Final
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.traffic import ABUSER, ABUSES, BEGIN_MS, HOUR_MS, Abuse, Call, Customer, events, ordinary
+from fairdial.policy.document import Policy, parse_policy
+from fairdial.policy.patterns import AccountPatterns
+from fairdial.policy.periods import zone_named
+from fairdial.policy.peers import Use, compare
+from fairdial.policy.measures import PEERS
+
+FALSE_ALARMS: Final = 500
+"""One in so many ordinary customers in a month is too many."""
+CALLS_MAX: Final = 400
+RUNS: Final = 20
+ZONE: Final = zone_named("Europe/London")
+POLICIES: Final = Path(__file__).parents[1] / "policies"
+
+EXPECTED: Final[Mapping[str, frozenset[str]]] = {
+    "kryptotel": frozenset(
+        {
+            "sequential",
+            "shuffled",
+            "robo",
+            "predictive",
+            "telemarketing",
+            "short_calls",
+            "shared",
+            "income",
+            "stolen",
+        }
+    ),
+    "voxdirect": frozenset(
+        {
+            "sequential",
+            "shuffled",
+            "robo",
+            "predictive",
+            "telemarketing",
+            "short_calls",
+            "shared",
+            "income",
+            "stolen",
+        }
+    ),
+    "spokephone": frozenset({"robo", "predictive", "forwarded", "call_in", "sequential"}),
+    "acceptable-use": frozenset({"spam"}),
+}
+"""Kinds of abuse that a policy's clauses name."""
+
+
+@dataclass
+class Found:
+    """What one detector found: by the how manieth call of each run, None where it did not."""
+
+    by_abuse: dict[str, list[int | None]] = field(default_factory=lambda: defaultdict(list))
+    ordinary: set[str] = field(default_factory=set)
+
+
+def shipped() -> list[Policy]:
+    """The shipped policies that have detectors."""
+    read = [
+        parse_policy(file.read_text(encoding="utf-8"), str(file)) for file in sorted(POLICIES.glob("*.toml"))
+    ]
+    return [policy for policy in read if policy.detectors]
+
+
+def first_hits(policy: Policy, abuse: Abuse, seed: int, most: int = CALLS_MAX) -> dict[str, int]:
+    """By detector: at the how manieth call of the abuse it first found something.
+
+    A stolen account is an ordinary customer's for two weeks before.
+    """
+    patterns = AccountPatterns(ABUSER, policy, ZONE)
+    begin_ms = BEGIN_MS + 10 * HOUR_MS
+    if abuse.__name__ == "stolen":
+        begin_ms = BEGIN_MS + 15 * 24 * HOUR_MS
+        for _, event in events(victim(seed)):
+            patterns.see(event)
+    hits: dict[str, int] = {}
+    for number, event in events(islice(abuse(Random(seed), begin_ms), most)):
+        for hit in patterns.see(event):
+            hits.setdefault(hit.detector.name, number)
+    return hits
+
+
+def victim(seed: int) -> Iterator[Call]:
+    """Two weeks of an ordinary customer."""
+    from benchmarks.traffic import SMALL_OFFICE
+
+    return Customer(ABUSER, SMALL_OFFICE, Random(seed)).calls(14)
+
+
+def false_alarms(
+    policies: Sequence[Policy], seed: int, accounts: int, days: int
+) -> tuple[dict[str, dict[str, set[str]]], int]:
+    """By policy and detector: the ordinary customers that were taken for abusers; and how many calls they made."""
+    alarms: dict[str, dict[str, set[str]]] = {policy.name: defaultdict(set) for policy in policies}
+    talked_s: dict[str, float] = {}
+    calls = 0
+    for customer in ordinary(seed, accounts):
+        watched = [AccountPatterns(customer.account_id, policy, ZONE) for policy in policies]
+        number, used_s = 0, 0
+        for number, event in events(customer.calls(days)):
+            used_s += getattr(event, "used_s", 0)
+            for patterns in watched:
+                for hit in patterns.see(event):
+                    alarms[patterns.policy.name][hit.detector.name].add(customer.account_id)
+        calls += number
+        # What is compared is the use of one user: of a line, in the mean.
+        talked_s[customer.account_id] = used_s / len(customer.lines)
+    uses = [Use(account, used_s) for account, used_s in talked_s.items()]
+    for policy in policies:
+        for detector in policy.detectors:
+            if detector.measure in PEERS:
+                for hit in compare(policy, detector, uses, BEGIN_MS):
+                    alarms[policy.name][detector.name].add(hit.account_id)
+    return alarms, calls
+
+
+def found(policies: Sequence[Policy], seed: int, runs: int) -> dict[str, dict[str, dict[str, list[int]]]]:
+    """By policy, abuse and detector: at which call it was found, of each run in which it was."""
+    result: dict[str, dict[str, dict[str, list[int]]]] = {}
+    for policy in policies:
+        by_abuse = result[policy.name] = {}
+        for name, abuse in ABUSES.items():
+            by_detector = by_abuse[name] = defaultdict(list)
+            for run in range(runs):
+                for detector, call in first_hits(policy, abuse, seed + run).items():
+                    by_detector[detector].append(call)
+    return result
+
+
+def main() -> int:
+    """Measure and print; the exit status."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seed", type=int, default=1, help="of the traffic (1)")
+    parser.add_argument("--accounts", type=int, default=1000, help="ordinary customers (1000)")
+    parser.add_argument("--days", type=int, default=30, help="of theirs (30)")
+    parser.add_argument("--runs", type=int, default=RUNS, help=f"of each kind of abuse ({RUNS})")
+    options = parser.parse_args()
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    policies, wrong = shipped(), list[str]()
+    table = Table(
+        title=f"Abuse, by the call at which it is found: median (latest) of {options.runs} runs, seed {options.seed}"
+    )
+    for column in ("policy", "abuse", "detector", "found", "at call"):
+        table.add_column(column, justify="right" if column in ("found", "at call") else "left")
+    hits = found(policies, options.seed, options.runs)
+    for policy, by_abuse in hits.items():
+        for abuse, by_detector in by_abuse.items():
+            for detector, at in sorted(by_detector.items(), key=lambda item: statistics.median(item[1])):
+                share = f"{len(at)} of {options.runs}"
+                table.add_row(policy, abuse, detector, share, f"{statistics.median(at):g} ({max(at)})")
+            if (
+                abuse in EXPECTED.get(policy, ())
+                and 2 * max(map(len, by_detector.values()), default=0) < options.runs
+            ):
+                wrong.append(f"{policy} does not find {abuse}")
+    console.print(table)
+    alarms, calls = false_alarms(policies, options.seed, options.accounts, options.days)
+    table = Table(
+        title=f"Ordinary customers taken for abusers: {options.accounts} for {options.days} days, {calls:,} calls, seed {options.seed}"
+    )
+    for column in ("policy", "detector", "customers"):
+        table.add_column(column, justify="right" if column == "customers" else "left")
+    for policy in policies:
+        by_name = alarms[policy.name]
+        for rule in policy.detectors:
+            table.add_row(policy.name, rule.name, str(len(by_name[rule.name])))
+        taken = set().union(*by_name.values())
+        table.add_row(policy.name, "any", str(len(taken)), end_section=True)
+        if len(taken) * FALSE_ALARMS >= options.accounts:
+            wrong.append(
+                f"{policy.name} takes {len(taken)} of {options.accounts} ordinary customers for abusers"
+            )
+    console.print(table)
+    for each in wrong:
+        print(f"wrong: {each}")
+    return int(bool(wrong))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
