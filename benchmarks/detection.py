@@ -10,7 +10,6 @@ import statistics
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from random import Random
@@ -19,12 +18,25 @@ from typing import Final
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.traffic import ABUSER, ABUSES, BEGIN_MS, HOUR_MS, Abuse, Call, Customer, events, ordinary
+from benchmarks.traffic import (
+    ABUSER,
+    ABUSES,
+    BEGIN_MS,
+    HOUR_MS,
+    SMALL_OFFICE,
+    Abuse,
+    Call,
+    Customer,
+    events,
+    number_of,
+    ordinary,
+)
 from fairdial.policy.document import Policy, parse_policy
-from fairdial.policy.patterns import AccountPatterns
-from fairdial.policy.periods import zone_named
-from fairdial.policy.peers import Use, compare
+from fairdial.policy.history import Attempt, End
 from fairdial.policy.measures import PEERS
+from fairdial.policy.patterns import AccountPatterns
+from fairdial.policy.peers import Use, compare
+from fairdial.policy.periods import zone_named
 
 FALSE_ALARMS: Final = 500
 """One in so many ordinary customers in a month is too many."""
@@ -66,14 +78,6 @@ EXPECTED: Final[Mapping[str, frozenset[str]]] = {
 """Kinds of abuse that a policy's clauses name."""
 
 
-@dataclass
-class Found:
-    """What one detector found: by the how manieth call of each run, None where it did not."""
-
-    by_abuse: dict[str, list[int | None]] = field(default_factory=lambda: defaultdict(list))
-    ordinary: set[str] = field(default_factory=set)
-
-
 def shipped() -> list[Policy]:
     """The shipped policies that have detectors."""
     read = [
@@ -91,19 +95,17 @@ def first_hits(policy: Policy, abuse: Abuse, seed: int, most: int = CALLS_MAX) -
     begin_ms = BEGIN_MS + 10 * HOUR_MS
     if abuse.__name__ == "stolen":
         begin_ms = BEGIN_MS + 15 * 24 * HOUR_MS
-        for _, event in events(victim(seed)):
+        for event in events(victim(seed)):
             patterns.see(event)
     hits: dict[str, int] = {}
-    for number, event in events(islice(abuse(Random(seed), begin_ms), most)):
+    for event in events(islice(abuse(Random(seed), begin_ms), most)):
         for hit in patterns.see(event):
-            hits.setdefault(hit.detector.name, number)
+            hits.setdefault(hit.detector.name, number_of(event))
     return hits
 
 
 def victim(seed: int) -> Iterator[Call]:
     """Two weeks of an ordinary customer."""
-    from benchmarks.traffic import SMALL_OFFICE
-
     return Customer(ABUSER, SMALL_OFFICE, Random(seed)).calls(14)
 
 
@@ -116,13 +118,13 @@ def false_alarms(
     calls = 0
     for customer in ordinary(seed, accounts):
         watched = [AccountPatterns(customer.account_id, policy, ZONE) for policy in policies]
-        number, used_s = 0, 0
-        for number, event in events(customer.calls(days)):
-            used_s += getattr(event, "used_s", 0)
+        used_s = 0
+        for event in events(customer.calls(days)):
+            calls += isinstance(event, Attempt)
+            used_s += event.used_s if isinstance(event, End) else 0
             for patterns in watched:
                 for hit in patterns.see(event):
                     alarms[patterns.policy.name][hit.detector.name].add(customer.account_id)
-        calls += number
         # What is compared is the use of one user: of a line, in the mean.
         talked_s[customer.account_id] = used_s / len(customer.lines)
     uses = [Use(account, used_s) for account, used_s in talked_s.items()]
@@ -165,20 +167,21 @@ def main() -> int:
     for column in ("policy", "abuse", "detector", "found", "at call"):
         table.add_column(column, justify="right" if column in ("found", "at call") else "left")
     hits = found(policies, options.seed, options.runs)
-    for policy, by_abuse in hits.items():
+    for name, by_abuse in hits.items():
         for abuse, by_detector in by_abuse.items():
             for detector, at in sorted(by_detector.items(), key=lambda item: statistics.median(item[1])):
                 share = f"{len(at)} of {options.runs}"
-                table.add_row(policy, abuse, detector, share, f"{statistics.median(at):g} ({max(at)})")
+                table.add_row(name, abuse, detector, share, f"{statistics.median(at):g} ({max(at)})")
             if (
-                abuse in EXPECTED.get(policy, ())
+                abuse in EXPECTED.get(name, ())
                 and 2 * max(map(len, by_detector.values()), default=0) < options.runs
             ):
-                wrong.append(f"{policy} does not find {abuse}")
+                wrong.append(f"{name} does not find {abuse}")
     console.print(table)
     alarms, calls = false_alarms(policies, options.seed, options.accounts, options.days)
     table = Table(
-        title=f"Ordinary customers taken for abusers: {options.accounts} for {options.days} days, {calls:,} calls, seed {options.seed}"
+        title=f"Ordinary customers taken for abusers: {options.accounts} for {options.days} days,"
+        f" {calls:,} calls, seed {options.seed}"
     )
     for column in ("policy", "detector", "customers"):
         table.add_column(column, justify="right" if column == "customers" else "left")

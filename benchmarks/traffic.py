@@ -6,7 +6,6 @@ as the policies describe it. None of this is anybody's real traffic: no data abo
 detectors find here is what was thought of here.
 """
 
-import heapq
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from random import Random
 from typing import Final
 
 from fairdial.policy.account import Kind
-from fairdial.policy.history import Answer, Attempt, End, Event
+from fairdial.policy.history import Answer, Attempt, End, Event, InOrder, Noted
 from fairdial.policy.prefixes import NumberClass
 
 BEGIN_MS: Final = 1_793_577_600_000
@@ -341,46 +340,44 @@ ABUSES: Final[Mapping[str, Abuse]] = {
 # --- as the detectors are told -------------------------------------------------------------------
 
 
-def events(calls: Iterable[Call], cost_micros_per_min: int = 20_000) -> Iterator[tuple[int, Event]]:
-    """What happens in these calls, in the order of time, each with the number of its call (from 1).
-
-    The calls come in the order of their dials.
-    """
-    waiting: list[tuple[int, int, Event]] = []
+def events(calls: Iterable[Call], cost_micros_per_min: int = 20_000) -> Iterator[Event]:
+    """What happens in these calls, in the order of time. They come in the order of their dials."""
+    order = InOrder()
     for number, call in enumerate(calls, 1):
-        while waiting and waiting[0][0] <= call.at_ms:
-            _, of, event = heapq.heappop(waiting)
-            yield of, event
-        call_id = f"{call.account_id}/{number}"
-        is_in = call.kind is Kind.INBOUND
-        is_message = call.kind is Kind.MESSAGE
-        yield (
-            number,
-            Attempt(
-                call_id,
-                call.at_ms,
-                call.account_id,
-                call.line_id,
-                call.kind,
-                "" if is_in else call.other,
-                call.other if is_in else "",
-                call.country,
-                NumberClass.GEOGRAPHIC,
-                not is_message,
-            ),
-        )
-        if is_message:
-            continue
-        over_ms = call.at_ms + round(1000 * call.ring_s)
-        if call.talk_s is not None:
-            heapq.heappush(waiting, (over_ms, number, Answer(call_id, over_ms, call.account_id)))
-            over_ms += 1000 * call.talk_s
-        used_s = call.talk_s or 0
-        # In another order than the answer where both fall together: an end is never before it.
-        cost = 0 if is_in else -(-used_s * cost_micros_per_min // 60)
-        heapq.heappush(
-            waiting, (over_ms + 1, number, End(call_id, over_ms + 1, call.account_id, used_s, cost))
-        )
-    while waiting:
-        _, of, event = heapq.heappop(waiting)
-        yield of, event
+        yield from order.take(_dial(number, call, cost_micros_per_min))
+    yield from order.rest()
+
+
+def number_of(event: Event) -> int:
+    """The how manieth call of its account an event belongs to, from 1."""
+    assert not isinstance(event, Noted)
+    return int(event.call_id.rpartition("/")[2])
+
+
+def _dial(number: int, call: Call, cost_micros_per_min: int) -> list[Event]:
+    call_id, account_id = f"{call.account_id}/{number}", call.account_id
+    is_in, is_message = call.kind is Kind.INBOUND, call.kind is Kind.MESSAGE
+    attempt = Attempt(
+        call_id,
+        call.at_ms,
+        account_id,
+        call.line_id,
+        call.kind,
+        "" if is_in else call.other,
+        call.other if is_in else "",
+        call.country,
+        NumberClass.GEOGRAPHIC,
+        not is_message,
+    )
+    if is_message:
+        return [attempt]
+    answered_ms = call.at_ms + round(1000 * call.ring_s)
+    if call.talk_s is None:
+        return [attempt, End(call_id, answered_ms, account_id, 0)]
+    cost_micros = 0 if is_in else -(-call.talk_s * cost_micros_per_min // 60)
+    over_ms = answered_ms + 1000 * call.talk_s
+    return [
+        attempt,
+        Answer(call_id, answered_ms, account_id),
+        End(call_id, over_ms, account_id, call.talk_s, cost_micros),
+    ]

@@ -12,7 +12,7 @@ in memory, within a bound, and written in its order when the store is back.
 import asyncio
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
 
@@ -54,6 +54,7 @@ from fairdial.policy.decide import (
 )
 from fairdial.policy.document import Policy
 from fairdial.policy.explain import Looked, explain
+from fairdial.policy.history import Answer, Attempt, End
 from fairdial.policy.numbers import Habit, Number, Numbering
 from fairdial.policy.outcomes import OUTCOMES, UNDECIDED, Reason
 from fairdial.policy.periods import MS_PER_S, zone_named
@@ -125,6 +126,18 @@ class DeskRules:
     attempts_per_s_source: int = 0
 
 
+class Listener(Protocol):
+    """Is told of what was written about calls, and holds nobody up."""
+
+    def dialled(self, attempt: Attempt, account: Account, policy: Policy) -> None:
+        """A dial of a known line was decided."""
+        ...
+
+    def went_on(self, event: Answer | End) -> None:
+        """A call was answered, or is over."""
+        ...
+
+
 class Desk:
     """Decides about dials and follows their grants. `policies` and `cards` are replaced whole on reload."""
 
@@ -140,6 +153,7 @@ class Desk:
         self.policies = policies
         self.numbering = numbering
         self.cards: Mapping[str, RateCard] = {}
+        self.listener: Listener | None = None
         self._clock = clock
         self._rules = rules
         self._habit = Habit(region=rules.region)
@@ -209,11 +223,19 @@ class Desk:
     async def _granted(self, dial: Dial) -> Verdict:
         # One set of policies for the whole decision, also if they are replaced meanwhile.
         policies = self.policies
-        return await self.ledger.authorise(
-            dial,
-            lambda line, account: self._needs(policies, line, account, dial),
-            lambda snapshot: self._judge(policies, dial, snapshot),
+        payers: list[Account | None] = []
+
+        def judge(snapshot: Snapshot) -> Verdict:
+            payers.append(snapshot.account)
+            return self._judge(policies, dial, snapshot)
+
+        verdict = await self.ledger.authorise(
+            dial, lambda line, account: self._needs(policies, line, account, dial), judge
         )
+        # A verdict that is repeated was not judged again, and was told of.
+        if payers and (account := payers[-1]) is not None:
+            self._tell_dialled(dial, verdict, account, policies)
+        return verdict
 
     async def check(self, asked: Asked, at_ms: int | None = None) -> Verdict:
         """The verdict that a dial would get at `at_ms` (now if None), without one. Raises LedgerError."""
@@ -244,7 +266,10 @@ class Desk:
 
     async def answered(self, call_id: str, leg: str, at: Moment) -> Grant:
         """Note that `leg` answered. Raises LedgerError."""
-        return await self.ledger.answered(call_id, leg, at.wall_ms)
+        grant = await self.ledger.answered(call_id, leg, at.wall_ms)
+        if self.listener is not None and grant.answered_ms is not None:
+            self.listener.went_on(Answer(call_id, grant.answered_ms, grant.account_id))
+        return grant
 
     async def note_answer(self, call_id: str, leg: str, at: Moment) -> bool:
         """`leg` answered: written now, or kept until the store can; whether it is written."""
@@ -294,13 +319,21 @@ class Desk:
         answered_ms: int | None = None,
     ) -> Grant:
         """The call is over and used `used_s`; answered_ms (UTC): of an answer known only now. Raises LedgerError."""
-        return await self.ledger.settle(
+        grant = await self.ledger.settle(
             call_id, used_s, ended.wall_ms, estimated=estimated, answered_ms=answered_ms
         )
+        self._tell_end(grant)
+        return grant
 
     def take_back(self, call_id: str) -> None:
         """Release a grant whose dial will not be placed; done in the background, bounded."""
-        work = self._unwritten.write(call_id, "release", lambda: self.ledger.release(call_id))
+
+        async def release() -> None:
+            grant = await self.ledger.release(call_id)
+            if grant is not None:
+                self._tell_end(grant)
+
+        work = self._unwritten.write(call_id, "release", release)
         self._in_background(work, call_id)
 
     async def close(self) -> None:
@@ -314,6 +347,32 @@ class Desk:
             task.cancel()
         await asyncio.gather(*self._undoing, return_exceptions=True)
         await self._unwritten.close()
+
+    def _tell_dialled(self, dial: Dial, verdict: Verdict, account: Account, policies: PolicyBook) -> None:
+        policy = _policy_for(policies, account, dial)
+        if self.listener is None or policy is None or is_emergency(dial.kind, verdict.number):
+            return
+        number, decision = verdict.number, verdict.decision
+        attempt = Attempt(
+            dial.call_id,
+            dial.at_ms,
+            account.id,
+            dial.line_id,
+            dial.kind,
+            number.e164 or dial.dialled,
+            dial.caller,
+            number.country,
+            number.number_class,
+            isinstance(decision, Allow),
+        )
+        self.listener.dialled(attempt, account, policy)
+
+    def _tell_end(self, grant: Grant) -> None:
+        if self.listener is not None and grant.ended_ms is not None:
+            end = End(
+                grant.call_id, grant.ended_ms, grant.account_id, grant.used_s or 0, grant.charged_micros
+            )
+            self.listener.went_on(end)
 
     def _dial(self, asked: Asked, at: Moment, attempts: int = 1) -> Dial:
         return Dial(

@@ -38,6 +38,7 @@ from ari_handlers.queues import CallQueues
 from ari_handlers.resources import AriError
 from ari_handlers.whisper import Warnings
 from fairdial import logs
+from fairdial.cases import Cases
 from fairdial.clock import SystemClock
 from fairdial.config import Config, ConfigError, with_secrets
 from fairdial.console import cli
@@ -71,6 +72,7 @@ from fairdial.records import SwitchRecords
 from fairdial.rounds import Hands, Rounds
 from fairdial.switch_files import Needs
 from fairdial.tls import TlsError, ami_context, ari_context
+from fairdial.watch import Watch
 
 log = structlog.get_logger(__name__)
 
@@ -208,8 +210,13 @@ class Service:
             port=config.agi.port,
             allowed_peers=config.agi.allowed_peers,
         )
+        self.cases = Cases(desk.ledger, lambda: desk.policies, self._cut)
+        self.watch = Watch(desk.ledger, lambda: desk.policies, self.cases, self._clock)
+        desk.listener = self.watch
         self.operations = Operations(
             desk,
+            cases=self.cases,
+            judged=self.watch.judged,
             calls=self._calls,
             hang_up=self._hang_up,
             cut=self._cut,
@@ -238,6 +245,8 @@ class Service:
                 undo.push_async_callback(self.http.stop)
             await self.rounds.start()
             undo.push_async_callback(self.rounds.stop)
+            await self.watch.start()
+            undo.push_async_callback(self.watch.stop)
             await self.ami.start()
             await self.client.start()
             undo.pop_all()
@@ -253,6 +262,7 @@ class Service:
         await self.client.stop()
         await self.ami.stop()
         await self._control.stop()
+        await self.watch.stop()
         log.info("stopped", calls_handed_over=len(self.dials.calls))
 
     async def until_fenced(self) -> None:
@@ -307,6 +317,7 @@ class Service:
             "calls": len(self.dials.calls),
             "queues": len(self._queues),
             "unwritten": self._desk.unwritten,
+            "unwatched": self.watch.waiting,
             "tasks": len(asyncio.all_tasks()),
         }
 

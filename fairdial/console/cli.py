@@ -16,7 +16,7 @@ from rich.table import Table
 
 from fairdial import logs
 from fairdial.config import Logs
-from fairdial.console import cli_accounts, cli_policies, cli_store
+from fairdial.console import cli_accounts, cli_cases, cli_policies, cli_store
 from fairdial.console.session import (
     FOUND,
     AsJson,
@@ -44,6 +44,8 @@ app.add_typer(cli_accounts.lines, name="line")
 app.add_typer(cli_accounts.numbers, name="number")
 app.add_typer(cli_accounts.credits_app, name="credit")
 app.add_typer(cli_accounts.agreements, name="agreement")
+app.add_typer(cli_cases.cases, name="case")
+app.add_typer(cli_cases.complaints, name="complaint")
 app.add_typer(cli_policies.rates, name="rates")
 app.add_typer(cli_policies.policies, name="policy")
 app.add_typer(cli_store.tokens, name="token")

@@ -4,7 +4,7 @@ Every operation takes and returns plain JSON values, so that it means the same i
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import msgspec
 
 from fairdial.answer import RING_S
+from fairdial.cases import Cases, Cut
 from fairdial.clock import Moment
 from fairdial.console.access import digest_of, new_secret
 from fairdial.console.health import not_serving
@@ -20,6 +21,8 @@ from fairdial.console.shapes import (
     account_json,
     agreement_json,
     card_json,
+    case_entry_json,
+    case_json,
     credit_json,
     line_json,
     own_number_json,
@@ -27,7 +30,7 @@ from fairdial.console.shapes import (
     token_json,
 )
 from fairdial.desk import Asked, Desk, decision_json
-from fairdial.ledger.contract import DecisionRecord, LoadedCard, PublishedPolicy, Role, Token
+from fairdial.ledger.contract import CaseState, DecisionRecord, LoadedCard, PublishedPolicy, Role, Token
 from fairdial.policy import publishing
 from fairdial.policy.account import (
     Account,
@@ -42,7 +45,7 @@ from fairdial.policy.account import (
 from fairdial.policy.call import Ringing, State, Talking, lease_end_ms
 from fairdial.policy.cards import RateCard
 from fairdial.policy.difference import difference, takes_effect
-from fairdial.policy.document import parse_policy
+from fairdial.policy.document import Step, parse_policy
 from fairdial.policy.lint import Severity, lint
 from fairdial.policy.numbers import Habit
 from fairdial.policy.periods import zone_named
@@ -98,16 +101,6 @@ class Rooms(Protocol):
         ...
 
 
-class Cut(Protocol):
-    """Ends calls in progress."""
-
-    async def __call__(
-        self, *, account: str | None = None, line: str | None = None, kinds: Collection[Kind] | None = None
-    ) -> int:
-        """Those of an account or of a line, of these kinds (None: all); how many were told to end."""
-        ...
-
-
 class Operations:
     """All operations by name: `Operations.call("account_add", {...})`."""
 
@@ -122,10 +115,13 @@ class Operations:
         callback: Callable[[str, str, str | None], Awaitable[Json]] | None = None,
         rooms: Rooms | None = None,
         ready: Callable[[], Awaitable[Json]] | None = None,
+        cases: Cases | None = None,
+        judged: Callable[[str, str, int], None] | None = None,
     ) -> None:
         """Without `calls`, `hang_up`, `cut`, `status`, `callback`, `rooms` and `ready` no server runs here.
 
         callback: takes the line, the number that it wants, and the number to ring first instead of the line.
+        judged: hears of a case that a person has closed: its account, its detector, and when.
         """
         self._desk = desk
         self._ledger = desk.ledger
@@ -136,6 +132,8 @@ class Operations:
         self._place_callback = callback
         self._rooms = rooms
         self._ready = ready
+        self._cases = cases or Cases(desk.ledger, lambda: desk.policies)
+        self._judged = judged
         self._publishing = asyncio.Lock()
         self._by_name: Mapping[str, Callable[..., Awaitable[Any]]] = {
             "account_add": self._account_add,
@@ -165,6 +163,12 @@ class Operations:
             "calls": self._live_calls,
             "hangup": self._hangup,
             "callback": self._callback,
+            "case_close": self._case_close,
+            "case_deadline": self._case_deadline,
+            "case_flag": self._case_flag,
+            "case_list": self._case_list,
+            "case_show": self._case_show,
+            "complaint_add": self._complaint_add,
             "conference_add": self._conference_add,
             "conference_list": self._conference_list,
             "token_add": self._token_add,
@@ -415,6 +419,57 @@ class Operations:
         if self._place_callback is None:
             raise OperationError(NOBODY_RINGS)
         return await self._place_callback(line, number, first)
+
+    async def _case_list(
+        self, account: str | None = None, state: str | None = None, limit: int = 100
+    ) -> list[Json]:
+        wanted = None if state is None else CaseState(state)
+        return [
+            case_json(case) for case in await self._ledger.cases(account, wanted, max(1, min(limit, 10_000)))
+        ]
+
+    async def _case_show(self, case: int) -> Json:
+        found, entries = await self._ledger.case(case)
+        return case_json(found) | {"entries": [case_entry_json(entry) for entry in entries]}
+
+    async def _case_flag(
+        self, account: str, note: str, by: str, step: str | None = None, fraud: bool = False
+    ) -> Json:
+        if not note.strip():
+            raise OperationError("a case needs a note: say what was found")
+        change = await self._cases.flag(
+            account, self._desk.now_ms(), by, note, step=None if step is None else Step(step), fraud=fraud
+        )
+        return case_json(change.case)
+
+    async def _case_close(
+        self,
+        case: int,
+        by: str,
+        note: str = "",
+        dismiss: bool = False,
+        undo: bool = False,
+        agreed_by: str | None = None,
+    ) -> Json:
+        now_ms = self._desk.now_ms()
+        if agreed_by is not None:
+            # First: a case that is closed without the agreement would let the customer off (S3).
+            account = (await self._ledger.case(case))[0].account_id
+            words = f"case {case}" + (f": {note}" if note else "")
+            await self._ledger.agree(Agreement(account, Consent.SURCHARGE, agreed_by, now_ms, words))
+        closed = await self._ledger.close_case(case, now_ms, by, note, dismissed=dismiss, undo=undo)
+        if self._judged is not None:
+            self._judged(closed.account_id, closed.detector, closed.closed_ms or now_ms)
+        return await self._case_show(case)
+
+    async def _case_deadline(self, case: int, deadline_ms: int, by: str) -> Json:
+        return case_json(await self._ledger.set_deadline(case, deadline_ms, self._desk.now_ms(), by))
+
+    async def _complaint_add(self, account: str, note: str, by: str) -> Json:
+        if not note.strip():
+            raise OperationError("a complaint needs a note: say who complained, and of what")
+        count, cases = await self._cases.complain(account, self._desk.now_ms(), by, note)
+        return {"account": account, "complaints": count, "cases": [case_json(case) for case in cases]}
 
     async def _conference_add(self, room: str, number: str, line: str) -> Json:
         if self._rooms is None:

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from dataclasses import asdict
 from typing import Any
 
-from fairdial.ledger.contract import AccountSheet, Charge, Token, Usage
+from fairdial.ledger.contract import AccountSheet, Case, CaseEntry, Charge, Token, Usage
 from fairdial.policy.account import Account, Agreement, Credit, Line, OwnNumber
 from fairdial.policy.cards import RateCard
 from fairdial.policy.numbers import Number
@@ -45,6 +45,43 @@ def account_json(account: Account) -> Json:
         "estimate_s": account.options.estimate_s,
         "fraud": account.fraud,
         "restricted": sorted(account.restricted),
+    }
+
+
+def case_json(case: Case) -> Json:
+    """A case, without what was done about it."""
+    return {
+        "case": case.id,
+        "account": case.account_id,
+        "detector": case.detector,
+        "clause": asdict(case.clause),
+        "state": str(case.state),
+        "shadow": case.shadow,
+        "opened_ms": case.opened_ms,
+        "seen_ms": case.seen_ms,
+        "closed_ms": case.closed_ms,
+        "value": case.value,
+        "threshold": case.threshold,
+        "hits": case.hits,
+        "found": case.words,
+        "calls": list(case.calls),
+        "services": sorted(case.services),
+        "step": case.step,
+        "deadline_ms": case.deadline_ms,
+    }
+
+
+def case_entry_json(entry: CaseEntry) -> Json:
+    """Something that was done about a case."""
+    return {
+        "at_ms": entry.at_ms,
+        "what": entry.what,
+        "by": entry.by,
+        "enforced": entry.enforced,
+        "rule": entry.rule,
+        "clause": entry.clause_id,
+        "services": sorted(entry.services),
+        "note": entry.note,
     }
 
 

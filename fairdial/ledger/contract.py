@@ -25,6 +25,10 @@ from fairdial.policy.account import (
     Standing,
 )
 from fairdial.policy.decide import Verdict
+from fairdial.policy.document import Rung
+from fairdial.policy.history import Event
+from fairdial.policy.ladder import Taken
+from fairdial.policy.peers import Use
 from fairdial.policy.sizing import Short, Sized
 from fairdial.policy.terms import Clause, Mode, Terms
 
@@ -115,7 +119,7 @@ class Grant:
     `leg` is the channel that answered. `used_s` is None until settled; `estimated` marks a settlement
     whose end nobody saw. room: the session of a conference, which is the call that opened it.
     bound_by: the rule at which it ends, by its key in the policy; "" without an end. assumed_ms: since when it counts
-    as answered though nobody saw it answered.
+    as answered though nobody saw it answered. charged_micros: what it cost, told once, by the step that settled it.
     """
 
     call_id: str
@@ -142,6 +146,7 @@ class Grant:
     room: str | None = None
     bound_by: str = ""
     assumed_ms: int | None = None
+    charged_micros: int = 0
 
     @property
     def live(self) -> bool:
@@ -236,6 +241,96 @@ class Charge:
     currency: str
     rate: str
     clause: Clause
+
+
+class CaseState(StrEnum):
+    """OPEN is watched; CLOSED was true, and is done with; DISMISSED was none."""
+
+    OPEN = "open"
+    CLOSED = "closed"
+    DISMISSED = "dismissed"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Suspected abuse, to be written down: who, by which rule, the figures, the latest calls, what is to follow.
+
+    first: the step that it leads to by itself; rungs: the ladder of the account's policy. shadow: nothing is done.
+    cumulative: `value` is that of a period as a whole, what people judged before included.
+    """
+
+    account_id: str
+    detector: str
+    clause: Clause
+    at_ms: int
+    value: float
+    threshold: float
+    words: str
+    calls: tuple[str, ...] = ()
+    services: frozenset[Kind] = frozenset()
+    first: Taken | None = None
+    rungs: tuple[Rung, ...] = ()
+    shadow: bool = False
+    cumulative: bool = False
+    by: str = "fairdial"
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A case as it stands. hits: how often it was found; step: the hardest that was reached, "" for none;
+    deadline_ms: until when the customer may answer it. Instants are UTC milliseconds.
+    """
+
+    id: int
+    account_id: str
+    detector: str
+    clause: Clause
+    state: CaseState
+    shadow: bool
+    opened_ms: int
+    seen_ms: int
+    closed_ms: int | None
+    value: float
+    threshold: float
+    hits: int
+    words: str
+    calls: tuple[str, ...]
+    services: frozenset[Kind]
+    step: str
+    deadline_ms: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class CaseEntry:
+    """Something that was done about a case: a step of the ladder, or what people did."""
+
+    at_ms: int
+    what: str
+    by: str
+    enforced: bool
+    rule: str
+    clause_id: str
+    services: frozenset[Kind]
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
+class CaseChange:
+    """What became of a finding, or of a deadline. taken: the steps; those in force may bar calls in progress."""
+
+    case: Case
+    new: bool
+    taken: tuple[Taken, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """What happened to calls: a dial and all that became of it, each, in the order of the dials. next_at: after which
+    dial the next piece begins; None: this was the last.
+    """
+
+    dials: tuple[tuple[Event, ...], ...]
+    next_at: tuple[int, str] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -378,8 +473,11 @@ class Ledger(Protocol):
         """
         ...
 
-    async def release(self, call_id: str) -> None:
-        """Give back a grant whose call never came to be. A settled, answered or unknown one stays as it is."""
+    async def release(self, call_id: str) -> Grant | None:
+        """Give back a grant whose call never came to be. A settled, answered or unknown one stays as it is.
+
+        The grant that was given back; None: there was none to.
+        """
         ...
 
     async def live_grants(self) -> tuple[Grant, ...]:
@@ -535,6 +633,65 @@ class Ledger(Protocol):
 
     async def sheet(self, account_id: str) -> AccountSheet:
         """One account with lines and usage, newest windows first. Raises NotFound."""
+        ...
+
+    async def report(self, finding: Finding) -> CaseChange | None:
+        """Open a case and take the steps that follow, or feed the open one of that account and detector.
+
+        None: what was found was judged by a person already. Reporting the same again changes nothing. Raises NotFound
+        (account).
+        """
+        ...
+
+    async def follow_up(self, case_id: int, taken: Taken | None, at_ms: int) -> CaseChange:
+        """The deadline of an open case has passed: take that step; None: the ladder has none that is harder.
+
+        Raises NotFound.
+        """
+        ...
+
+    async def close_case(
+        self, case_id: int, at_ms: int, by: str, note: str, *, dismissed: bool, undo: bool
+    ) -> Case:
+        """A person has judged an open case. undo: what was done for it to the account is taken back, except what
+        other open cases want as well, and credit that was forfeited. Raises NotFound.
+        """
+        ...
+
+    async def set_deadline(self, case_id: int, deadline_ms: int, at_ms: int, by: str) -> Case:
+        """Until when the customer may answer an open case. Raises NotFound."""
+        ...
+
+    async def cases(
+        self, account_id: str | None = None, state: CaseState | None = None, limit: int = 100
+    ) -> tuple[Case, ...]:
+        """The latest cases, newest first."""
+        ...
+
+    async def case(self, case_id: int) -> tuple[Case, tuple[CaseEntry, ...]]:
+        """One case with all that was done about it, the earliest first. Raises NotFound."""
+        ...
+
+    async def overdue_cases(self, now_ms: int, limit: int = 100) -> tuple[Case, ...]:
+        """Open cases whose deadline has passed, the earliest first."""
+        ...
+
+    async def judged(self, since_ms: int) -> tuple[tuple[str, str, int], ...]:
+        """Account, detector and moment of each case that people closed since then, the earliest first."""
+        ...
+
+    async def complain(self, account_id: str, at_ms: int, by: str, note: str, since_ms: int) -> int:
+        """Take down a complaint about an account; how many there were after `since_ms`. Raises NotFound (account)."""
+        ...
+
+    async def past(self, since_ms: int, after: tuple[int, str] | None, limit: int) -> Past:
+        """What happened to calls that were dialled from `since_ms` on, `limit` dials of it, after the dial `after`."""
+        ...
+
+    async def uses(self, policy: str, allowance: str, now_ms: int) -> tuple[Use, ...]:
+        """What each account on that policy has used of an allowance in its running window; by line, in the mean, where
+        each has its own. Units of the allowance.
+        """
         ...
 
     async def add_token(self, token: Token) -> None:

@@ -290,9 +290,16 @@ def settle(
     past = _meter(db, grant, start_ms, used_s)
     if grant.room is not None:
         rooms.meter(db, grant, (start_ms, start_ms + used_s * MS_PER_S))
-    _charge(db, grant, used_s, past, ended_ms)
+    charged_micros = _charge(db, grant, used_s, past, ended_ms)
     _close(db, grant, used_s, ended_ms, estimated)
-    return replace(grant, state=GrantState.SETTLED, used_s=used_s, ended_ms=ended_ms, estimated=estimated)
+    return replace(
+        grant,
+        state=GrantState.SETTLED,
+        used_s=used_s,
+        ended_ms=ended_ms,
+        estimated=estimated,
+        charged_micros=charged_micros,
+    )
 
 
 def _count_message(db: sqlite3.Connection, dial: Dial) -> None:
@@ -399,7 +406,9 @@ def _use_past(db: sqlite3.Connection, holds: Sequence[sqlite3.Row], parts: Seque
     return past
 
 
-def _charge(db: sqlite3.Connection, grant: Grant, used_s: int, past: _Past, at_ms: int) -> None:
+def _charge(db: sqlite3.Connection, grant: Grant, used_s: int, past: _Past, at_ms: int) -> int:
+    """Write what it costs; all of it together."""
+    total_micros = 0
     for terms in grant.terms:
         if terms.mode is Mode.OVERAGE:
             charged_s, began_included = seconds_past(past.stretches)
@@ -408,11 +417,14 @@ def _charge(db: sqlite3.Connection, grant: Grant, used_s: int, past: _Past, at_m
                 terms, used_s, charged_s, began_included=began_included
             )
             _write_charge(db, grant, terms, charged_s * past.weight, amount_micros, at_ms)
+            total_micros += amount_micros
             continue
         amount_micros = whole_micros(terms, used_s)
         if terms.mode is Mode.CREDIT:
             _pay_from_credit(db, grant, amount_micros, at_ms)
         _write_charge(db, grant, terms, used_s, amount_micros, at_ms)
+        total_micros += amount_micros
+    return total_micros
 
 
 def _write_charge(
@@ -448,8 +460,9 @@ def _pay_from_credit(db: sqlite3.Connection, grant: Grant, amount_micros: int, a
         crediting.note_credit(db, grant.account_id, "call", grant.call_id, -amount_micros, at_ms, "")
 
 
-def release(db: sqlite3.Connection, call_id: str) -> None:
+def release(db: sqlite3.Connection, call_id: str) -> Grant | None:
     grant = reading.find_grant(db, call_id)
     # Who came into a conference counts as in it at once; taken back, it never was.
-    if grant is not None and (grant.state is GrantState.RINGING or grant.room is not None):
-        settle(db, call_id, 0, grant.authorised_ms, False)
+    if grant is None or not (grant.state is GrantState.RINGING or grant.room is not None):
+        return None
+    return settle(db, call_id, 0, grant.authorised_ms, False)

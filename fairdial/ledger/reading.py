@@ -288,19 +288,23 @@ def to_account(row: sqlite3.Row) -> Account:
         row["zone"],
         row["name"],
         Standing(row["standing"]),
-        msgspec.json.decode(row["options"], type=Options),
+        to_options(row["options"]),
         bool(row["fraud"]),
-        _to_services(row["restricted"]),
+        to_services(row["restricted"]),
     )
 
 
-def _to_services(text: str) -> frozenset[Kind]:
+def to_services(text: str) -> frozenset[Kind]:
     # Of nearly every account: not worth a parser.
     return frozenset() if text == "[]" else msgspec.json.decode(text, type=frozenset[Kind])
 
 
 def from_services(services: Iterable[Kind]) -> str:
     return msgspec.json.encode(sorted(services)).decode()
+
+
+def to_options(text: str) -> Options:
+    return msgspec.json.decode(text, type=Options)
 
 
 def from_options(options: Options) -> str:

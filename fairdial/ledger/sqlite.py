@@ -3,17 +3,23 @@
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from fairdial.ledger import granting, provisioning, reading, witnessing
+from fairdial.ledger import cases, granting, provisioning, reading, witnessing
 from fairdial.ledger.contract import (
     AccountSheet,
+    Case,
+    CaseChange,
+    CaseEntry,
+    CaseState,
     DecisionRecord,
     Difference,
     Entry,
     Extend,
+    Finding,
     Grant,
     Judge,
     LinesMax,
     LoadedCard,
+    Past,
     Payment,
     Plan,
     PlanMore,
@@ -36,6 +42,8 @@ from fairdial.policy.account import (
     Standing,
 )
 from fairdial.policy.decide import Verdict
+from fairdial.policy.ladder import Taken
+from fairdial.policy.peers import Use
 
 
 class SqliteLedger:
@@ -85,8 +93,8 @@ class SqliteLedger:
             lambda db: granting.settle(db, call_id, used_s, ended_ms, estimated, answered_ms)
         )
 
-    async def release(self, call_id: str) -> None:
-        await self._writer.do(lambda db: granting.release(db, call_id))
+    async def release(self, call_id: str) -> Grant | None:
+        return await self._writer.do(lambda db: granting.release(db, call_id))
 
     async def saw(self, switch: str, proven_ms: int) -> None:
         await self._writer.do(lambda db: witnessing.saw(db, switch, proven_ms))
@@ -178,6 +186,43 @@ class SqliteLedger:
     ) -> Credit:
         payment = Payment(account_id, currency, amount_micros, reference, note)
         return await self._writer.do(lambda db: provisioning.credit_after(db, payment, at_ms))
+
+    async def report(self, finding: Finding) -> CaseChange | None:
+        return await self._writer.do(lambda db: cases.report(db, finding))
+
+    async def follow_up(self, case_id: int, taken: Taken | None, at_ms: int) -> CaseChange:
+        return await self._writer.do(lambda db: cases.follow_up(db, case_id, taken, at_ms))
+
+    async def close_case(
+        self, case_id: int, at_ms: int, by: str, note: str, *, dismissed: bool, undo: bool
+    ) -> Case:
+        return await self._writer.do(lambda db: cases.close(db, case_id, at_ms, by, note, dismissed, undo))
+
+    async def set_deadline(self, case_id: int, deadline_ms: int, at_ms: int, by: str) -> Case:
+        return await self._writer.do(lambda db: cases.set_deadline(db, case_id, deadline_ms, at_ms, by))
+
+    async def complain(self, account_id: str, at_ms: int, by: str, note: str, since_ms: int) -> int:
+        return await self._writer.do(lambda db: cases.complain(db, account_id, at_ms, by, note, since_ms))
+
+    async def cases(
+        self, account_id: str | None = None, state: CaseState | None = None, limit: int = 100
+    ) -> tuple[Case, ...]:
+        return await self._writer.read(lambda db: cases.latest(db, account_id, state, limit))
+
+    async def case(self, case_id: int) -> tuple[Case, tuple[CaseEntry, ...]]:
+        return await self._writer.read(lambda db: cases.with_entries(db, case_id))
+
+    async def overdue_cases(self, now_ms: int, limit: int = 100) -> tuple[Case, ...]:
+        return await self._writer.read(lambda db: cases.overdue(db, now_ms, limit))
+
+    async def judged(self, since_ms: int) -> tuple[tuple[str, str, int], ...]:
+        return await self._writer.read(lambda db: cases.judged(db, since_ms))
+
+    async def past(self, since_ms: int, after: tuple[int, str] | None, limit: int) -> Past:
+        return await self._writer.read(lambda db: cases.past(db, since_ms, after, limit))
+
+    async def uses(self, policy: str, allowance: str, now_ms: int) -> tuple[Use, ...]:
+        return await self._writer.read(lambda db: cases.uses(db, policy, allowance, now_ms))
 
     async def add_token(self, token: Token) -> None:
         await self._writer.do(lambda db: provisioning.add_token(db, token))

@@ -3,6 +3,8 @@
 Values alone; `measures.py` says what they amount to. Instants are UTC milliseconds.
 """
 
+import heapq
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -94,9 +96,33 @@ class Calls:
                     return self.live.setdefault(call_id, Live(event))
             case Answer(call_id=call_id):
                 call = self.live.get(call_id)
-                if call is not None and call.answered_ms is None:
-                    call.answered_ms = event.at_ms
+                if call is None or call.answered_ms is not None:
+                    return None  # told twice
+                call.answered_ms = event.at_ms
                 return call
             case End(call_id=call_id):
                 return self.live.pop(call_id, None)
         return None
+
+
+class InOrder:
+    """Puts what happened to calls into the order of time, where it is known call by call, in the order of the dials."""
+
+    def __init__(self) -> None:
+        self._waiting: list[tuple[int, int, Event]] = []
+        self._count = 0
+
+    def take(self, dial: Sequence[Event]) -> Iterator[Event]:
+        """A dial and all that became of it; what happened up to then, and the dial."""
+        attempt, *later = dial
+        while self._waiting and self._waiting[0][0] <= attempt.at_ms:
+            yield heapq.heappop(self._waiting)[2]
+        yield attempt
+        for event in later:
+            self._count += 1
+            heapq.heappush(self._waiting, (event.at_ms, self._count, event))
+
+    def rest(self) -> Iterator[Event]:
+        """What happened after the last dial."""
+        while self._waiting:
+            yield heapq.heappop(self._waiting)[2]

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from fairdial.policy.account import Kind
 from fairdial.policy.document import Detector, Rung, Step
 from fairdial.policy.history import CALLS, MESSAGES
+from fairdial.policy.measures import WINDOW_MS
 from fairdial.policy.periods import MS_PER_S
 
 DAY_MS = 86_400 * MS_PER_S
@@ -37,16 +38,30 @@ def first_step(detector: Detector, now_ms: int) -> Taken:
     return _taken(detector, detector.restricts, now_ms, enforced=not detector.shadow)
 
 
-def rung_for(rungs: Sequence[Rung], open_cases: int, services: frozenset[Kind], now_ms: int) -> Taken | None:
-    """The hardest rung that so many open cases reach; None: none. services: what the newest case is about."""
-    reached = [rung for rung in rungs if rung.measure == "open_cases" and open_cases >= rung.threshold]
+def rung_for(
+    rungs: Sequence[Rung], opened_ms: Sequence[int], services: frozenset[Kind], now_ms: int
+) -> Taken | None:
+    """The hardest rung that the open cases reach; None: none. opened_ms: when each was opened, the newest included;
+    services: what that one is about.
+    """
+    reached = [
+        rung
+        for rung in rungs
+        if rung.measure == "open_cases"
+        and sum(at_ms > now_ms - WINDOW_MS[rung.window] for at_ms in opened_ms) >= rung.threshold
+    ]
     if not reached:
         return None
     rung = max(reached, key=lambda each: ORDER.index(each.step))
     return _taken(rung, rung.services or services, now_ms, enforced=not rung.shadow)
 
 
-def after_deadline(rungs: Sequence[Rung], step: Step, services: frozenset[Kind], now_ms: int) -> Taken | None:
+def is_harder(step: Step, than: str) -> bool:
+    """Whether a step is harder than the one reached; "" is none."""
+    return not than or ORDER.index(step) > ORDER.index(Step(than))
+
+
+def after_deadline(rungs: Sequence[Rung], step: str, services: frozenset[Kind], now_ms: int) -> Taken | None:
     """What follows where nobody moderated or agreed in time: the next harder rung, whatever it counts (S4)."""
     harder = [rung for rung in rungs if ORDER.index(rung.step) > ORDER.index(step)]
     if not harder:

@@ -371,12 +371,12 @@ def _is_answer(event: Event, call: Live | None) -> float:
     return isinstance(event, Answer) and call is not None and call.attempt.kind in OUTGOING
 
 
-def _used_s(event: Event, _: Live | None) -> float:
-    return event.used_s if isinstance(event, End) else 0
+def _used_s(event: Event, call: Live | None) -> float:
+    return event.used_s if isinstance(event, End) and call is not None else 0
 
 
-def _cost(event: Event, _: Live | None) -> float:
-    return event.cost_micros / 1_000_000 if isinstance(event, End) else 0
+def _cost(event: Event, call: Live | None) -> float:
+    return event.cost_micros / 1_000_000 if isinstance(event, End) and call is not None else 0
 
 
 def _talked_s(event: Event, call: Live | None) -> int | None:
@@ -449,10 +449,6 @@ def _short(setting: Setting) -> Measure:
         return None if used_s is None else used_s < setting.seconds
 
     return _Share(setting, is_short)
-
-
-def _complaint(event: Event, _: Live | None) -> float:
-    return isinstance(event, Noted) and event.measure == "complaints"
 
 
 def _failed_login(event: Event, _: Live | None) -> float:
@@ -529,7 +525,7 @@ MEASURES: Final[Mapping[str, Measured]] = {
         "share of answered calls that came in", lambda s: _Share(s, _came_in), INCOMING, at_least=30, most=1
     ),
     "messages": Measured("messages", lambda s: _Counted(s, _is_attempt(MESSAGES)), MESSAGES),
-    "complaints": Measured("complaints", lambda s: _Counted(s, _complaint), CALLS | MESSAGES),
+    "complaints": Measured("complaints", None, CALLS | MESSAGES),
     "failed_logins": Measured("failed logins", lambda s: _Counted(s, _failed_login), CALLS | MESSAGES),
     "networks_of_a_line": Measured(
         "networks of one line", lambda s: _DistinctKeys(s, _noted("networks_of_a_line")), CALLS | MESSAGES
@@ -550,6 +546,8 @@ MEASURES: Final[Mapping[str, Measured]] = {
 
 PEERS: Final = frozenset({"times_median_of_cohort", "times_declared_estimate"})
 """Measures that need other accounts, or a whole month: taken for all accounts at once (`peers.py`)."""
+COMPLAINTS: Final = "complaints"
+"""The measure that is counted where complaints are taken down."""
 NOT_RUN: Final = frozenset({"same_text_recipients"})
 """Measures that nothing takes yet."""
 

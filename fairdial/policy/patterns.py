@@ -6,14 +6,14 @@ calls as evidence. A pattern that lasts is told again only once it has grown, or
 """
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 from zoneinfo import ZoneInfo
 
 from fairdial.policy.document import Detector, Policy
 from fairdial.policy.history import Attempt, Calls, Event
-from fairdial.policy.measures import MEASURES, PEERS, WINDOW_MS, Measure, Setting
+from fairdial.policy.measures import MEASURES, WINDOW_MS, Measure, Setting
 from fairdial.policy.terms import Clause
 from fairdial.policy.wording import measured
 
@@ -109,18 +109,26 @@ class AccountPatterns:
     """
 
     def __init__(
-        self, account_id: str, policy: Policy, zone: ZoneInfo, since_ms: Mapping[str, int] | None = None
+        self,
+        account_id: str,
+        policy: Policy,
+        zone: ZoneInfo,
+        since_ms: Mapping[str, int] | None = None,
+        earlier: "AccountPatterns | None" = None,
     ) -> None:
+        """earlier: under another policy, or another version of it; what both watch in the same way goes on."""
         judged = since_ms or {}
         self.account_id = account_id
         self.policy = policy
-        self.last_ms = 0
-        self._calls = Calls()
-        self._recent: deque[Attempt] = deque(maxlen=RECENT)
-        self._watched = [
-            _Watched(detector, measure, zone, judged.get(detector.name))
+        self.last_ms: int = 0 if earlier is None else earlier.last_ms
+        self._calls: Calls = Calls() if earlier is None else earlier._calls
+        self._recent: deque[Attempt] = deque(maxlen=RECENT) if earlier is None else earlier._recent
+        known: Sequence[_Watched] = () if earlier is None else earlier._watched
+        self._watched: list[_Watched] = [
+            next((each for each in known if each.detector == detector), None)
+            or _Watched(detector, measure, zone, judged.get(detector.name))
             for detector in policy.detectors
-            if detector.measure not in PEERS and (measure := measure_of(detector, zone)) is not None
+            if (measure := measure_of(detector, zone)) is not None
         ]
 
     @property

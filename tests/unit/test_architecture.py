@@ -87,8 +87,11 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "fairdial.differences",
         "fairdial.late",
     ),
+    "fairdial.cases": ("fairdial.policy", "fairdial.ledger.contract"),
+    "fairdial.watch": ("fairdial.policy", "fairdial.ledger.contract", "fairdial.clock", "fairdial.cases"),
     "fairdial.console": (
         *_SHELL,
+        "fairdial.cases",
         "fairdial.attempts",
         "fairdial.provision",
         "fairdial.config",

@@ -255,7 +255,8 @@ UNCOVERED = BASE[BASE.index("[uncovered]") : BASE.index("[caps]")]
             DETECTOR,
             "",
             [
-                "It no longer holds that where different numbers called by one line reach 30 in an hour, a notice follows (P12)."
+                "It no longer holds that where different numbers called by one line reach 30 in an hour,"
+                " a notice follows (P12)."
             ],
         ),
         (

@@ -283,8 +283,9 @@ def test_what_is_noted_counts_by_line() -> None:
         for n in range(5)
     ]
     assert run("networks_of_a_line", from_networks, NOON_MS + 9) == 3
-    assert run("complaints", [Noted("complaints", NOON_MS, "acme", "spam")] * 2, NOON_MS + 1) == 2
-    assert run("complaints", from_networks, NOON_MS + 9) == 0
+    guesses = [Noted("failed_logins", NOON_MS + n, "acme", "192.0.2.1", of="alice") for n in range(4)]
+    assert run("failed_logins", guesses, NOON_MS + 9) == 4
+    assert run("failed_logins", from_networks, NOON_MS + 9) == 0
 
 
 def test_what_is_kept_is_bounded() -> None:

@@ -1,0 +1,250 @@
+"""The watch: the calls of all accounts pass by the detectors of their policies, and what is found becomes a case.
+
+Told of each dial, answer and end (`Desk.listener`) and of what the switch says of logins, it puts them on a queue and
+goes on: no call waits for it. What the detectors know is in memory, bounded, and taken from the ledger again at the
+start, so that a restart forgets no pattern. Now and then it holds accounts against each other and looks at deadlines.
+"""
+
+import asyncio
+from collections import OrderedDict, deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import structlog
+
+from fairdial.cases import Cases
+from fairdial.clock import Clock
+from fairdial.ledger.contract import Ledger, LedgerError
+from fairdial.policy.account import Account
+from fairdial.policy.book import PolicyBook
+from fairdial.policy.document import Policy
+from fairdial.policy.history import Answer, Attempt, End, Event, InOrder, Noted
+from fairdial.policy.measures import WINDOW_MS
+from fairdial.policy.patterns import AccountPatterns, Hit
+from fairdial.policy.periods import Period, zone_named
+
+log = structlog.get_logger(__name__)
+
+WAITING_MAX = 20_000
+"""Events that may wait; what comes when they are as many is not watched, and told."""
+ACCOUNTS_MAX = 20_000
+"""Accounts whose patterns are remembered; who has been quiet for longest is forgotten first."""
+PAST_DIALS_MAX = 200_000
+"""Dials that are read again at the start, the latest ones: of more, the oldest hours are not known."""
+PAST_MS = WINDOW_MS[Period.DAY]
+"""How far back that goes. A longer window knows at the start what this holds."""
+JUDGED_MS = WINDOW_MS[Period.MONTH]
+"""How long it is remembered that people have judged a case: as long as the longest window."""
+PIECE = 500
+HITS_MAX = 1_000
+"""Findings that wait for a store that cannot take them."""
+AGAIN_S = 1.0
+DEADLINES_EVERY_S = 30.0
+COMPARE_EVERY_S = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """Something that happened to an account. account, policy: None where they are those of before."""
+
+    event: Event
+    account: Account | None = None
+    policy: Policy | None = None
+
+
+class Watch:
+    """Watches all accounts of a ledger. `start` before use, `stop` after."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        policies: Callable[[], PolicyBook],
+        cases: Cases,
+        clock: Clock,
+        *,
+        accounts_max: int = ACCOUNTS_MAX,
+        deadlines_every_s: float = DEADLINES_EVERY_S,
+        compare_every_s: float = COMPARE_EVERY_S,
+    ) -> None:
+        self._ledger = ledger
+        self._policies = policies
+        self._cases = cases
+        self._clock = clock
+        self._accounts_max = accounts_max
+        self._every_s = {self._look_at_deadlines: deadlines_every_s, self._compare: compare_every_s}
+        self._queue: asyncio.Queue[_Seen] = asyncio.Queue(WAITING_MAX)
+        self._patterns: OrderedDict[str, AccountPatterns] = OrderedDict()
+        self._judged: dict[str, dict[str, int]] = {}
+        self._accounts: dict[str, Account] = {}
+        self._hits: deque[Hit] = deque(maxlen=HITS_MAX)
+        self._unseen = 0
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @property
+    def waiting(self) -> int:
+        """Events and findings that are not dealt with yet."""
+        return self._queue.qsize() + len(self._hits)
+
+    @property
+    def accounts(self) -> int:
+        """Accounts whose patterns are remembered."""
+        return len(self._patterns)
+
+    async def start(self) -> None:
+        """Begin: first with what the ledger knows, in the background."""
+        loops = [self._watch(), *(self._repeat(work, every_s) for work, every_s in self._every_s.items())]
+        self._tasks = [asyncio.create_task(loop) for loop in loops]
+
+    async def stop(self) -> None:
+        """End. What was not dealt with is found again at the next start."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks = []
+
+    # --- told ------------------------------------------------------------------------------------
+
+    def dialled(self, attempt: Attempt, account: Account, policy: Policy) -> None:
+        """A dial of a known line was decided."""
+        self._put(_Seen(attempt, account, policy))
+
+    def went_on(self, event: Answer | End) -> None:
+        """A call was answered, or is over."""
+        self._put(_Seen(event))
+
+    def noted(self, event: Noted, account: Account, policy: Policy) -> None:
+        """Something else came up about an account."""
+        self._put(_Seen(event, account, policy))
+
+    def judged(self, account_id: str, detector: str, at_ms: int) -> None:
+        """A person has judged a case of that account: the same evidence counts no more."""
+        self._judged.setdefault(account_id, {})[detector] = at_ms
+        patterns = self._patterns.get(account_id)
+        if patterns is not None:
+            patterns.judged(detector, at_ms)
+
+    def _put(self, seen: _Seen) -> None:
+        try:
+            self._queue.put_nowait(seen)
+        except asyncio.QueueFull:
+            if not self._unseen:
+                log.error(
+                    "not_watched", waiting=WAITING_MAX, cure="the machine is overloaded, or the store is slow"
+                )
+            self._unseen += 1
+
+    # --- watching --------------------------------------------------------------------------------
+
+    async def _watch(self) -> None:
+        await self._remember()
+        while True:
+            self._see(await self._queue.get())
+            if self._unseen and self._queue.empty():
+                log.warning("watched_again", not_watched=self._unseen)
+                self._unseen = 0
+            await self._tell()
+
+    async def _remember(self) -> None:
+        """Pass the ledger's recent calls by the detectors."""
+        now_ms = self._clock.now().wall_ms
+        order, read = InOrder(), 0
+        after: tuple[int, str] | None = None
+        try:
+            for account_id, detector, at_ms in await self._ledger.judged(now_ms - JUDGED_MS):
+                self._judged.setdefault(account_id, {})[detector] = at_ms
+            self._accounts = {account.id: account for account in await self._ledger.accounts()}
+            while read < PAST_DIALS_MAX:
+                past = await self._ledger.past(now_ms - PAST_MS, after, PIECE)
+                # What was dialled since is told by itself.
+                dials = [dial for dial in past.dials if dial[0].at_ms < now_ms]
+                for dial in dials:
+                    for event in order.take(dial):
+                        self._see(self._as_told(event))
+                read += len(dials)
+                after = past.next_at if len(dials) == len(past.dials) else None
+                await self._tell()
+                if after is None:
+                    break
+            for event in order.rest():
+                self._see(self._as_told(event))
+            await self._tell()
+        except LedgerError as error:
+            log.error("past_not_remembered", error=str(error))
+        finally:
+            self._accounts = {}
+        log.info("watching", accounts=len(self._patterns), dials=read)
+
+    def _as_told(self, event: Event) -> _Seen:
+        account = self._accounts.get(event.account_id) if isinstance(event, Attempt) else None
+        if account is None:
+            return _Seen(event)
+        return _Seen(
+            event, account, self._policies().at(account.policy, zone_named(account.zone), event.at_ms)
+        )
+
+    def _see(self, seen: _Seen) -> None:
+        patterns = self._of(seen)
+        if patterns is not None:
+            self._hits.extend(patterns.see(seen.event))
+
+    def _of(self, seen: _Seen) -> AccountPatterns | None:
+        account_id = seen.event.account_id
+        patterns = self._patterns.get(account_id)
+        if seen.account is not None and seen.policy is not None:
+            if patterns is None or patterns.policy is not seen.policy:
+                zone = zone_named(seen.account.zone)
+                judged = self._judged.get(account_id)
+                patterns = AccountPatterns(account_id, seen.policy, zone, judged, patterns)
+                self._patterns[account_id] = patterns
+            self._patterns.move_to_end(account_id)
+            self._forget(patterns, seen.event.at_ms)
+        return patterns
+
+    def _forget(self, busy: AccountPatterns, now_ms: int) -> None:
+        """Who has been quiet for longer than any window; and past the bound who has been for longest."""
+        for _ in range(2):
+            quiet = next(iter(self._patterns.values()))
+            if quiet is busy:
+                return
+            idle = not quiet.busy and now_ms - quiet.last_ms > quiet.longest_ms
+            if len(self._patterns) <= self._accounts_max and not idle:
+                return
+            del self._patterns[quiet.account_id]
+
+    async def _tell(self) -> None:
+        while self._hits:
+            hit = self._hits[0]
+            try:
+                change = await self._cases.found(hit)
+            except LedgerError as error:
+                log.error(
+                    "case_not_written", account=hit.account_id, detector=hit.detector.name, error=str(error)
+                )
+                await asyncio.sleep(AGAIN_S)
+                continue
+            if change is None:
+                log.info("found_again", account=hit.account_id, detector=hit.detector.name)
+            if self._hits and self._hits[0] is hit:
+                self._hits.popleft()
+
+    # --- now and then ----------------------------------------------------------------------------
+
+    async def _repeat(self, work: Callable[[int], Awaitable[None]], every_s: float) -> None:
+        while True:
+            await asyncio.sleep(every_s)
+            try:
+                await work(self._clock.now().wall_ms)
+            except LedgerError as error:
+                log.error("cases_not_looked_at", error=str(error))
+
+    async def _look_at_deadlines(self, now_ms: int) -> None:
+        await self._cases.after_deadlines(now_ms)
+
+    async def _compare(self, now_ms: int) -> None:
+        self._judged = {
+            account_id: kept
+            for account_id, judged in self._judged.items()
+            if (kept := {name: at_ms for name, at_ms in judged.items() if at_ms > now_ms - JUDGED_MS})
+        }
+        found = await self._cases.compare(now_ms)
+        log.info("accounts_compared", stand_out=found)
