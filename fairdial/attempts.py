@@ -25,7 +25,8 @@ TOLD_MAX = 100
 """Lines and sources that are told of one by one in a second; further ones are added up under OTHERS."""
 OTHERS = "others"
 
-By = Literal["line", "source"]
+By = Literal["line", "source", "blocked"]
+"""Why a dial was turned away unasked: its line or its source dials too fast, or its source is blocked."""
 
 
 class Attempts:

@@ -218,6 +218,44 @@ class Calls(_Section):
     collect_record_name: bool = False
 
 
+class Logins(_Section):
+    """Logins of lines, of which AMI tells (manager.conf: read=security).
+
+    watch: whether they are looked at. failures: so many within window_s from one source, and no login between that
+    went well, turn its calls away for block_s; 0: never. pbx_agents: words in a user agent, in any case, by which a
+    PBX or a dialler is known.
+    """
+
+    watch: bool = True
+    failures: Annotated[int, Field(ge=1, le=1000)] = 20
+    window_s: Annotated[int, Field(ge=1, le=86_400)] = 600
+    block_s: Annotated[int, Field(ge=0, le=2_592_000)] = 3600
+    pbx_agents: tuple[Annotated[str, Field(min_length=2, pattern=r"^[^A-Z]+$")], ...] = (
+        *(
+            "asterisk",
+            "freepbx",
+            "fpbx",
+            "freeswitch",
+            "3cx",
+            "elastix",
+            "issabel",
+            "yeastar",
+            "grandstream ucm",
+        ),
+        *(
+            "mitel",
+            "avaya aura",
+            "cucm",
+            "cisco-sipgateway",
+            "vicidial",
+            "goautodial",
+            "kamailio",
+            "opensips",
+            "pbx",
+        ),
+    )
+
+
 class Logs(_Section):
     """level of what is logged; format: console for people, json for collectors; numbers: telephone numbers in
     it are masked but for their first and last digits, or written in full.
@@ -252,6 +290,7 @@ class Config(_Section):
     desk: Desk = Desk()
     calls: Calls = Calls()
     cdr: Cdr = Cdr()
+    logins: Logins = Logins()
     logs: Logs = Logs()
     _holds_secret: Path | None = PrivateAttr(None)
 

@@ -10,7 +10,7 @@ in memory, within a bound, and written in its order when the store is back.
 """
 
 import asyncio
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
@@ -40,11 +40,13 @@ from fairdial.policy.book import PolicyBook
 from fairdial.policy.cards import RateCard
 from fairdial.policy.decide import (
     ALWAYS,
+    CALLEES_MS,
     EMERGENCY,
     FROM_OUTSIDE,
     Allow,
     Refuse,
     Verdict,
+    asks_callees,
     asks_identity,
     decide,
     is_emergency,
@@ -154,6 +156,7 @@ class Desk:
         self.numbering = numbering
         self.cards: Mapping[str, RateCard] = {}
         self.listener: Listener | None = None
+        self.is_blocked: Callable[[str], bool] = lambda _source: False
         self._clock = clock
         self._rules = rules
         self._habit = Habit(region=rules.region)
@@ -195,6 +198,8 @@ class Desk:
         dial = self._dial(asked, now, counted.attempts)
         if counted.too_fast is not None:
             return self._refuse_unasked(dial, number, counted.too_fast, asked.source)
+        if asked.source and self.is_blocked(asked.source):
+            return self._refuse_unasked(dial, number, "blocked", asked.source)
         try:
             async with asyncio.timeout(self._rules.answer_within_s):
                 verdict = await self._granted(dial)
@@ -394,11 +399,16 @@ class Desk:
         if policy is None:
             return Needs()
         number = number_for(dial.kind, self.numbering.classify(dial.dialled, line.habit))
-        meters = meters_at(account, policy, dial, number.number_class)
-        if not asks_identity(policy, dial.kind):
-            return Needs(meters, room=dial.dialled if dial.kind is Kind.CONFERENCE else None)
-        shown = self.numbering.classify(dial.caller, line.habit).e164 if dial.caller else None
-        return Needs(meters, True, shown)
+        identity = asks_identity(policy, dial.kind)
+        shown = self.numbering.classify(dial.caller, line.habit).e164 if identity and dial.caller else None
+        return Needs(
+            meters_at(account, policy, dial, number.number_class),
+            identity,
+            shown,
+            room=dial.dialled if dial.kind is Kind.CONFERENCE else None,
+            callee=asks_callees(policy, dial.kind, number),
+            callees_since_ms=dial.at_ms - CALLEES_MS,
+        )
 
     def _judge(self, policies: PolicyBook, dial: Dial, snapshot: Snapshot) -> Verdict:
         habit = snapshot.line.habit if snapshot.line else self._habit
@@ -442,7 +452,8 @@ class Desk:
         if emergency is not None:
             return emergency
         self._refusals.add(by, dial.line_id if by == "line" else source)
-        return Verdict(number, Refuse(Reason.DIALS_TOO_FAST, ALWAYS))
+        reason = Reason.SOURCE_BLOCKED if by == "blocked" else Reason.DIALS_TOO_FAST
+        return Verdict(number, Refuse(reason, ALWAYS))
 
     def _through_if_emergency(self, dial: Dial) -> Verdict | None:
         """The line may dial by another region's rules than the desk's, and nobody looks that up now: what is an
@@ -470,6 +481,9 @@ class Desk:
 
 
 def _tell_of_refusals(by: By, name: str, count: int) -> None:
+    if by == "blocked":
+        log.warning("source_turned_away", source=name, refused=count)
+        return
     log.warning("dials_too_fast", by=by, refused=count, **{by: name})
 
 

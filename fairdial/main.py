@@ -60,6 +60,7 @@ from fairdial.hardening import examine_files, exposed_secrets
 from fairdial.ledger.backup import back_up, restore
 from fairdial.ledger.contract import LedgerError, LedgerUnavailable, PublishedPolicy
 from fairdial.ledger.sqlite import SqliteLedger
+from fairdial.logins import EVENTS, LoginRules, Logins
 from fairdial.policy.account import Kind
 from fairdial.policy.book import PolicyBook
 from fairdial.policy.cards import RateCard
@@ -178,8 +179,8 @@ class Service:
             config.ami.secret.get_secret_value(),
             action_timeout_s=config.ami.action_timeout_s,
             tls=ami_context(config.ami),
-            on_event=self.records.heard if cdr.events_zone else None,
-            event_filter=("Cdr",) if cdr.events_zone else (),
+            on_event=self._heard if cdr.events_zone or config.logins.watch else None,
+            event_filter=(("Cdr",) if cdr.events_zone else ()) + (EVENTS if config.logins.watch else ()),
         )
         self.dials = Dials(
             self.client,
@@ -213,10 +214,21 @@ class Service:
         self.cases = Cases(desk.ledger, lambda: desk.policies, self._cut)
         self.watch = Watch(desk.ledger, lambda: desk.policies, self.cases, self._clock)
         desk.listener = self.watch
+        logins = config.logins
+        self.logins = Logins(
+            desk.ledger,
+            lambda: desk.policies,
+            self.watch.noted,
+            self._ask_switch,
+            self._clock,
+            LoginRules(logins.failures, logins.window_s, logins.block_s, logins.pbx_agents),
+        )
+        desk.is_blocked = self.logins.blocks
         self.operations = Operations(
             desk,
             cases=self.cases,
             judged=self.watch.judged,
+            logins=self.logins,
             calls=self._calls,
             hang_up=self._hang_up,
             cut=self._cut,
@@ -247,6 +259,8 @@ class Service:
             undo.push_async_callback(self.rounds.stop)
             await self.watch.start()
             undo.push_async_callback(self.watch.stop)
+            await self.logins.start()
+            undo.push_async_callback(self.logins.stop)
             await self.ami.start()
             await self.client.start()
             undo.pop_all()
@@ -262,6 +276,7 @@ class Service:
         await self.client.stop()
         await self.ami.stop()
         await self._control.stop()
+        await self.logins.stop()
         await self.watch.stop()
         log.info("stopped", calls_handed_over=len(self.dials.calls))
 
@@ -274,6 +289,18 @@ class Service:
             await self.ami.set_lease(channel_name, lease_ms)
         except AmiError as error:
             raise LeaseNotSet(str(error)) from error
+
+    def _heard(self, headers: Mapping[str, str]) -> None:
+        if headers.get("Event") == "Cdr":
+            self.records.heard(headers)
+        else:
+            self.logins.heard(headers)
+
+    async def _ask_switch(self, function: str) -> str:
+        try:
+            return (await self.ami.action("Getvar", {"Variable": function})).get("Value", "")
+        except AmiError:
+            return ""
 
     async def _hang_up(self, call_id: str) -> bool:
         try:

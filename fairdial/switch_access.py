@@ -13,7 +13,8 @@ from fairdial.switch_files import Needs, SwitchFiles, failure, is_yes, warning
 
 AMI_WRITE: Final = frozenset({"call", "reporting"})
 """Setvar, by which a lease is renewed in mid-call, needs call; ShowDialPlan, which the doctor asks, reporting."""
-AMI_READ: Final = frozenset({"cdr"})
+AMI_READ: Final = frozenset({"cdr", "security"})
+"""Records of calls, and logins."""
 """Cdr events. No other event is wanted."""
 AMI_SHELL: Final = frozenset({"all", "command", "config", "originate", "system"})
 """Classes with which a user can run programs on the switch, or calls past FairDial."""

@@ -259,12 +259,16 @@ def _ari(settings: Settings) -> str:
     )
 
 
+_WANTED = "Cdr|SuccessfulAuth|InvalidPassword|ChallengeResponseFailed|InvalidAccountID|FailedACL"
+_EVENTFILTER = f"eventfilter=Event: ({_WANTED})"
+
+
 def _ami(settings: Settings) -> str:
     # The least that FairDial works with, so that every test is one of it; docs/hardening.md says what needs which.
     return (
         f"[general]\nenabled=yes\nbindaddr={LOOPBACK}\nport={settings.ports.ami}\nwebenabled=no\n"
         f"[{settings.ami_user}]\nsecret={settings.ami_secret}\ndeny=0.0.0.0/0.0.0.0\n"
-        f"permit={LOOPBACK}/255.255.255.255\nread=cdr\nwrite=call,reporting\nwritetimeout=5000\n"
+        f"permit={LOOPBACK}/255.255.255.255\nread=cdr,security\n{_EVENTFILTER}\nwrite=call,reporting\nwritetimeout=5000\n"
     )
 
 

@@ -1,4 +1,4 @@
-"""The commands about cases of suspected abuse, and about complaints."""
+"""The commands about cases of suspected abuse, about complaints, and about sources of calls that are turned away."""
 
 import getpass
 from collections.abc import Mapping
@@ -14,6 +14,8 @@ from fairdial.policy.document import Step
 
 cases = typer.Typer(help="Cases: suspected abuse, its evidence, what followed.", no_args_is_help=True)
 complaints = typer.Typer(help="Complaints about an account.", no_args_is_help=True)
+
+blocks = typer.Typer(help="Addresses whose calls are turned away for a while.", no_args_is_help=True)
 
 CaseId = Annotated[int, typer.Argument(help="Number of the case, as `case list` shows it.")]
 By = Annotated[str | None, typer.Option("--by", help="Who does this; your user name if left out.")]
@@ -153,3 +155,44 @@ def complaint_add(
     cases = ", ".join(str(case["case"]) for case in value["cases"])
     rows = [("account", value["account"]), ("complaints", value["complaints"]), ("cases", cases or "none")]
     show(value, as_json, lambda: table(("what", "is"), rows))
+
+
+BLOCK_COLUMNS = ("source", "since", "until", "why")
+
+
+def _block_row(block: Mapping[str, Any]) -> tuple[object, ...]:
+    return block["source"], instant_text(block["since_ms"]), instant_text(block["until_ms"]), block["why"]
+
+
+@blocks.command("list")
+def block_list(context: typer.Context, as_json: AsJson = False) -> None:
+    """List the addresses whose calls are turned away now."""
+    session: Session = context.obj
+    rows = session.run("block_list")
+    show(rows, as_json, lambda: table(BLOCK_COLUMNS, (_block_row(row) for row in rows)))
+
+
+@blocks.command("add")
+def block_add(
+    context: typer.Context,
+    source: Annotated[str, typer.Argument(help="IP address.")],
+    minutes: Annotated[int, typer.Option(min=1, max=43_200, help="For so long.")] = 60,
+    why: Annotated[str, typer.Option(help="For people.")] = "by hand",
+    as_json: AsJson = False,
+) -> None:
+    """Turn calls from an address away, emergency calls excepted."""
+    session: Session = context.obj
+    row = session.run("block_add", source=source, seconds=minutes * 60, why=why)
+    show(row, as_json, lambda: table(BLOCK_COLUMNS, [_block_row(row)]))
+
+
+@blocks.command("remove")
+def block_remove(
+    context: typer.Context,
+    source: Annotated[str, typer.Argument(help="IP address.")],
+    as_json: AsJson = False,
+) -> None:
+    """Let calls from an address in again."""
+    session: Session = context.obj
+    value = session.run("block_remove", source=source)
+    show(value, as_json, lambda: table(("what", "is"), value.items()))

@@ -4,6 +4,7 @@ Every operation takes and returns plain JSON values, so that it means the same i
 """
 
 import asyncio
+import ipaddress
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -30,7 +31,15 @@ from fairdial.console.shapes import (
     token_json,
 )
 from fairdial.desk import Asked, Desk, decision_json
-from fairdial.ledger.contract import CaseState, DecisionRecord, LoadedCard, PublishedPolicy, Role, Token
+from fairdial.ledger.contract import (
+    Block,
+    CaseState,
+    DecisionRecord,
+    LoadedCard,
+    PublishedPolicy,
+    Role,
+    Token,
+)
 from fairdial.policy import publishing
 from fairdial.policy.account import (
     Account,
@@ -101,6 +110,18 @@ class Rooms(Protocol):
         ...
 
 
+class Logins(Protocol):
+    """Knows which sources of calls are turned away."""
+
+    def block(self, block: Block) -> None:
+        """Turn a source away."""
+        ...
+
+    def unblock(self, source: str) -> None:
+        """Let it in again."""
+        ...
+
+
 class Operations:
     """All operations by name: `Operations.call("account_add", {...})`."""
 
@@ -117,11 +138,13 @@ class Operations:
         ready: Callable[[], Awaitable[Json]] | None = None,
         cases: Cases | None = None,
         judged: Callable[[str, str, int], None] | None = None,
+        logins: Logins | None = None,
     ) -> None:
         """Without `calls`, `hang_up`, `cut`, `status`, `callback`, `rooms` and `ready` no server runs here.
 
         callback: takes the line, the number that it wants, and the number to ring first instead of the line.
-        judged: hears of a case that a person has closed: its account, its detector, and when.
+        judged: hears of a case that a person has closed: its account, its detector, and when. logins: hears of sources
+        that are turned away.
         """
         self._desk = desk
         self._ledger = desk.ledger
@@ -134,6 +157,7 @@ class Operations:
         self._ready = ready
         self._cases = cases or Cases(desk.ledger, lambda: desk.policies)
         self._judged = judged
+        self._logins = logins
         self._publishing = asyncio.Lock()
         self._by_name: Mapping[str, Callable[..., Awaitable[Any]]] = {
             "account_add": self._account_add,
@@ -162,6 +186,9 @@ class Operations:
             "differences": self._differences,
             "calls": self._live_calls,
             "hangup": self._hangup,
+            "block_add": self._block_add,
+            "block_list": self._block_list,
+            "block_remove": self._block_remove,
             "callback": self._callback,
             "case_close": self._case_close,
             "case_deadline": self._case_deadline,
@@ -419,6 +446,27 @@ class Operations:
         if self._place_callback is None:
             raise OperationError(NOBODY_RINGS)
         return await self._place_callback(line, number, first)
+
+    async def _block_add(self, source: str, seconds: int, why: str) -> Json:
+        now_ms = self._desk.now_ms()
+        try:
+            address = str(ipaddress.ip_address(source))
+        except ValueError:
+            raise OperationError(f"source {source!r} is no IP address; write it like 192.0.2.1") from None
+        block = Block(address, now_ms, now_ms + seconds * 1000, why)
+        await self._ledger.block(block)
+        if self._logins is not None:
+            self._logins.block(block)
+        return asdict(block)
+
+    async def _block_list(self) -> list[Json]:
+        return [asdict(block) for block in await self._ledger.blocks(self._desk.now_ms())]
+
+    async def _block_remove(self, source: str) -> Json:
+        await self._ledger.unblock(source)
+        if self._logins is not None:
+            self._logins.unblock(source)
+        return {"source": source, "removed": True}
 
     async def _case_list(
         self, account: str | None = None, state: str | None = None, limit: int = 100

@@ -10,6 +10,7 @@ import msgspec
 
 from fairdial.ledger import provisioning, reading
 from fairdial.ledger.contract import (
+    Block,
     Case,
     CaseChange,
     CaseEntry,
@@ -289,6 +290,27 @@ def uses(db: sqlite3.Connection, policy: str, allowance: str, now_ms: int) -> tu
 def _literal(text: str) -> str:
     """Of LIKE."""
     return text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+
+
+def block(db: sqlite3.Connection, block: Block) -> None:
+    db.execute("DELETE FROM blocks WHERE until_ms <= ?", (block.since_ms,))
+    db.execute(
+        "INSERT INTO blocks (source, since_ms, until_ms, why) VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET"
+        " until_ms = max(until_ms, excluded.until_ms), why = excluded.why",
+        (block.source, block.since_ms, block.until_ms, block.why),
+    )
+
+
+def unblock(db: sqlite3.Connection, source: str) -> None:
+    if not db.execute("DELETE FROM blocks WHERE source = ?", (source,)).rowcount:
+        raise NotFound(f"source {source!r} is not blocked; `fairdial block list` shows those that are")
+
+
+def blocks(db: sqlite3.Connection, now_ms: int) -> tuple[Block, ...]:
+    rows = db.execute(
+        "SELECT source, since_ms, until_ms, why FROM blocks WHERE until_ms > ? ORDER BY until_ms", (now_ms,)
+    )
+    return tuple(Block(*row) for row in rows)
 
 
 def need_case(db: sqlite3.Connection, case_id: int) -> Case:

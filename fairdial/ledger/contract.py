@@ -334,6 +334,16 @@ class Past:
 
 
 @dataclass(frozen=True, slots=True)
+class Block:
+    """A source of calls that is turned away for a while; instants are UTC milliseconds."""
+
+    source: str
+    since_ms: int
+    until_ms: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class LoadedCard:
     """A rate card as it was loaded."""
 
@@ -692,6 +702,18 @@ class Ledger(Protocol):
         """What each account on that policy has used of an allowance in its running window; by line, in the mean, where
         each has its own. Units of the allowance.
         """
+        ...
+
+    async def block(self, block: Block) -> None:
+        """Turn a source away; where it is already, until the later of both."""
+        ...
+
+    async def unblock(self, source: str) -> None:
+        """Let a source in again. Raises NotFound."""
+        ...
+
+    async def blocks(self, now_ms: int) -> tuple[Block, ...]:
+        """Sources that are turned away now."""
         ...
 
     async def add_token(self, token: Token) -> None:

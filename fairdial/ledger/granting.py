@@ -50,6 +50,12 @@ def authorise(db: sqlite3.Connection, dial: Dial, plan: Plan, judge: Judge) -> V
     # An emergency call holds nothing, so it has no grant that could be lost or end it.
     if isinstance(verdict.decision, Allow) and verdict.decision.account_id is not None:
         _write_grant(db, dial, verdict.decision, snapshot.room)
+        if snapshot.callees is not None:
+            db.execute(
+                "INSERT INTO callees (account_id, callee, last_ms) VALUES (?, ?, ?)"
+                " ON CONFLICT DO UPDATE SET last_ms = max(last_ms, excluded.last_ms)",
+                (verdict.decision.account_id, snapshot.callees.callee, dial.at_ms),
+            )
         if dial.kind is Kind.MESSAGE:
             _count_message(db, dial)
     return verdict

@@ -22,6 +22,7 @@ from fairdial.ledger.contract import (
 from fairdial.policy.account import (
     Account,
     Agreement,
+    Callees,
     Consent,
     Credit,
     Identity,
@@ -87,7 +88,17 @@ def snapshot(db: sqlite3.Connection, line_id: str, plan: Plan) -> Snapshot:
         frozenset(agreement.consent for agreement in agreements_of(db, account.id)),
         _identity(db, line, needs) if needs.identity else None,
         room_of(db, account.id, needs.room) if needs.room is not None else None,
+        _callees(db, account.id, needs.callee, needs.callees_since_ms) if needs.callee is not None else None,
     )
+
+
+def _callees(db: sqlite3.Connection, account_id: str, callee: str, since_ms: int) -> Callees:
+    row = db.execute(
+        "SELECT EXISTS (SELECT 1 FROM callees WHERE account_id = ?1 AND callee = ?2) AS known,"
+        " (SELECT count(*) FROM callees WHERE account_id = ?1 AND last_ms > ?3) AS count",
+        (account_id, callee, since_ms),
+    ).fetchone()
+    return Callees(callee, bool(row["known"]), row["count"])
 
 
 def _identity(db: sqlite3.Connection, line: Line, needs: Needs) -> Identity:

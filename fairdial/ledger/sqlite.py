@@ -6,6 +6,7 @@ from pathlib import Path
 from fairdial.ledger import cases, granting, provisioning, reading, witnessing
 from fairdial.ledger.contract import (
     AccountSheet,
+    Block,
     Case,
     CaseChange,
     CaseEntry,
@@ -223,6 +224,15 @@ class SqliteLedger:
 
     async def uses(self, policy: str, allowance: str, now_ms: int) -> tuple[Use, ...]:
         return await self._writer.read(lambda db: cases.uses(db, policy, allowance, now_ms))
+
+    async def block(self, block: Block) -> None:
+        await self._writer.do(lambda db: cases.block(db, block))
+
+    async def unblock(self, source: str) -> None:
+        await self._writer.do(lambda db: cases.unblock(db, source))
+
+    async def blocks(self, now_ms: int) -> tuple[Block, ...]:
+        return await self._writer.read(lambda db: cases.blocks(db, now_ms))
 
     async def add_token(self, token: Token) -> None:
         await self._writer.do(lambda db: provisioning.add_token(db, token))

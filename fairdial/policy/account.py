@@ -244,13 +244,16 @@ class Needs:
     """What a decision wants to know beside the account: meters, still empty, and whether a number is its own.
 
     shown: the caller's number in E.164, None where it shows none. identity: whether numbers matter at all.
-    room: the conference room of the account that the dial is for.
+    room: the conference room of the account that the dial is for. callee: the number, in E.164, of which it matters
+    whether the account has called it, and how many it has since `callees_since_ms`.
     """
 
     meters: tuple[MeterWindow, ...] = ()
     identity: bool = False
     shown: str | None = None
     room: str | None = None
+    callee: str | None = None
+    callees_since_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,12 +281,23 @@ class Identity:
 
 
 @dataclass(frozen=True, slots=True)
+class Callees:
+    """The numbers that an account calls. callee: the one that is dialled; known: it was called before; count:
+    different ones that were called lately.
+    """
+
+    callee: str
+    known: bool
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """What the ledger knows about the payer of a dial.
 
     live_calls: dials of the account that hold a grant. live_inbound: those that came in for this line.
     agreed: the agreements of the account that hold. identity: None where it was not asked for. room: the
-    conference that the dial is for, None where nobody is in it.
+    conference that the dial is for, None where nobody is in it. callees: None where they were not asked for.
     """
 
     line: Line | None
@@ -295,3 +309,4 @@ class Snapshot:
     agreed: frozenset[Consent] = frozenset()
     identity: Identity | None = None
     room: Room | None = None
+    callees: Callees | None = None

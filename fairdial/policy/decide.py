@@ -97,6 +97,12 @@ FROM_OUTSIDE = frozenset({Kind.INBOUND, Kind.COLLECT})
 # Minutes in and out, on which a surcharge lies (S5).
 _SURCHARGED = PUBLIC - {Kind.MESSAGE} | {Kind.INBOUND, Kind.CONFERENCE}
 
+# Calls to numbers that the account chooses.
+_CALLS_OUT = frozenset({Kind.OUTBOUND, Kind.CALLBACK})
+
+CALLEES_MS = 86_400 * MS_PER_S
+"""How long a number that was called counts as one of the day."""
+
 UNENCRYPTED = "unencrypted"
 
 # What may stand in an extension or a number that is handed back to the dialplan: whatever could end a
@@ -149,6 +155,12 @@ def meters_at(
         if allowance.meter in wanted
         for window in windows_over(allowance.period, zone, dial.at_ms, until_ms, account.options.cycle_day)
     )
+
+
+def asks_callees(policy: Policy, kind: Kind, number: Number) -> str | None:
+    """The number of which it matters whether the account has called it before; None: it does not matter (K10)."""
+    limited = policy.caps.callees_per_day is not None and kind in _CALLS_OUT
+    return number.e164 if limited else None
 
 
 def asks_identity(policy: Policy, kind: Kind) -> bool:
@@ -235,6 +247,21 @@ def _inbound_at_once(question: Question) -> Reason | None:
     cap = question.policy.caps.simultaneous_inbound
     full = cap is not None and question.snapshot.live_inbound >= cap.limit
     return Reason.TOO_MANY_INBOUND if full and question.dial.kind is Kind.INBOUND else None
+
+
+def _callees(question: Question) -> Reason | None:
+    cap, callees = question.policy.caps.callees_per_day, question.snapshot.callees
+    if cap is None or callees is None or callees.known or callees.count < cap.limit:
+        return None
+    return Reason.TOO_MANY_NUMBERS
+
+
+def _callees_saw(question: Question) -> str:
+    callees = question.snapshot.callees
+    if callees is None:
+        return "no number that counts"
+    before = "called before" if callees.known else "never called before"
+    return f"{callees.callee} was {before}; {callees.count} numbers in 24 hours"
 
 
 def _kind(question: Question) -> Reason | None:
@@ -397,6 +424,12 @@ CHECKS: tuple[Check, ...] = (
         lambda q: _cap_clause(q, q.policy.caps.simultaneous_inbound),
         _inbound_at_once,
         lambda q: f"{q.snapshot.live_inbound} inbound calls of the line",
+    ),
+    Check(
+        "caps.callees_per_day",
+        lambda q: _cap_clause(q, q.policy.caps.callees_per_day),
+        _callees,
+        _callees_saw,
     ),
     Check(
         "caps.participants",

@@ -36,7 +36,9 @@ class Reason(StrEnum):
     TOO_MANY_CALLS = "too_many_calls"
     TOO_MANY_INBOUND = "too_many_inbound"
     TOO_MANY_ATTEMPTS = "too_many_attempts"
+    TOO_MANY_NUMBERS = "too_many_numbers"
     DIALS_TOO_FAST = "dials_too_fast"
+    SOURCE_BLOCKED = "source_blocked"
     CONFERENCE_FULL = "conference_full"
     CALLER_NOT_OWN = "caller_not_own"
     NOT_ENCRYPTED = "not_encrypted"
@@ -124,10 +126,18 @@ OUTCOMES: dict[Reason, Outcome] = {
     Reason.TOO_MANY_ATTEMPTS: Outcome(
         *_CALL_REJECTED, "ss-noservice", "The line dials more often in a second than its plan allows."
     ),
+    Reason.TOO_MANY_NUMBERS: Outcome(
+        *_CALL_REJECTED,
+        "ss-noservice",
+        "The account has called as many numbers in a day as its plan allows, and this one never before.",
+    ),
     Reason.DIALS_TOO_FAST: Outcome(
         *_CALL_REJECTED,
         "ss-noservice",
         "The line, or where it calls from, dials faster than this FairDial takes questions.",
+    ),
+    Reason.SOURCE_BLOCKED: Outcome(
+        *_CALL_REJECTED, "ss-noservice", "Passwords were guessed from where this call comes from."
     ),
     Reason.TOO_MANY_INBOUND: Outcome(
         *_USER_BUSY, "ss-noservice", "The line has as many inbound calls at once as its plan allows."

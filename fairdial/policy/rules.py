@@ -237,7 +237,8 @@ class Cap(Rule):
 class Caps(Rule):
     """Numbers at one moment. participants: of a conference; simultaneous_calls: of an account;
     simultaneous_inbound: of a line (A9; a plan for servers leaves it out); lines: of an account (V3);
-    attempts_per_s: dials of a line, and of a source (A3).
+    attempts_per_s: dials of a line, and of a source (A3). callees_per_day: different numbers that an account calls in
+    24 hours, past which only those that it has called before still are (K10).
     """
 
     participants: Cap | None = None
@@ -245,6 +246,7 @@ class Caps(Rule):
     simultaneous_inbound: Cap | None = None
     lines: Cap | None = None
     attempts_per_s: Cap | None = None
+    callees_per_day: Cap | None = None
 
 
 ChargeKey = Literal[

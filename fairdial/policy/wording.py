@@ -195,6 +195,7 @@ CAPS: dict[str, str] = {
     "simultaneous_inbound": "inbound calls of a line at once",
     "lines": "lines of an account",
     "attempts_per_s": "dials of a line in a second",
+    "callees_per_day": "numbers called by an account in 24 hours, besides those it has called before",
 }
 
 

@@ -1,6 +1,7 @@
 """The AMI link against a real Asterisk: leases that the switch keeps, and a switch that freezes or dies."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -40,7 +41,9 @@ async def switch(installation: Installation) -> AsyncIterator[Switch]:
         await running.cli("module load res_clioriginate.so")
         # Hangup, by which these tests see a lease end, is an event of the class call; FairDial has no use for it.
         configuration = running.directory / "etc" / "manager.conf"
-        configuration.write_text(configuration.read_text().replace("read=cdr\n", "read=call\n"))
+        text = re.sub(r"^eventfilter=.*\n", "", configuration.read_text(), flags=re.MULTILINE)
+        assert "read=cdr,security\n" in text
+        configuration.write_text(text.replace("read=cdr,security\n", "read=call\n"))
         await running.cli("manager reload")
         yield running
 

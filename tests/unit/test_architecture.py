@@ -88,6 +88,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "fairdial.late",
     ),
     "fairdial.cases": ("fairdial.policy", "fairdial.ledger.contract"),
+    "fairdial.logins": ("fairdial.policy", "fairdial.ledger.contract", "fairdial.clock"),
     "fairdial.watch": ("fairdial.policy", "fairdial.ledger.contract", "fairdial.clock", "fairdial.cases"),
     "fairdial.console": (
         *_SHELL,

@@ -87,7 +87,7 @@ RISKS = [
     ("manager", "write=call,reporting", "write=call,reporting,originate", 7, "originate", "write=call,rep"),
     ("manager", "write=call,reporting", "write=call,reporting,user", 7, "never uses: user", "write=call,rep"),
     ("manager", "write=call,reporting", "write=call", 7, "lacks write=reporting", "write=call,reporting"),
-    ("manager", "read=cdr", "read=system,call,cdr", 6, "never uses: call, system", "set read=cdr"),
+    ("manager", "read=cdr", "read=system,call,cdr", 6, "never uses: call, system", "set read=cdr,security"),
     ("manager", "deny=0.0.0.0/0.0.0.0\n", "", 4, "from any address", "permit=127.0.0.1"),
     ("manager", "bindaddr=127.0.0.1\n", "", 2, "in clear on all addresses", "ami.tls = true"),
     ("manager", "bindaddr=127.0.0.1", "bindaddr=192.0.2.1", 3, "in clear on 192.0.2.1", "bindaddr=127.0.0.1"),
