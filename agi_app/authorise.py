@@ -36,6 +36,7 @@ def authorise_route(begin: Begin) -> Route:
                 caller=request.callerid,
                 encrypted=request.query.get("encrypted", ""),
                 source=request.query.get("source", ""),
+                verified=request.query.get("verified", ""),
             )
         except MalformedRequest as error:
             log.error("request_malformed", channel=request.channel[:80], error=str(error))

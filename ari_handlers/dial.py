@@ -270,11 +270,11 @@ class Dials:
             raise AriTimeout(f"events of {asked.channel}: not told within {CATCH_UP_WITHIN_S} s") from None
 
     def _asked(self, info: events.ChannelInfo, args: tuple[str, ...]) -> Asked:
-        if not 3 <= len(args) <= 7:
+        if not 3 <= len(args) <= 8:
             raise MalformedRequest(
                 f"Stasis() got {len(args)} arguments; use Gosub(fairdial,s,1(kind,number)), which passes the right ones"
             )
-        kind, number, attempt, ring_s, line, encrypted, source = (*args, "", "", "", "")[:7]
+        kind, number, attempt, ring_s, line, encrypted, source, verified = (*args, *("",) * 5)[:8]
         return asked_from(
             channel_id=info.id,
             endpoint=info.endpoint,
@@ -287,6 +287,7 @@ class Dials:
             sip_call_id=info.protocol_id,
             encrypted=encrypted,
             source=source,
+            verified=verified,
         )
 
     async def ask(

@@ -8,7 +8,7 @@ Asterisk 22 then refuses functions such as DB() to the rest of that call's dialp
 from dataclasses import dataclass
 
 from fairdial.desk import Asked, Failed
-from fairdial.policy.account import Encrypted, Kind
+from fairdial.policy.account import Encrypted, Kind, Verified
 from fairdial.policy.decide import Allow, Verdict
 from fairdial.policy.outcomes import OUTCOMES, Reason
 
@@ -81,13 +81,15 @@ def asked_from(
     sip_call_id: str = "",
     encrypted: str = "",
     source: str = "",
+    verified: str = "",
 ) -> Asked:
     """A request out of the words that the dialplan passed. Raises MalformedRequest.
 
     `line` is what the dialplan set in FAIRDIAL_LINE, or else the authenticated endpoint counts; the
     caller's number never does. `attempt` counts the dials of one channel. `encrypted` is two digits, 1 for yes:
     signalling, media; "" where the channel is of a kind that does not say. `source` is the address and port that
-    the dial came from, likewise; the endpoint then stands for it.
+    the dial came from, likewise; the endpoint then stands for it. `verified` is what the dialplan set in
+    FAIRDIAL_VERIFIED: whether the network vouches for the caller's number.
     """
     try:
         known_kind = Kind(kind)
@@ -114,7 +116,15 @@ def asked_from(
         sip_call_id=sip_call_id[:200],
         encrypted=encrypted_from(encrypted),
         source=_address(source) or endpoint[:_LINE_MAX],
+        verified=_verified(verified),
     )
+
+
+def _verified(word: str) -> Verified:
+    known: dict[str, Verified] = {"passed": "passed", "failed": "failed", "": ""}
+    if word not in known:
+        raise MalformedRequest(f"FAIRDIAL_VERIFIED {word[:40]!r} is neither passed nor failed")
+    return known[word]
 
 
 def encrypted_from(digits: str) -> Encrypted | None:

@@ -35,6 +35,7 @@ from fairdial.policy.account import (
     Needs,
     Room,
     Snapshot,
+    Verified,
 )
 from fairdial.policy.book import PolicyBook
 from fairdial.policy.cards import RateCard
@@ -104,6 +105,7 @@ class Asked:
     sip_call_id: str = ""
     encrypted: Encrypted | None = None
     source: str = ""
+    verified: Verified = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -392,6 +394,7 @@ class Desk:
             asked.sip_call_id,
             asked.encrypted,
             attempts,
+            asked.verified,
         )
 
     def _needs(self, policies: PolicyBook, line: Line, account: Account, dial: Dial) -> Needs:

@@ -19,7 +19,7 @@ TESTS = ROOT / "tests"
 PAGE = ROOT / "docs" / "clauses.md"
 
 PASSES = frozenset({"allowed", "free"})
-STOPS = frozenset({"refused", "charged", "cut"})
+STOPS = frozenset({"refused", "charged", "cut", "found"})
 ON_SWITCH = "switch/"
 
 ASKS: dict[str, str] = {

@@ -306,7 +306,9 @@ def decisions(
     for row in rows:
         row["at"] = _utc(row["at_ms"])
     # What was noted of a call that was let through, and what cut it: most calls have neither.
-    further = [key for key in ("used_s", "cut_by", "cut_clause", "flag") if any(row[key] for row in rows)]
+    further = [
+        key for key in ("used_s", "cut_by", "cut_clause", "flag", "verified") if any(row[key] for row in rows)
+    ]
     show(rows, as_json, lambda: table_of((*DECISION_COLUMNS, *further), rows))
 
 

@@ -164,7 +164,8 @@ class DecisionRecord:
     """A decision as it stands in the ledger. decision: allow, refuse, or undecided (the failure rule applied).
 
     flag: what was noted of a call that was let through, such as "unencrypted" (A7); "" for nothing. used_s: None
-    where it was not allowed, or is not over. cut_by: the rule that ended it, None where people did.
+    where it was not allowed, or is not over. cut_by: the rule that ended it, None where people did. verified: what the
+    network said of the caller's number, "passed" or "failed"; "" for nothing.
     """
 
     call_id: str
@@ -186,6 +187,7 @@ class DecisionRecord:
     flag: str = ""
     used_s: int | None = None
     cut_by: str | None = None
+    verified: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,7 +56,7 @@ CHARGES_SHOWN = 1000
 _DECISION = """
     SELECT d.call_id, d.at_ms, d.kind, d.line_id, d.account_id, d.dialled, d.e164, d.number_class, d.country,
            d.decision, d.reason, d.clause_policy, d.clause_version, d.clause_id, d.granted_s, d.limit_s, d.flag,
-           g.used_s, CASE WHEN g.used_s = g.granted_s THEN g.bound_by END
+           g.used_s, CASE WHEN g.used_s = g.granted_s THEN g.bound_by END, d.verified
       FROM decisions d LEFT JOIN grants g USING (call_id)
 """
 

@@ -7,6 +7,7 @@ is what the ledger knows at the moment of the dial, read in the same transaction
 import re
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Literal
 
 from fairdial.policy.numbers import Habit
 from fairdial.policy.periods import Window, zone_named
@@ -26,6 +27,10 @@ class Kind(StrEnum):
     VOICEMAIL = "voicemail"
     EMERGENCY = "emergency"
     MESSAGE = "message"
+
+
+Verified = Literal["passed", "failed", ""]
+"""What the network says of a caller's number; "" where nobody said."""
 
 
 class Standing(StrEnum):
@@ -176,7 +181,7 @@ class Dial:
 
     caller: the number that the line shows, as the switch has it; "" where it shows none. encrypted: the
     caller's leg; None where the switch did not say. attempts: dials of the line in the last second, this one
-    counted (A3).
+    counted (A3). verified: whether the network vouches for the caller's number (STIR/SHAKEN, RFC 8224).
     """
 
     call_id: str
@@ -190,6 +195,7 @@ class Dial:
     sip_call_id: str = ""
     encrypted: "Encrypted | None" = None
     attempts: int = 1
+    verified: Verified = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,6 +104,7 @@ CALLEES_MS = 86_400 * MS_PER_S
 """How long a number that was called counts as one of the day."""
 
 UNENCRYPTED = "unencrypted"
+UNVERIFIED = "unverified"
 
 # What may stand in an extension or a number that is handed back to the dialplan: whatever could end a
 # dial string or a field of the answer is not among it.
@@ -275,6 +276,16 @@ def _participants(question: Question) -> Reason | None:
     return Reason.CONFERENCE_FULL if full and question.dial.kind is Kind.CONFERENCE else None
 
 
+def _unverified(question: Question) -> bool:
+    return question.dial.kind is Kind.INBOUND and question.dial.verified != "passed"
+
+
+def _verification(question: Question) -> Reason | None:
+    rule = question.policy.identity
+    refuses = rule is not None and rule.unverified == "refuse" and _unverified(question)
+    return Reason.CALLER_NOT_VERIFIED if refuses else None
+
+
 def _shows_nobody(question: Question) -> bool:
     # The endpoint's own name is what the switch has for a phone that shows no number; it is nobody's.
     return question.dial.caller in ("", "anonymous", question.line.id)
@@ -412,6 +423,12 @@ CHECKS: tuple[Check, ...] = (
         lambda q: None if q.policy.identity is None else q.clause(q.policy.identity.clause),
         _identity,
         _identity_saw,
+    ),
+    Check(
+        "identity.unverified",
+        lambda q: None if q.policy.identity is None else q.clause(q.policy.identity.clause),
+        _verification,
+        lambda q: f"the network says {q.dial.verified or 'nothing'} of {q.dial.caller or 'no number'}",
     ),
     Check(
         "encryption",
@@ -637,4 +654,7 @@ def _caller_instead(question: Question) -> str | None:
 
 
 def _flag(question: Question) -> str:
-    return UNENCRYPTED if _lacks_encryption(question) else ""
+    rule = question.policy.identity
+    unverified = rule is not None and rule.unverified == "flag" and _unverified(question)
+    noted = ((UNENCRYPTED, _lacks_encryption(question)), (UNVERIFIED, unverified))
+    return " ".join(flag for flag, holds in noted if holds)

@@ -31,6 +31,7 @@ from fairdial.policy.wording import (
     times,
     titled,
     trigger,
+    unverified_callers,
 )
 
 _Changes = Iterator[tuple[str, str]]
@@ -185,6 +186,9 @@ def _charges(old: Charges | None, new: Charges | None) -> _Changes:
 
 
 def _protection(old: Policy, new: Policy) -> _Changes:
+    if unverified_callers(old.identity) != unverified_callers(new.identity):
+        rule = new.identity or old.identity
+        yield f"from now on {unverified_callers(new.identity)}", rule.clause if rule else ""
     if caller_numbers(old.identity) != caller_numbers(new.identity):
         rule = new.identity or old.identity
         yield f"from now on {caller_numbers(new.identity)}", rule.clause if rule else ""

@@ -41,6 +41,7 @@ class Reason(StrEnum):
     SOURCE_BLOCKED = "source_blocked"
     CONFERENCE_FULL = "conference_full"
     CALLER_NOT_OWN = "caller_not_own"
+    CALLER_NOT_VERIFIED = "caller_not_verified"
     NOT_ENCRYPTED = "not_encrypted"
     # No decision could be made: the dialplan's failure rule for that kind of call applies.
     POLICY_MISSING = "policy_missing"
@@ -135,6 +136,9 @@ OUTCOMES: dict[Reason, Outcome] = {
         *_CALL_REJECTED,
         "ss-noservice",
         "The line, or where it calls from, dials faster than this FairDial takes questions.",
+    ),
+    Reason.CALLER_NOT_VERIFIED: Outcome(
+        *_CALL_REJECTED, "ss-noservice", "The network does not vouch for the number of who calls."
     ),
     Reason.SOURCE_BLOCKED: Outcome(
         *_CALL_REJECTED, "ss-noservice", "Passwords were guessed from where this call comes from."

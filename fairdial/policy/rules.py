@@ -308,9 +308,13 @@ class Charges(Rule):
 
 
 class IdentityRule(Rule):
-    """The caller's number: must be the account's own, is replaced by it, or may be any (A4)."""
+    """The caller's number: must be the account's own, is replaced by it, or may be any (A4).
+
+    unverified: what becomes of a call that comes in and whose number the network does not vouch for (STIR/SHAKEN).
+    """
 
     caller_number: Literal["own", "replace", "any"]
+    unverified: Literal["refuse", "flag", "any"] = "any"
     clause: ClauseId
 
 

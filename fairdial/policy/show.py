@@ -28,6 +28,7 @@ from fairdial.policy.wording import (
     size,
     times,
     trigger,
+    unverified_callers,
 )
 
 
@@ -117,6 +118,8 @@ def _charges(charges: Charges) -> Iterator[Row]:
 def _protection(policy: Policy) -> Iterator[Row]:
     if policy.identity is not None:
         yield Row("identity", "caller_number", caller_numbers(policy.identity), policy.identity.clause)
+        if policy.identity.unverified != "any":
+            yield Row("identity", "unverified", unverified_callers(policy.identity), policy.identity.clause)
     if policy.encryption is not None:
         yield Row("encryption", "calls", encryption(policy.encryption), policy.encryption.clause)
     if policy.standing is not None:

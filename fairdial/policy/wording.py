@@ -199,6 +199,17 @@ CAPS: dict[str, str] = {
 }
 
 
+def unverified_callers(rule: IdentityRule | None) -> str:
+    """What becomes of a call that comes in without a verified number."""
+    match rule.unverified if rule is not None else "any":
+        case "refuse":
+            return "calls that come in and whose number the network does not vouch for are refused"
+        case "flag":
+            return "calls that come in and whose number the network does not vouch for are flagged"
+        case _:
+            return "calls that come in need no number that the network vouches for"
+
+
 def caller_numbers(rule: IdentityRule | None) -> str:
     """What becomes of a caller number that is not the account's own."""
     match rule.caller_number if rule is not None else "any":

@@ -53,3 +53,22 @@ CREATE TABLE complaints (
     note       TEXT    NOT NULL
 ) STRICT;
 CREATE INDEX complaints_of_account ON complaints (account_id, at_ms);
+-- Sources of calls that are turned away for a while: addresses from which passwords were guessed.
+CREATE TABLE blocks (
+    source   TEXT    PRIMARY KEY,
+    since_ms INTEGER NOT NULL,
+    until_ms INTEGER NOT NULL CHECK (until_ms > since_ms),
+    why      TEXT    NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- Numbers that an account has called, where its policy limits how many it may call in a day.
+CREATE TABLE callees (
+    account_id TEXT    NOT NULL REFERENCES accounts (id),
+    callee     TEXT    NOT NULL, -- E.164
+    last_ms    INTEGER NOT NULL,
+    PRIMARY KEY (account_id, callee)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX callees_by_time ON callees (account_id, last_ms);
+
+-- Whether the network vouches for the caller's number (STIR/SHAKEN): "passed", "failed", or empty where nobody said.
+ALTER TABLE decisions ADD COLUMN verified TEXT NOT NULL DEFAULT '';
