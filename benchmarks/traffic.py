@@ -72,13 +72,13 @@ BUSY_OFFICE: Final = Habits(
 MIX: Final = ((HOUSEHOLD, 0.75), (SMALL_OFFICE, 0.2), (BUSY_OFFICE, 0.05))
 
 _ABROAD: Final = (
-    ("FR", "+331"),
-    ("DE", "+4930"),
-    ("US", "+1212"),
-    ("IE", "+3531"),
-    ("PL", "+4822"),
-    ("IN", "+9111"),
+    *(("FR", "+331"), ("DE", "+4930"), ("US", "+1212"), ("IE", "+3531"), ("PL", "+4822"), ("IN", "+9111")),
+    *(("ES", "+3491"), ("IT", "+3902"), ("NL", "+3120"), ("BE", "+322"), ("PT", "+35121"), ("CH", "+4144")),
+    *(("AT", "+431"), ("SE", "+468"), ("NO", "+4722"), ("DK", "+4533"), ("RO", "+4021"), ("CA", "+1416")),
+    *(("AU", "+612"), ("ZA", "+2711"), ("NG", "+2341"), ("TR", "+90212"), ("CN", "+8610"), ("BR", "+5511")),
 )
+USUAL: Final = 0.8
+"""Share of the calls abroad that go to a few countries of the customer's."""
 
 
 class Customer:
@@ -91,6 +91,7 @@ class Customer:
         self.lines = [f"{account_id}-{n}" for n in range(random.randint(*habits.lines))]
         # Some call twice as much as others of their kind.
         self._busy = random.lognormvariate(0, 0.4)
+        self._usual = random.sample(_ABROAD, 3)
         size = random.randint(*habits.book)
         company = _number(random)[0][:-2]
         self._book = [
@@ -147,7 +148,7 @@ class Customer:
     def _new(self) -> tuple[str, str]:
         random = self._random
         if random.random() < self.habits.abroad:
-            country, prefix = random.choice(_ABROAD)
+            country, prefix = random.choice(self._usual if random.random() < USUAL else _ABROAD)
             return f"{prefix}{random.randrange(10**7):07}", country
         return _number(random)
 
