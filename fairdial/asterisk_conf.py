@@ -9,6 +9,7 @@ Pure but for reading the files.
 """
 
 import glob
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -86,7 +87,10 @@ class Section:
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """A line that is not among the settings: skipped by Asterisk, or a program that it may run."""
+    """A line that is not among the settings: skipped by Asterisk, or a program that it may run.
+
+    The text of one that is skipped has nothing of the line, which may hold a secret.
+    """
 
     place: Place
     text: str
@@ -122,14 +126,15 @@ class Conf:
         return (section for section in self.sections if section.value("type").casefold() == kind)
 
 
-def read_conf(path: Path, folder: Path | None = None) -> Conf:
+def read_conf(path: Path, folder: Path | None = None, files_max: int | None = None) -> Conf:
     """The file and what it includes. folder: where relative includes count from (None: where the file lies).
+    files_max: how many files there may be (None: FILES_MAX).
 
     Raises ConfError, and OSError where the file itself cannot be read. Text that is not UTF-8 is read with its odd
     bytes replaced.
     """
-    reader = _Reader(path.parent if folder is None else folder)
-    reader.read(path, depth=1)
+    reader = _Reader(path.parent if folder is None else folder, FILES_MAX if files_max is None else files_max)
+    reader.read(path)
     built = [draft.built() for draft in reader.drafts]
     return Conf(
         path,
@@ -158,33 +163,41 @@ class _Draft:
 class _Reader:
     """Reads line by line into `drafts`; `_current` is the section that a setting now belongs to."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, files_max: int) -> None:
         self.drafts: list[_Draft] = []
         self.executed: list[Note] = []
         self.skipped: list[Note] = []
         self.files: list[Path] = []
         self._folder = folder
+        self._files_max = files_max
+        self._open: list[str] = []
         self._first: dict[str, _Draft] = {}
         self._current: _Draft | None = None
         self._bytes = 0
         self._settings = 0
 
-    def read(self, path: Path, depth: int, by: Place | None = None) -> None:
+    def read(self, path: Path, by: Place | None = None) -> None:
+        """Read a file into the drafts. by: the line that includes it."""
         by = by or Place(path, 1)
-        if depth > DEPTH_MAX:
+        real = os.path.realpath(path)
+        if real in self._open:
+            raise ConfError(by, f"{path} includes itself, or a file that includes it", "take this line away")
+        if len(self._open) >= DEPTH_MAX:
             raise ConfError(
-                by, f"more than {DEPTH_MAX} files within one another", "see whether one includes itself"
+                by, f"more than {DEPTH_MAX} files within one another", "include them side by side"
             )
-        if len(self.files) >= FILES_MAX:
-            raise ConfError(by, f"more than {FILES_MAX} files are included", "include fewer, larger ones")
+        if len(self.files) >= self._files_max:
+            raise ConfError(by, f"more than {self._files_max} files", "include fewer, larger ones")
         with path.open("rb") as file:
             content = file.read(BYTES_MAX - self._bytes + 1)
         self._bytes += len(content)
         if self._bytes > BYTES_MAX:
             raise ConfError(by, f"more than {BYTES_MAX} bytes in all", "include less")
         self.files.append(path)
+        self._open.append(real)
         for number, line in self._uncommented(path, content.decode("utf-8-sig", errors="replace")):
-            self._line(line, Place(path, number), depth)
+            self._line(line, Place(path, number))
+        self._open.pop()
 
     def _uncommented(self, path: Path, text: str) -> Iterator[tuple[int, str]]:
         """Each line that says something, without its comments."""
@@ -202,12 +215,12 @@ class _Reader:
         if level:
             self.skipped.append(Note(Place(path, begun), "the comment that begins here has no end"))
 
-    def _line(self, line: str, place: Place, depth: int) -> None:
+    def _line(self, line: str, place: Place) -> None:
         match line[0]:
             case "[":
                 self._heading(line, place)
             case "#":
-                self._directive(line, place, depth)
+                self._directive(line, place)
             case _:
                 self._setting(line, place)
 
@@ -276,7 +289,7 @@ class _Reader:
         if self._settings > SETTINGS_MAX:
             raise ConfError(place, f"more than {SETTINGS_MAX} settings in all", "inherit less")
 
-    def _directive(self, line: str, place: Place, depth: int) -> None:
+    def _directive(self, line: str, place: Place) -> None:
         found = _DIRECTIVE.match(line)
         name = "" if found is None else found["name"].lower()
         argument = "" if found is None else found["argument"].strip()
@@ -285,11 +298,11 @@ class _Reader:
         if name == "exec":
             self.executed.append(Note(place, argument))
         elif name in {"include", "tryinclude"} and argument:
-            self._include(argument, place, depth, tried=name == "tryinclude")
+            self._include(argument, place, tried=name == "tryinclude")
         else:
-            self.skipped.append(Note(place, f"{line.split()[0]}: no such directive, or nothing after it"))
+            self.skipped.append(Note(place, "begins with # and is no directive, or nothing follows it"))
 
-    def _include(self, pattern: str, place: Place, depth: int, *, tried: bool) -> None:
+    def _include(self, pattern: str, place: Place, *, tried: bool) -> None:
         found = self._matching(pattern)
         if not found and not tried:
             raise ConfError(
@@ -298,7 +311,7 @@ class _Reader:
         inside = self._current
         for path in found:
             try:
-                self.read(path, depth + 1, place)
+                self.read(path, place)
             except OSError as error:
                 raise ConfError(
                     place, f"{path} cannot be read ({error.strerror})", "let whoever asks read it"
@@ -316,17 +329,26 @@ class _Reader:
 
 
 def _has(draft: _Draft, key: str, value: str) -> bool:
-    return any(each.key == key and re.fullmatch(value, each.value) is not None for each in draft.settings)
+    try:
+        wanted = re.compile(value)
+    except (re.error, OverflowError, RecursionError):
+        return False
+    return any(each.key == key and wanted.fullmatch(each.value) is not None for each in draft.settings)
 
 
 def _alternatives(pattern: str) -> list[str]:
-    """`a{b,c}` as `ab` and `ac` (GLOB_BRACE)."""
-    found = _BRACES.search(pattern)
-    if found is None:
-        return [pattern]
-    ends = pattern[: found.start()], pattern[found.end() :]
-    each = [_alternatives(f"{ends[0]}{middle}{ends[1]}") for middle in found[1].split(",")]
-    return [name for names in each for name in names][:FILES_MAX]
+    """`a{b,c}` as `ab` and `ac` (GLOB_BRACE), each once; of the first FILES_MAX."""
+    ahead, names = [pattern], list[str]()
+    while ahead and len(names) < FILES_MAX:
+        first = ahead.pop()
+        found = _BRACES.search(first)
+        if found is None:
+            names.append(first)
+            continue
+        start, end = first[: found.start()], first[found.end() :]
+        ahead += [f"{start}{middle}{end}" for middle in reversed(found[1].split(","))]
+    # What stands outside braces within braces was doubled.
+    return list(dict.fromkeys(names))
 
 
 def _strip(line: str, level: int) -> tuple[str, int]:

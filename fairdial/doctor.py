@@ -45,11 +45,15 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class FileFinding(Finding):
-    """What is not well in a file. place: the file, and its line after a colon. grave: FairDial does not work so."""
+    """What is not well in a file. place: the file, and its line after a colon. grave: FairDial does not work so.
+
+    sections: names of those that are meant, () where it is the whole file.
+    """
 
     well: bool = field(default=False, init=False)
     place: str = ""
     grave: bool = False
+    sections: tuple[str, ...] = ()
 
     @property
     def severity(self) -> Severity:

@@ -6,20 +6,21 @@ answers over the network to the probes. docs/hardening.md says why each thing ma
 """
 
 import stat
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
-from fairdial.asterisk_conf import Conf, Place
+from fairdial.asterisk_conf import Conf, Place, Section
 from fairdial.dialled_through import dialling_contexts
 from fairdial.doctor import FileFinding, Finding, Severity
 from fairdial.switch_access import ami, ari, http
-from fairdial.switch_files import Needs, SwitchFiles, failure, is_no, is_yes, warning
+from fairdial.switch_files import Needs, SwitchFiles, failure, is_no, is_yes, some, warning
 
 SECRET_KEYS: Final = frozenset(
     {"secret", "md5secret", "remotesecret", "password", "md5_cred", "password_digest"}
 )
-NAMES_SHOWN: Final = 5
+
+ANONYMOUS_MODULE: Final = "res_pjsip_endpoint_identifier_anonymous"
 
 NEEDED_MODULES: Final = (
     *("app_dial", "app_stack", "app_stasis", "res_stasis", "res_stasis_answer", "res_stasis_playback"),
@@ -80,6 +81,56 @@ def exposed_secrets(paths: Iterable[Path], part: str = "secrets") -> list[FileFi
     ]
 
 
+def secret_files(conf: Conf) -> tuple[Path, ...]:
+    """The files in which its secrets are written, each once."""
+    settings = (setting for section in (*conf.sections, *conf.templates) for setting in section.settings)
+    holding = {setting.place.file: None for setting in settings if setting.key.casefold() in SECRET_KEYS}
+    return tuple(holding)
+
+
+def taking_strangers(pjsip: Conf, modules: Conf | None) -> Iterator[FileFinding]:
+    """A warning for each endpoint that takes calls of whoever is not known.
+
+    `endpoint_identifier_order` closes none of them: what it leaves out is looked at last.
+    """
+    if modules is not None and ANONYMOUS_MODULE in _named_modules(modules, "noload"):
+        return
+    for endpoint in pjsip.of_type("endpoint"):
+        if is_anonymous(endpoint):
+            yield warning(
+                "pjsip.conf",
+                endpoint.place,
+                f"[{endpoint.name}]: calls of strangers are taken, into [{endpoint.value('context', 'default')}]",
+                "remove the endpoint, or see that its context reaches no Dial() that somebody pays for",
+                (endpoint.name,),
+            )
+
+
+def is_anonymous(endpoint: Section) -> bool:
+    """Whether it is the endpoint of those who are not known, here or at one domain."""
+    return endpoint.name.casefold().split("@")[0] == "anonymous"
+
+
+def without_account(pjsip: Conf, extensions: Conf, app: str) -> Iterator[FileFinding]:
+    """A warning that names all endpoints which dial through FairDial and have no accountcode. app: as in Needs."""
+    contexts = dialling_contexts(extensions, app)
+    bare = [
+        endpoint
+        for endpoint in pjsip.of_type("endpoint")
+        if endpoint.value("context", "default") in contexts and not endpoint.value("accountcode")
+    ]
+    if bare:
+        names = tuple(endpoint.name for endpoint in bare)
+        yield warning(
+            "pjsip.conf",
+            bare[0].place,
+            f"no accountcode, though they dial through FairDial: {some(names)}; their CDRs"
+            " name no account, and rooms named after it (dialplan/samples/conference.conf) are shared by all of them",
+            "give each endpoint accountcode=ACCOUNT, the account's id",
+            names,
+        )
+
+
 def _world_readable(path: Path) -> bool:
     """Whether the mode of the file and of each folder above it lets anybody in."""
     try:
@@ -88,11 +139,6 @@ def _world_readable(path: Path) -> bool:
         return open_to_all and all(parent.stat().st_mode & stat.S_IXOTH for parent in path.parents)
     except OSError:
         return False
-
-
-def _some(names: Collection[str]) -> str:
-    shown = ", ".join(list(names)[:NAMES_SHOWN])
-    return shown if len(names) <= NAMES_SHOWN else f"{shown} and {len(names) - NAMES_SHOWN} more"
 
 
 def _live_dangerously(files: SwitchFiles, _needs: Needs) -> Iterator[FileFinding]:
@@ -153,25 +199,13 @@ def _secrets(files: SwitchFiles, _needs: Needs) -> Iterator[FileFinding]:
         conf = files.conf(name)
         if conf is None:
             continue
-        settings = (setting for section in (*conf.sections, *conf.templates) for setting in section.settings)
-        holding = {setting.place.file: None for setting in settings if setting.key.casefold() in SECRET_KEYS}
-        yield from exposed_secrets(holding, name)
+        yield from exposed_secrets(secret_files(conf), name)
 
 
 def _guests(files: SwitchFiles, _needs: Needs) -> Iterator[FileFinding]:
     pjsip, sip = files.conf("pjsip.conf"), files.conf("sip.conf")
     if pjsip is not None:
-        order = next((each.last("endpoint_identifier_order") for each in pjsip.of_type("global")), None)
-        identified = order is None or "anonymous" in {part.strip() for part in order.value.split(",")}
-        for endpoint in pjsip.of_type("endpoint"):
-            if identified and endpoint.name.casefold().split("@")[0] == "anonymous":
-                context = endpoint.value("context", "default")
-                yield warning(
-                    "pjsip.conf",
-                    endpoint.place,
-                    f"[{endpoint.name}]: calls of strangers are taken, into [{context}]",
-                    "remove the endpoint, or see that its context reaches no Dial() that somebody pays for",
-                )
+        yield from taking_strangers(pjsip, files.conf("modules.conf"))
     if sip is not None and sip.named("general"):
         setting = sip.last("general", "allowguest")
         if not is_no(setting):
@@ -186,22 +220,8 @@ def _guests(files: SwitchFiles, _needs: Needs) -> Iterator[FileFinding]:
 
 def _accountcodes(files: SwitchFiles, needs: Needs) -> Iterator[FileFinding]:
     pjsip, extensions = files.conf("pjsip.conf"), files.conf("extensions.conf")
-    if pjsip is None or extensions is None:
-        return
-    contexts = dialling_contexts(extensions, needs.app)
-    bare = [
-        endpoint
-        for endpoint in pjsip.of_type("endpoint")
-        if endpoint.value("context", "default") in contexts and not endpoint.value("accountcode")
-    ]
-    if bare:
-        yield warning(
-            "pjsip.conf",
-            bare[0].place,
-            f"no accountcode, though they dial through FairDial: {_some([each.name for each in bare])}; their CDRs"
-            " name no account, and rooms named after it (dialplan/samples/conference.conf) are shared by all of them",
-            "give each endpoint accountcode=ACCOUNT, the account's id",
-        )
+    if pjsip is not None and extensions is not None:
+        yield from without_account(pjsip, extensions, needs.app)
 
 
 _EXAMINATIONS: Final[tuple[Callable[[SwitchFiles, Needs], Iterator[FileFinding]], ...]] = (

@@ -3,11 +3,15 @@
 Leaves what is wrong with a setting to `hardening` and `switch_access`.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from fairdial.asterisk_conf import Conf, ConfError, Place, Setting, read_conf
 from fairdial.doctor import FileFinding
+
+NAMES_SHOWN: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +62,22 @@ class SwitchFiles:
         return conf
 
 
-def warning(part: str, place: Place | Path, text: str, cure: str) -> FileFinding:
+def warning(
+    part: str, place: Place | Path, text: str, cure: str, sections: tuple[str, ...] = ()
+) -> FileFinding:
     """FairDial works in spite of it."""
-    return FileFinding(part, text, cure, place=str(place))
+    return FileFinding(part, text, cure, place=str(place), sections=sections)
 
 
 def failure(part: str, place: Place | Path, text: str, cure: str) -> FileFinding:
     """FairDial cannot work so."""
     return FileFinding(part, text, cure, place=str(place), grave=True)
+
+
+def some(names: Collection[str]) -> str:
+    """The first few of the names, and how many more there are."""
+    shown = ", ".join(list(names)[:NAMES_SHOWN])
+    return shown if len(names) <= NAMES_SHOWN else f"{shown} and {len(names) - NAMES_SHOWN} more"
 
 
 def is_yes(setting: Setting | None) -> bool:

@@ -107,7 +107,8 @@ def test_what_asterisk_skips_is_skipped_and_said(tmp_path: Path, line: str) -> N
         ("[a](+)\n", "x.conf:1: [a](+) adds to a section that is not there; define it above"),
         ("[a]\n#include nope.conf\n", "x.conf:2: #include nope.conf: there is no such file; put it there"),
         ("[a]\n#include no/*.conf\n", "x.conf:2: #include no/*.conf: there is no such file"),
-        ("[a]\n#include x.conf\n", "more than 10 files within one another; see whether one includes itself"),
+        ("[a]\n#include x.conf\n", "x.conf:2: "),
+        ("[a]\n#include x.conf\n", "x.conf includes itself, or a file that includes it; take this line away"),
         (f"[a]\nx={'y' * 9000}\n", "x.conf:2: a line longer than 8191 characters"),
     ],
 )
@@ -116,6 +117,53 @@ def test_what_asterisk_gives_up_names_file_line_and_cure(tmp_path: Path, text: s
         conf(tmp_path, text)
     assert words in str(error.value)
     assert str(tmp_path) in str(error.value)
+
+
+def test_a_loop_of_files_is_found_where_it_closes(tmp_path: Path) -> None:
+    with pytest.raises(ConfError, match=r"/two\.conf:1: .*/one\.conf includes itself, or a file that"):
+        conf(tmp_path, "#include one.conf\n", one="#include two.conf\n", two="#include one.conf\n")
+
+
+def test_a_file_may_be_included_twice(tmp_path: Path) -> None:
+    read = conf(tmp_path, "[a]\n#include one.conf\n[b]\n#include one.conf\n", one="x=1\n")
+    assert settings(read) == [("a", [("x", "1")]), ("b", [("x", "1")])]
+
+
+@pytest.mark.parametrize(("files", "read"), [(10, True), (11, False)])
+def test_ten_files_within_one_another_are_read(tmp_path: Path, files: int, read: bool) -> None:
+    for number in range(1, files):
+        (tmp_path / f"{number}.conf").write_text(f"#include {number + 1}.conf\n")
+    (tmp_path / f"{files}.conf").write_text("[a]\n")
+    if read:
+        assert len(read_conf(tmp_path / "1.conf").files) == files
+    else:
+        with pytest.raises(ConfError, match="more than 10 files within one another; include them side by"):
+            read_conf(tmp_path / "1.conf")
+
+
+def test_who_reads_may_want_fewer_files(tmp_path: Path) -> None:
+    conf(tmp_path, "[a]\n#include one.conf\n", one="x=1\n")
+    assert len(read_conf(tmp_path / "x.conf", files_max=2).files) == 2
+    with pytest.raises(ConfError, match="more than 1 files; include fewer"):
+        read_conf(tmp_path / "x.conf", files_max=1)
+
+
+def test_braces_are_alternatives(tmp_path: Path) -> None:
+    read = conf(tmp_path, "[a]\n#include {one,t{w,x}o}.conf\n", one="x=1\n", two="y=2\n")
+    assert settings(read) == [("a", [("x", "1"), ("y", "2")])]
+
+
+@pytest.mark.parametrize(
+    "pattern", ["{a}" * 2_000, "{a,b}" * 1_500, "{" * 5_000, "{a," * 1_500 + "}" * 1_500]
+)
+def test_braces_without_measure_are_soon_given_up(tmp_path: Path, pattern: str) -> None:
+    assert settings(conf(tmp_path, f"[a]\n#tryinclude {pattern}\nx=1\n")) == [("a", [("x", "1")])]
+
+
+def test_a_condition_that_is_no_expression_holds_for_nothing(tmp_path: Path) -> None:
+    assert settings(conf(tmp_path, "[a]\nx=1\n[a](+x=[0-9])\ny=2\n")) == [("a", [("x", "1"), ("y", "2")])]
+    with pytest.raises(ConfError, match=r"\[a\]\(\+\) adds to a section that is not there"):
+        conf(tmp_path, "[a]\nx=1\n[a](+x=[)\ny=2\n")
 
 
 def test_an_included_file_that_may_not_be_read_is_named(tmp_path: Path) -> None:

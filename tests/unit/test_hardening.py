@@ -94,6 +94,15 @@ RISKS = [
     ("manager", "enabled=yes", "enabled=yes\nwebenabled=yes", 3, "over HTTP", "webenabled=no"),
     ("pjsip", "[carrier]", "[anonymous]", 6, "calls of strangers are taken, into [from-carrier]", "remove"),
     ("pjsip", "[carrier]", "[anonymous@example.org]", 6, "calls of strangers", "remove"),
+    # What the order leaves out is looked at last, not left out.
+    (
+        "pjsip",
+        "[carrier]",
+        "[global]\ntype=global\nendpoint_identifier_order=ip,username\n[anonymous]",
+        9,
+        "calls of strangers",
+        "remove",
+    ),
     ("pjsip", "accountcode=acme\n", "", 4, "no accountcode, though they dial", "accountcode=ACCOUNT"),
     ("cdr", "loguniqueid=yes", "loguniqueid=no", 2, "proves nothing", "loguniqueid=yes"),
     (
@@ -168,7 +177,6 @@ def test_what_keeps_fairdial_from_working_is_a_failure(
         ("manager", "read=cdr\n", ""),
         ("manager", "deny=0.0.0.0/0.0.0.0\npermit=127.0.0.1/255.255.255.255\n", "acl=fairdial\n"),
         ("manager", "[fairdial]\n", "[other]\nsecret=x\nwrite=all\n[fairdial]\n"),
-        ("pjsip", "[carrier]", "[global]\ntype=global\nendpoint_identifier_order=ip,username\n[anonymous]"),
         # A phone that does not dial through FairDial, and one whose template has the account.
         ("pjsip", "context=phones\n[alice](phone)\naccountcode=acme", "context=lobby\n[alice](phone)"),
         (
@@ -230,6 +238,13 @@ def test_secrets_that_all_may_read_are_warned_of(etc: Path, name: str) -> None:
     assert f"chmod 600 {path}" in finding.cure
     path.chmod(0o660)
     assert examine_files(etc, Needs())[0].well
+
+
+def test_an_anonymous_endpoint_is_closed_without_the_module_that_finds_it(etc: Path) -> None:
+    anonymous = ("[carrier]", "[anonymous]")
+    assert "strangers" in examined(etc, pjsip=anonymous)[0].text
+    noload = ("chan_sip.so", "chan_sip.so\nnoload = res_pjsip_endpoint_identifier_anonymous.so")
+    assert examined(etc, pjsip=anonymous, modules=noload)[0].well
 
 
 def test_files_without_a_secret_may_be_read_by_all(etc: Path) -> None:
