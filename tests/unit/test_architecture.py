@@ -25,6 +25,13 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         *("fairdial.asterisk_conf", "fairdial.dialled_through", "fairdial.doctor"),
         *("fairdial.switch_access", "fairdial.switch_files"),
     ),
+    "fairdial.pjsip": ("fairdial.asterisk_conf", "fairdial.switch_files"),
+    "fairdial.passwords": (),
+    "fairdial.password_ages": (),
+    "fairdial.audit": (
+        *("fairdial.asterisk_conf", "fairdial.doctor", "fairdial.hardening", "fairdial.password_ages"),
+        *("fairdial.passwords", "fairdial.pjsip", "fairdial.switch_files"),
+    ),
     "fairdial.logs": ("fairdial.config",),
     "fairdial.doctor": ("fairdial.config", "fairdial.clock"),
     "fairdial.ledger": ("fairdial.policy",),
@@ -98,6 +105,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "fairdial.config",
         "fairdial.doctor",
         "fairdial.logs",
+        *("fairdial.asterisk_conf", "fairdial.audit", "fairdial.password_ages"),
     ),
     "agi_app": (*_SHELL, "fairdial.config", "fairdial.doctor", "fairdial.tls"),
     "ari_handlers": (
