@@ -70,7 +70,7 @@ class PasswordAges:
         if len(content) > BYTES_MAX:
             raise AgesError(f"{path}: longer than {BYTES_MAX} bytes; name the file that `audit` keeps")
         try:
-            return cls(path, _File.model_validate_json(content, strict=False).credentials)
+            return cls(path, _File.model_validate_json(content).credentials)
         except ValidationError as error:
             first = error.errors()[0]
             key = ".".join(str(part) for part in first["loc"][:1])
