@@ -79,6 +79,7 @@ class Bound:
 
 
 FILLING = Bound("memory (RSS)", lambda sample: sample.rss_kib, "KiB", flat=4 * BYTES, by_call=2.0)
+# For a while yet the store's page cache fills (writer.py, 8 MB).
 LEVEL = dataclasses.replace(FILLING, flat=16 * BYTES, by_call=0.0)
 BOUNDS = (
     Bound("file descriptors", lambda sample: sample.descriptors, "", flat=3),

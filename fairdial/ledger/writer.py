@@ -160,7 +160,7 @@ class Writer:
         self._task = asyncio.create_task(self._run(connection), name="ledger-writer")
 
     def _connect(self) -> sqlite3.Connection:
-        # 32 MB of pages: the meters and lines of a busy hour, not the whole of a large file.
+        # 8 MB of pages: with 100,000 accounts steps are as fast as with 32 MB, for the system keeps the file in its own.
         return _connect(
             self._path,
             (
@@ -168,7 +168,7 @@ class Writer:
                 "synchronous=FULL",
                 "foreign_keys=ON",
                 "temp_store=MEMORY",
-                "cache_size=-32000",
+                "cache_size=-8000",
             ),
         )
 
