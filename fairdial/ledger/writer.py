@@ -160,7 +160,7 @@ class Writer:
         self._task = asyncio.create_task(self._run(connection), name="ledger-writer")
 
     def _connect(self) -> sqlite3.Connection:
-        # 8 MB of pages: with 100,000 accounts steps are as fast as with 32 MB, for the system keeps the file in its own.
+        # 8 MB of pages: with 100,000 accounts steps are as fast as with 32 MB, for the system caches the file too.
         return _connect(
             self._path,
             (
