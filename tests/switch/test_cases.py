@@ -87,7 +87,8 @@ async def test_a_dialler_is_stopped_and_another_account_calls_undisturbed(spine:
 
 async def test_people_dismiss_a_case_and_the_same_evidence_opens_no_other(spine: Spine) -> None:
     await spine.server.account("acme", "kryptotel", "alice", countries=["GB"])
-    assert await dial(spine, 0, ROW) == [200] * ROW
+    # The last of them is cut while it talks, or before it is answered.
+    assert (await dial(spine, 0, ROW))[:-1] == [200] * (ROW - 1)
     [case] = await cases(spine, 1, step="suspend")
     assert await standing(spine, "acme") == "suspended"
     closed = await spine.server.command(
@@ -112,7 +113,7 @@ async def test_a_restart_forgets_no_pattern(spine: Spine) -> None:
     await spine.server.kill()
     await spine.switch.no_channels()
     await spine.server.launch()
-    assert await dial(spine, 5, ROW - 5) == [200] * (ROW - 5)
+    assert (await dial(spine, 5, ROW - 5))[:-1] == [200] * (ROW - 6)
     [case] = await cases(spine, 1, step="suspend")
     assert case["value"] == ROW
     assert await dial(spine, ROW, 1) == [403]
@@ -269,8 +270,9 @@ async def test_a_caller_that_the_network_does_not_vouch_for_is_refused(spine: Sp
     )
     await spine.server.account("acme", "verifying", "alice")
     await spine.switch.cli(f"database put did {LINE_NUMBER} alice")
-    for said, status in (("passed", 200), ("failed", 403), ("", 403)):
-        await spine.switch.set_global("FAIRDIAL_VERIFIED", said)
+    for said, status in (("", 403), ("passed", 200), ("failed", 403)):
+        if said:
+            await spine.switch.set_global("FAIRDIAL_VERIFIED", said)
         outcome = await spine.call("carrier", LINE_NUMBER, hang_up_after_s=0.2)
         assert outcome.final_status == status
         record = await spine.newest_decision()
