@@ -170,6 +170,9 @@ class Logins:
             except LedgerError as error:
                 log.warning("login_not_looked_at", line=login.line, error=str(error))
                 await asyncio.sleep(TROUBLE_S)
+            except Exception as error:
+                # What one event says must not end the watch over all.
+                log.error("login_not_looked_at", line=login.line, error=repr(error), exc_info=error)
 
     async def _succeeded(self, login: _Login) -> None:
         self._failed.pop(login.source, None)

@@ -430,7 +430,13 @@ class Parts:
     async def doctor(self, config: Config) -> list[Finding]:
         findings = await examine(probes(config))
         findings += exposed_secrets(config.secret_files)
-        needs = Needs(config.ari.user, config.ami.user, config.ari.app, config.cdr.file is not None)
+        needs = Needs(
+            config.ari.user,
+            config.ami.user,
+            config.ari.app,
+            cdr_file=config.cdr.file is not None,
+            logins=config.logins.watch,
+        )
         return findings + await asyncio.to_thread(examine_files, config.asterisk_etc, needs)
 
     def back_up(self, config: Config, file: Path) -> Mapping[str, object]:

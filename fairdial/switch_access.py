@@ -137,10 +137,10 @@ def ami(files: SwitchFiles, needs: Needs) -> Iterator[FileFinding]:
             "set webenabled=no unless another program needs it",
         )
     for user in conf.named(needs.ami_user):
-        yield from _ami_user(user)
+        yield from _ami_user(user, needs)
 
 
-def _ami_user(user: Section) -> Iterator[FileFinding]:
+def _ami_user(user: Section, needs: Needs) -> Iterator[FileFinding]:
     write, read = user.last("write"), user.last("read")
     writes = _classes(write)
     if not writes & {"call", "all"}:
@@ -156,6 +156,13 @@ def _ami_user(user: Section) -> Iterator[FileFinding]:
             (write or user).place,
             f"[{user.name}] lacks write=reporting: the doctor cannot see whether the dialplan is loaded",
             "set write=call,reporting",
+        )
+    if needs.logins and not _classes(read) & {"security", "all"}:
+        yield warning(
+            "manager.conf",
+            (read or user).place,
+            f"[{user.name}] lacks read=security: logins are not watched (A5, A6)",
+            "set read=cdr,security, or logins.watch = false in fairdial.toml",
         )
     for key, setting, least in (("write", write, AMI_WRITE), ("read", read, AMI_READ)):
         more = _classes(setting) - least

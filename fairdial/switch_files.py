@@ -16,12 +16,15 @@ NAMES_SHOWN: Final = 5
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """What FairDial is at this switch. app: its Stasis application. cdr_file: whether it reads Master.csv."""
+    """What FairDial is at this switch. app: its Stasis application. cdr_file: whether it reads Master.csv; logins:
+    whether it watches logins.
+    """
 
     ari_user: str = "fairdial"
     ami_user: str = "fairdial"
     app: str = "fairdial"
     cdr_file: bool = False
+    logins: bool = False
 
 
 class SwitchFiles:

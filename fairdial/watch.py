@@ -14,7 +14,7 @@ import structlog
 
 from fairdial.cases import Cases
 from fairdial.clock import Clock
-from fairdial.ledger.contract import Ledger, LedgerError
+from fairdial.ledger.contract import Ledger, LedgerError, NotFound
 from fairdial.policy.account import Account
 from fairdial.policy.book import PolicyBook
 from fairdial.policy.document import Policy
@@ -27,8 +27,8 @@ log = structlog.get_logger(__name__)
 
 WAITING_MAX = 20_000
 """Events that may wait; what comes when they are as many is not watched, and told."""
-ACCOUNTS_MAX = 20_000
-"""Accounts whose patterns are remembered; who has been quiet for longest is forgotten first."""
+ACCOUNTS_MAX = 10_000
+"""Accounts whose patterns are remembered, at some 25 KB each; who has been quiet for longest is forgotten first."""
 PAST_DIALS_MAX = 200_000
 """Dials that are read again at the start, the latest ones: of more, the oldest hours are not known."""
 PAST_MS = WINDOW_MS[Period.DAY]
@@ -138,7 +138,14 @@ class Watch:
     async def _watch(self) -> None:
         await self._remember()
         while True:
-            self._see(await self._queue.get())
+            seen = await self._queue.get()
+            try:
+                self._see(seen)
+            except Exception as error:
+                # One account's calls must not end the watch over all.
+                log.error(
+                    "event_not_watched", account=seen.event.account_id, error=repr(error), exc_info=error
+                )
             if self._unseen and self._queue.empty():
                 log.warning("watched_again", not_watched=self._unseen)
                 self._unseen = 0
@@ -216,6 +223,9 @@ class Watch:
             hit = self._hits[0]
             try:
                 change = await self._cases.found(hit)
+            except NotFound:
+                # The account is gone: nobody is left to answer for it.
+                change = None
             except LedgerError as error:
                 log.error(
                     "case_not_written", account=hit.account_id, detector=hit.detector.name, error=str(error)
@@ -236,6 +246,8 @@ class Watch:
                 await work(self._clock.now().wall_ms)
             except LedgerError as error:
                 log.error("cases_not_looked_at", error=str(error))
+            except Exception as error:
+                log.error("cases_not_looked_at", error=repr(error), exc_info=error)
 
     async def _look_at_deadlines(self, now_ms: int) -> None:
         await self._cases.after_deadlines(now_ms)

@@ -74,6 +74,8 @@ class Setting:
 class _Counted:
     """How many events of a kind there were, or the sum of what they amount to."""
 
+    __slots__ = ("_amount", "_sum")
+
     def __init__(self, setting: Setting, amount: Callable[[Event, Live | None], float]) -> None:
         self._sum = Sum(setting.window_ms)
         self._amount = amount
@@ -90,6 +92,8 @@ class _Counted:
 
 class _Share:
     """Of the calls that are looked at, the share for which something holds. None of the call: it is not looked at."""
+
+    __slots__ = ("_at_least", "_holds", "_sum")
 
     def __init__(self, setting: Setting, holds: Callable[[Event, Live | None], bool | None]) -> None:
         self._sum = Sum(setting.window_ms)
@@ -110,6 +114,8 @@ class _Share:
 
 class _Length:
     """The mean or median length of answered outgoing calls, in seconds."""
+
+    __slots__ = ("_at_least", "_kept", "_median", "_sorted", "_window_ms")
 
     def __init__(self, setting: Setting, *, median: bool) -> None:
         self._window_ms = setting.window_ms
@@ -145,6 +151,8 @@ class _Length:
 class _DistinctKeys:
     """How many different numbers, callers or networks there were; by line, the most of one line."""
 
+    __slots__ = ("_groups", "_key")
+
     def __init__(self, setting: Setting, key: Callable[[Event], tuple[str, str] | None]) -> None:
         self._groups = Groups(setting.window_ms)
         self._key = key
@@ -164,6 +172,8 @@ class _FirstSeen:
 
     An account says nothing before it was seen for a whole window and has placed `at_least` calls before it.
     """
+
+    __slots__ = ("_attempts", "_key", "_known", "_new", "_setting", "_since_ms")
 
     def __init__(self, setting: Setting, key: Callable[[Attempt], str | None]) -> None:
         self._setting = setting
@@ -199,6 +209,8 @@ class _Sequence:
     """How many numbers in a row were dialled one after the other by their digits: up or down in small steps, or in
     equal ones. The same number again neither counts nor ends it.
     """
+
+    __slots__ = ("_last", "_step", "_times", "_window_ms")
 
     CLOSE: Final = 10
 
@@ -243,6 +255,8 @@ class _Regular:
     to a tenth of that, or a quarter of a second.
     """
 
+    __slots__ = ("_mean_ms", "_times", "_window_ms")
+
     SHARE: Final = 0.1
     NEAR_MS: Final = 250
 
@@ -279,6 +293,8 @@ class _Regular:
 class _AtOnce:
     """How many calls of a group are in progress at once: the largest group. None: the call is in no group."""
 
+    __slots__ = ("_counted", "_group", "_sizes")
+
     def __init__(self, group: Callable[[Attempt], str | None]) -> None:
         self._group = group
         self._sizes = Sizes()
@@ -301,6 +317,8 @@ class _AtOnce:
 
 class _Forwarded:
     """How many calls of one line go on to one number at once: as many as came in for the line and go out to it."""
+
+    __slots__ = ("_came_in", "_counted", "_goes_out", "_latest")
 
     def __init__(self) -> None:
         self._came_in = Sizes()
@@ -332,6 +350,8 @@ class _Forwarded:
 
 class _OddHours:
     """How many calls were placed at hours of the day at which the account hardly ever calls."""
+
+    __slots__ = ("_at_least", "_by_hour", "_odd", "_zone")
 
     RARE: Final = 0.01
 
@@ -426,6 +446,8 @@ def _noted(measure: str) -> Callable[[Event], tuple[str, str] | None]:
 
 class _LongCalls:
     """How many long calls went to one range: numbers that differ in their last four digits alone."""
+
+    __slots__ = ("_groups", "_seconds")
 
     def __init__(self, setting: Setting) -> None:
         self._seconds = setting.seconds

@@ -1,8 +1,8 @@
 """The detectors of one account: they are fed with its calls, and say when a pattern is there (K7 to K11, S6, S7, V7).
 
-Pure and incremental; bounded by what each measure keeps (`measures.py`), by LIVE_MAX calls in progress and by RECENT
-calls as evidence. A pattern that lasts is told again only once it has grown, or has lasted a while. Leaves to
-`ladder.py` what follows, and to the ledger that a case is open already.
+Pure and incremental; bounded by what each measure keeps (`measures.py`), by LIVE_MAX calls in progress and by
+EVIDENCE_MAX calls as evidence. A pattern that lasts is told again only once it has grown, or has lasted a while.
+Leaves to `ladder.py` what follows, and to the ledger that a case is open already.
 """
 
 from collections import deque
@@ -11,16 +11,15 @@ from dataclasses import dataclass
 from typing import Final
 from zoneinfo import ZoneInfo
 
+from fairdial.policy.account import Kind
 from fairdial.policy.document import Detector, Policy
 from fairdial.policy.history import Attempt, Calls, Event
 from fairdial.policy.measures import MEASURES, WINDOW_MS, Measure, Setting
 from fairdial.policy.terms import Clause
 from fairdial.policy.wording import measured
 
-RECENT: Final = 50
-"""Calls that are remembered as evidence."""
 EVIDENCE_MAX: Final = 20
-"""Calls that are named with a pattern, the latest."""
+"""Calls that are remembered, and named with a pattern: the latest."""
 GROWN: Final = 1.25
 """A pattern is told again once its measure is so many times what it was."""
 AGAIN_MS: Final = 900_000
@@ -67,6 +66,10 @@ def measure_of(detector: Detector, zone: ZoneInfo) -> Measure | None:
     seconds = known.seconds if detector.seconds is None else detector.seconds
     at_least = known.at_least if detector.at_least is None else detector.at_least
     return known.make(Setting(WINDOW_MS[detector.window], seconds, at_least, zone))
+
+
+_Recent = tuple[str, int, Kind]
+"""Id, moment and kind of a call."""
 
 
 class _Watched:
@@ -122,7 +125,7 @@ class AccountPatterns:
         self.policy = policy
         self.last_ms: int = 0 if earlier is None else earlier.last_ms
         self._calls: Calls = Calls() if earlier is None else earlier._calls
-        self._recent: deque[Attempt] = deque(maxlen=RECENT) if earlier is None else earlier._recent
+        self._recent: deque[_Recent] = deque(maxlen=EVIDENCE_MAX) if earlier is None else earlier._recent
         known: Sequence[_Watched] = () if earlier is None else earlier._watched
         self._watched: list[_Watched] = [
             next((each for each in known if each.detector == detector), None)
@@ -146,7 +149,7 @@ class AccountPatterns:
         self.last_ms = max(self.last_ms, event.at_ms)
         call = self._calls.take(event)
         if isinstance(event, Attempt):
-            self._recent.append(event)
+            self._recent.append((event.call_id, event.at_ms, event.kind))
         hits = []
         for each in self._watched:
             if not each.counts(event):
@@ -170,7 +173,7 @@ class AccountPatterns:
     def _hit(self, detector: Detector, at_ms: int, value: float) -> Hit:
         kinds, since_ms = MEASURES[detector.measure].services, at_ms - WINDOW_MS[detector.window]
         calls = [
-            attempt.call_id for attempt in self._recent if attempt.kind in kinds and attempt.at_ms > since_ms
+            call_id for call_id, dialled_ms, kind in self._recent if kind in kinds and dialled_ms > since_ms
         ]
         words = measured(detector, value)
-        return hit_of(self.account_id, self.policy, detector, at_ms, value, calls[-EVIDENCE_MAX:], words)
+        return hit_of(self.account_id, self.policy, detector, at_ms, value, calls, words)

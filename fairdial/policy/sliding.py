@@ -14,6 +14,8 @@ KEPT_MAX: Final = 10_000
 class Sum:
     """The sum of amounts in a window."""
 
+    __slots__ = ("_kept", "_window_ms", "total")
+
     def __init__(self, window_ms: int) -> None:
         self._window_ms = window_ms
         self._kept: deque[tuple[int, float]] = deque()
@@ -35,6 +37,8 @@ class Sum:
 
 class Sizes:
     """How large groups are whose members come and go one by one, and how large the largest is."""
+
+    __slots__ = ("_of_size", "_sizes", "largest")
 
     def __init__(self) -> None:
         self._sizes: Counter[str] = Counter()
@@ -65,6 +69,8 @@ class Sizes:
 
 class Groups:
     """What was seen in a window, each once in its group; how many the largest group has."""
+
+    __slots__ = ("_last_ms", "_sizes", "_window_ms")
 
     def __init__(self, window_ms: int) -> None:
         self._window_ms = window_ms

@@ -210,6 +210,17 @@ def test_records_that_nobody_reads_need_no_id(etc: Path) -> None:
     assert examined(etc, Needs(cdr_file=False), cdr=("loguniqueid=yes", ""))[0].well
 
 
+def test_where_logins_are_watched_the_switch_must_tell_of_them(etc: Path) -> None:
+    watching = Needs(cdr_file=True, logins=True)
+    [finding] = examined(etc, watching)
+    assert (finding.severity, finding.text) == (
+        Severity.WARNING,
+        "[fairdial] lacks read=security: logins are not watched (A5, A6)",
+    )
+    assert examined(etc, watching, manager=("read=cdr", "read=cdr,security"))[0].well
+    assert examined(etc)[0].well
+
+
 def test_the_users_are_those_of_the_configuration(etc: Path) -> None:
     changed = {"ari": ("read_only=no", "read_only=yes"), "manager": ("write=call,reporting", "write=all")}
     assert len(examined(etc, Needs(), **changed)) == 2
