@@ -31,11 +31,11 @@ from benchmarks.traffic import (
     number_of,
     ordinary,
 )
-from fairdial.policy.document import Policy, parse_policy
+from fairdial.policy.document import Detector, Policy, parse_policy
 from fairdial.policy.history import Attempt, End
-from fairdial.policy.measures import PEERS
-from fairdial.policy.patterns import AccountPatterns
-from fairdial.policy.peers import Use, compare
+from fairdial.policy.measures import COHORT, PEERS
+from fairdial.policy.patterns import AccountPatterns, Hit
+from fairdial.policy.peers import Use, above_cohort, above_estimate, cohort_of
 from fairdial.policy.periods import zone_named
 
 FALSE_ALARMS: Final = 500
@@ -131,9 +131,17 @@ def false_alarms(
     for policy in policies:
         for detector in policy.detectors:
             if detector.measure in PEERS:
-                for hit in compare(policy, detector, uses, BEGIN_MS):
+                for hit in compared(policy, detector, uses):
                     alarms[policy.name][detector.name].add(hit.account_id)
     return alarms, calls
+
+
+def compared(policy: Policy, detector: Detector, uses: Sequence[Use]) -> tuple[Hit, ...]:
+    """What a detector finds that holds accounts against each other."""
+    if detector.measure != COHORT:
+        return above_estimate(policy, detector, uses, BEGIN_MS)
+    cohort = cohort_of(detector, [use.units for use in uses])
+    return () if cohort is None else above_cohort(policy, detector, cohort, uses, BEGIN_MS)
 
 
 def found(policies: Sequence[Policy], seed: int, runs: int) -> dict[str, dict[str, dict[str, list[int]]]]:

@@ -4,7 +4,9 @@ Responsible for turning a hit into the ledger's step, for ending calls that the 
 the running FairDial and by the command line alike. Leaves to `watch.py` how patterns are found.
 """
 
-from collections.abc import Callable, Collection, Sequence
+import asyncio
+from array import array
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from typing import Protocol
 
 import structlog
@@ -12,12 +14,12 @@ import structlog
 from fairdial.ledger.contract import Case, CaseChange, Finding, Ledger, LedgerError
 from fairdial.policy.account import Account, Kind
 from fairdial.policy.book import PolicyBook
-from fairdial.policy.document import Policy, Step
+from fairdial.policy.document import Detector, Policy, Step
 from fairdial.policy.history import CALLS, MESSAGES
 from fairdial.policy.ladder import Taken, after_deadline, first_step
-from fairdial.policy.measures import COMPLAINTS, PEERS, WINDOW_MS
+from fairdial.policy.measures import COHORT, COMPLAINTS, PEERS, WINDOW_MS
 from fairdial.policy.patterns import Hit, hit_of, reaches
-from fairdial.policy.peers import compare
+from fairdial.policy.peers import Cohort, Use, above_cohort, above_estimate, cohort_of
 from fairdial.policy.periods import Period, zone_named
 from fairdial.policy.terms import Clause
 from fairdial.policy.wording import measured
@@ -26,6 +28,8 @@ log = structlog.get_logger(__name__)
 
 FLAG = "flag"
 """Stands for the detector where a person found it."""
+PIECE = 2_000
+"""Accounts that are read at a time."""
 BARS = frozenset({Step.RESTRICT, Step.SUSPEND, Step.TERMINATE})
 """Steps after which calls in progress are to end."""
 
@@ -122,10 +126,35 @@ class Cases:
             for detector in () if policy is None else policy.detectors:
                 if policy is None or detector.measure not in PEERS or detector.allowance is None:
                     continue
-                uses = await self._ledger.uses(name, detector.allowance, now_ms)
-                for hit in compare(policy, detector, uses, now_ms):
-                    found += await self.found(hit) is not None
+                found += await self._compare_by(policy, detector, detector.allowance, now_ms)
         return found
+
+    async def _compare_by(self, policy: Policy, detector: Detector, allowance: str, now_ms: int) -> int:
+        """Twice through all accounts, so that of a million only their numbers are kept."""
+        cohort: Cohort | None = None
+        if detector.measure == COHORT:
+            values = array("d")
+            async for uses in self._uses(policy.name, allowance, now_ms):
+                values.extend(use.units for use in uses)
+            # A second of work for a million: not on the loop that answers calls.
+            cohort = await asyncio.to_thread(cohort_of, detector, values)
+            if cohort is None:
+                return 0
+        found = 0
+        async for uses in self._uses(policy.name, allowance, now_ms):
+            if cohort is None:
+                hits = above_estimate(policy, detector, uses, now_ms)
+            else:
+                hits = above_cohort(policy, detector, cohort, uses, now_ms)
+            for hit in hits:
+                found += await self.found(hit) is not None
+        return found
+
+    async def _uses(self, policy: str, allowance: str, now_ms: int) -> AsyncIterator[tuple[Use, ...]]:
+        after = ""
+        while uses := await self._ledger.uses(policy, allowance, now_ms, after, PIECE):
+            yield uses
+            after = uses[-1].account_id
 
     async def after_deadlines(self, now_ms: int) -> int:
         """Take what follows where a customer did not answer in time (S4); how many cases. Raises LedgerError."""

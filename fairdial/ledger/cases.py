@@ -276,13 +276,15 @@ def _events(row: sqlite3.Row) -> Iterable[Event]:
         yield End(call_id, row["ended_ms"], account_id, row["used_s"], row["cost_micros"] or 0)
 
 
-def uses(db: sqlite3.Connection, policy: str, allowance: str, now_ms: int) -> tuple[Use, ...]:
+def uses(
+    db: sqlite3.Connection, policy: str, allowance: str, now_ms: int, after: str, limit: int
+) -> tuple[Use, ...]:
     rows = db.execute(
         "SELECT a.id, a.options, sum(m.used_units) * 1.0 / count(*) AS units"
         " FROM accounts a JOIN meters m ON m.account_id = a.id"
-        " WHERE a.policy = ? AND a.standing <> 'terminated' AND m.start_ms <= ? AND m.end_ms > ?"
-        " AND (m.allowance = ? OR m.allowance LIKE ? ESCAPE '\\') GROUP BY a.id",
-        (policy, now_ms, now_ms, allowance, f"{_literal(allowance)}/%"),
+        " WHERE a.id > ? AND a.policy = ? AND a.standing <> 'terminated' AND m.start_ms <= ? AND m.end_ms > ?"
+        " AND (m.allowance = ? OR m.allowance LIKE ? ESCAPE '\\') GROUP BY a.id ORDER BY a.id LIMIT ?",
+        (after, policy, now_ms, now_ms, allowance, f"{_literal(allowance)}/%", limit),
     )
     return tuple(Use(row["id"], row["units"], reading.to_options(row["options"]).estimate_s) for row in rows)
 

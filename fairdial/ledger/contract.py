@@ -700,9 +700,11 @@ class Ledger(Protocol):
         """What happened to calls that were dialled from `since_ms` on, `limit` dials of it, after the dial `after`."""
         ...
 
-    async def uses(self, policy: str, allowance: str, now_ms: int) -> tuple[Use, ...]:
-        """What each account on that policy has used of an allowance in its running window; by line, in the mean, where
-        each has its own. Units of the allowance.
+    async def uses(
+        self, policy: str, allowance: str, now_ms: int, after: str = "", limit: int = 2_000
+    ) -> tuple[Use, ...]:
+        """What accounts on that policy have used of an allowance in its running window; by line, in the mean, where
+        each has its own. Units of the allowance. By account id, `limit` of them after `after`.
         """
         ...
 

@@ -222,8 +222,10 @@ class SqliteLedger:
     async def past(self, since_ms: int, after: tuple[int, str] | None, limit: int) -> Past:
         return await self._writer.read(lambda db: cases.past(db, since_ms, after, limit))
 
-    async def uses(self, policy: str, allowance: str, now_ms: int) -> tuple[Use, ...]:
-        return await self._writer.read(lambda db: cases.uses(db, policy, allowance, now_ms))
+    async def uses(
+        self, policy: str, allowance: str, now_ms: int, after: str = "", limit: int = 2_000
+    ) -> tuple[Use, ...]:
+        return await self._writer.read(lambda db: cases.uses(db, policy, allowance, now_ms, after, limit))
 
     async def block(self, block: Block) -> None:
         await self._writer.do(lambda db: cases.block(db, block))

@@ -566,7 +566,8 @@ MEASURES: Final[Mapping[str, Measured]] = {
 }
 """What a detector can watch, by the name in the policy file."""
 
-PEERS: Final = frozenset({"times_median_of_cohort", "times_declared_estimate"})
+COHORT: Final = "times_median_of_cohort"
+PEERS: Final = frozenset({COHORT, "times_declared_estimate"})
 """Measures that need other accounts, or a whole month: taken for all accounts at once (`peers.py`)."""
 COMPLAINTS: Final = "complaints"
 """The measure that is counted where complaints are taken down."""

@@ -5,7 +5,7 @@ nothing for it. The middle of the others is their median, their spread the media
 account, however large, moves neither. Among fewer accounts than the detector's `cohort` nobody is compared.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Final
@@ -52,14 +52,18 @@ class Cohort:
         return value > self.median + SPREADS * self.spread
 
 
-def above_cohort(policy: Policy, detector: Detector, uses: Sequence[Use], now_ms: int) -> tuple[Hit, ...]:
-    """The accounts of a plan whose use reaches `threshold` times the median of all."""
-    active = [use for use in uses if use.units > 0]
-    if len(active) < (detector.cohort or COHORT_MIN):
-        return ()
-    cohort = Cohort.of([use.units for use in active])
+def cohort_of(detector: Detector, values: Sequence[float]) -> Cohort | None:
+    """The accounts on a plan, by what each used; None: too few have used anything to compare."""
+    active = [value for value in values if value > 0]
+    return Cohort.of(active) if len(active) >= (detector.cohort or COHORT_MIN) else None
+
+
+def above_cohort(
+    policy: Policy, detector: Detector, cohort: Cohort, uses: Iterable[Use], now_ms: int
+) -> tuple[Hit, ...]:
+    """Those of the accounts whose use reaches `threshold` times the median of all on the plan."""
     hits = []
-    for use in active:
+    for use in uses:
         times = use.units / cohort.median
         if reaches(detector, times) and cohort.stands_out(use.units):
             words = f"{times:.1f} times the median of {cohort.size} accounts"
@@ -67,8 +71,8 @@ def above_cohort(policy: Policy, detector: Detector, uses: Sequence[Use], now_ms
     return tuple(hits)
 
 
-def above_estimate(policy: Policy, detector: Detector, uses: Sequence[Use], now_ms: int) -> tuple[Hit, ...]:
-    """The accounts whose use reaches `threshold` times what they declared."""
+def above_estimate(policy: Policy, detector: Detector, uses: Iterable[Use], now_ms: int) -> tuple[Hit, ...]:
+    """Those of the accounts whose use reaches `threshold` times what they declared."""
     hits = []
     for use in uses:
         if use.estimate_units:
@@ -77,9 +81,3 @@ def above_estimate(policy: Policy, detector: Detector, uses: Sequence[Use], now_
                 words = f"{times:.1f} times the declared estimate"
                 hits.append(hit_of(use.account_id, policy, detector, now_ms, times, (), words))
     return tuple(hits)
-
-
-def compare(policy: Policy, detector: Detector, uses: Sequence[Use], now_ms: int) -> tuple[Hit, ...]:
-    """What a detector of that kind finds among the accounts of its plan."""
-    find = above_cohort if detector.measure == "times_median_of_cohort" else above_estimate
-    return find(policy, detector, uses, now_ms)

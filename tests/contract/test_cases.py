@@ -267,6 +267,8 @@ async def test_use_is_told_for_all_accounts_of_a_plan(acme: Ledger) -> None:
         await acme.answered(call, "leg", NOON_MS)
         await acme.settle(call, used_s, NOON_MS + used_s * 1000)
     assert await acme.uses("plan", "voice", NOON_MS) == (Use("acme", 70, 600), Use("other", 30))
+    assert await acme.uses("plan", "voice", NOON_MS, "", 1) == (Use("acme", 70, 600),)
+    assert await acme.uses("plan", "voice", NOON_MS, "acme", 1) == (Use("other", 30),)
     assert await acme.uses("plan", "voic_", NOON_MS) == ()
     assert await acme.uses("plan", "voice", NOON_MS + 40 * DAY_MS) == ()
 

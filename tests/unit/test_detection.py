@@ -8,12 +8,12 @@ from functools import cache
 
 import pytest
 
-from benchmarks.detection import ZONE, false_alarms, first_hits, shipped
+from benchmarks.detection import ZONE, compared, false_alarms, first_hits, shipped
 from benchmarks.traffic import ABUSER, ABUSES, BEGIN_MS
 from fairdial.policy.history import Noted
 from fairdial.policy.ladder import first_step, rung_for
 from fairdial.policy.patterns import AccountPatterns
-from fairdial.policy.peers import Use, compare
+from fairdial.policy.peers import Use
 
 POLICIES = {policy.name: policy for policy in shipped()}
 SEED = 7
@@ -119,7 +119,7 @@ def test_use_far_above_the_average_and_the_estimate_is_found() -> None:
 
     def found(of_one: float) -> dict[str, list[str]]:
         return {
-            detector.name: [hit.account_id for hit in compare(policy, detector, accounts(of_one), BEGIN_MS)]
+            detector.name: [hit.account_id for hit in compared(policy, detector, accounts(of_one))]
             for detector in policy.detectors
             if detector.allowance
         }

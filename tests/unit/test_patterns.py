@@ -9,7 +9,7 @@ from fairdial.policy.document import Policy, Step
 from fairdial.policy.history import Answer, End, Event, InOrder
 from fairdial.policy.ladder import DAY_MS, after_deadline, first_step, rung_for
 from fairdial.policy.patterns import AGAIN_MS, EVIDENCE_MAX, AccountPatterns, Hit
-from fairdial.policy.peers import Use, above_cohort, above_estimate
+from fairdial.policy.peers import Use, above_cohort, above_estimate, cohort_of
 from tests.unit.test_measures import HOUR_MS, LONDON, NOON_MS, attempt
 from tests.watched import detector, rung, watched
 
@@ -118,7 +118,9 @@ def peers(*units: float, cohort: int = 10, threshold: float = 3) -> list[Hit]:
     )
     policy = watched(tables)
     uses = [Use(f"a{n}", value) for n, value in enumerate(units)]
-    return list(above_cohort(policy, policy.detectors[0], uses, NOON_MS))
+    [found] = policy.detectors
+    compared = cohort_of(found, units)
+    return [] if compared is None else list(above_cohort(policy, found, compared, uses, NOON_MS))
 
 
 def test_an_account_stands_out_by_the_median_of_the_others() -> None:
