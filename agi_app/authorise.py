@@ -37,6 +37,7 @@ def authorise_route(begin: Begin) -> Route:
                 encrypted=request.query.get("encrypted", ""),
                 source=request.query.get("source", ""),
                 verified=request.query.get("verified", ""),
+                video=request.query.get("video", ""),
             )
         except MalformedRequest as error:
             log.error("request_malformed", channel=request.channel[:80], error=str(error))

@@ -270,11 +270,11 @@ class Dials:
             raise AriTimeout(f"events of {asked.channel}: not told within {CATCH_UP_WITHIN_S} s") from None
 
     def _asked(self, info: events.ChannelInfo, args: tuple[str, ...]) -> Asked:
-        if not 3 <= len(args) <= 8:
+        if not 3 <= len(args) <= 9:
             raise MalformedRequest(
                 f"Stasis() got {len(args)} arguments; use Gosub(fairdial,s,1(kind,number)), which passes the right ones"
             )
-        kind, number, attempt, ring_s, line, encrypted, source, verified = (*args, *("",) * 5)[:8]
+        kind, number, attempt, ring_s, line, encrypted, source, verified, video = (*args, *("",) * 6)[:9]
         return asked_from(
             channel_id=info.id,
             endpoint=info.endpoint,
@@ -288,6 +288,7 @@ class Dials:
             encrypted=encrypted,
             source=source,
             verified=verified,
+            video=video,
         )
 
     async def ask(

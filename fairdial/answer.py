@@ -82,6 +82,7 @@ def asked_from(
     encrypted: str = "",
     source: str = "",
     verified: str = "",
+    video: str = "",
 ) -> Asked:
     """A request out of the words that the dialplan passed. Raises MalformedRequest.
 
@@ -89,7 +90,8 @@ def asked_from(
     caller's number never does. `attempt` counts the dials of one channel. `encrypted` is two digits, 1 for yes:
     signalling, media; "" where the channel is of a kind that does not say. `source` is the address and port that
     the dial came from, likewise; the endpoint then stands for it. `verified` is what the dialplan set in
-    FAIRDIAL_VERIFIED: whether the network vouches for the caller's number.
+    FAIRDIAL_VERIFIED: whether the network vouches for the caller's number. `video`: "1" where the caller's leg
+    offers a picture.
     """
     try:
         known_kind = Kind(kind)
@@ -117,6 +119,7 @@ def asked_from(
         encrypted=encrypted_from(encrypted),
         source=_address(source) or endpoint[:_LINE_MAX],
         verified=_verified(verified),
+        video=video == "1",
     )
 
 

@@ -106,6 +106,7 @@ class Asked:
     encrypted: Encrypted | None = None
     source: str = ""
     verified: Verified = ""
+    video: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -371,6 +372,7 @@ class Desk:
             number.country,
             number.number_class,
             isinstance(decision, Allow),
+            dial.video,
         )
         self.listener.dialled(attempt, account, policy)
 
@@ -395,6 +397,7 @@ class Desk:
             asked.encrypted,
             attempts,
             asked.verified,
+            asked.video,
         )
 
     def _needs(self, policies: PolicyBook, line: Line, account: Account, dial: Dial) -> Needs:

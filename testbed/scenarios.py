@@ -54,14 +54,15 @@ def caller(
     extra_headers: Mapping[str, str],
     signalling: Signalling = "clear",
     srtp: bool = False,
+    video: bool = False,
     steered: bool = False,
 ) -> str:
     """A phone that calls: From user and dialled number are fields 0 and 1 of the injection file.
 
     It cancels after `give_up_after_ms`, at most `ring_limit_ms`, and hangs up after `hang_up_after_ms`. A
     conversation that lasts longer than `talk_limit_ms` is logged as `overdue` and ended. What it says over
-    `signalling` "tls" another has to carry. With `srtp` it offers encrypted media (SDES, RFC 4568) and nothing else.
-    A `steered` one takes cues, and logs what names its dialog.
+    `signalling` "tls" another has to carry. With `srtp` it offers encrypted media (SDES, RFC 4568) and nothing else,
+    with `video` a picture (H.264) besides. A `steered` one takes cues, and logs what names its dialog.
     """
     via = "TLS" if signalling == "tls" else "UDP"
     contact = "" if signalling == "clear" else ";transport=tls"
@@ -102,7 +103,7 @@ def caller(
       Max-Forwards: 70
 {headers}      Content-Type: application/sdp
       Content-Length: [len]
-{_SRTP_SDP if srtp else _SDP}
+{_SRTP_SDP if srtp else _SDP}{_VIDEO if video else ""}
   ]]></send>
   <recv response="100" optional="true" {giving_up.replace("give_up", "unanswered")}/>
   <recv response="180" optional="true" {giving_up}><action>{_CLOCK}<log message="ringing {_STAMP}"/></action></recv>
@@ -323,6 +324,10 @@ _SDP = """
       t=0 0
       m=audio [media_port] RTP/AVP 0
       a=rtpmap:0 PCMU/8000
+"""
+
+_VIDEO = """      m=video [media_port+2] RTP/AVP 99
+      a=rtpmap:99 H264/90000
 """
 
 # The key is 30 bytes in Base64, of which nothing depends: no media is sent.

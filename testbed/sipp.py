@@ -289,6 +289,7 @@ async def place_call(
     extra_headers: Mapping[str, str] | None = None,
     signalling: scenarios.Signalling = "clear",
     srtp: bool = False,
+    video: bool = False,
 ) -> CallOutcome:
     """Call `number` from `line` and follow the call to its end.
 
@@ -296,8 +297,8 @@ async def place_call(
     `give_up_after_s` after the INVITE or the last provisional answer to it, at the latest after `timeout_s`. A
     conversation may last `timeout_s`. A `line` named "carrier" places a call from the far network. `signalling`
     "tls" needs a switch that was started with it, and `srtp`, which offers encrypted media and nothing else, an
-    endpoint that takes it. When the
-    coroutine is cancelled, the phone vanishes without a farewell, as in a power cut. Raises `TestbedError` where
+    endpoint that takes it; `video` offers a picture besides. When the coroutine is cancelled, the phone vanishes
+    without a farewell, as in a power cut. Raises `TestbedError` where
     the conversation lasts longer or SIPp fails.
     """
     async with AsyncExitStack() as undo:
@@ -315,6 +316,7 @@ async def place_call(
             tunnel_port,
             signalling=signalling,
             srtp=srtp,
+            video=video,
         )
         status = await phone.run(2 * timeout_s + OVERHEAD_S, "-m", "1")
         calls, overdue = _calls_in(phone.events())
@@ -447,6 +449,7 @@ def _caller(
     *,
     signalling: scenarios.Signalling = "clear",
     srtp: bool = False,
+    video: bool = False,
     port: int | None = None,
     steered: bool = False,
 ) -> Phone:
@@ -459,6 +462,7 @@ def _caller(
         extra_headers=extra_headers,
         signalling=signalling,
         srtp=srtp,
+        video=video,
         steered=steered,
     )
     for field in (*lines, *numbers):

@@ -182,6 +182,7 @@ class Dial:
     caller: the number that the line shows, as the switch has it; "" where it shows none. encrypted: the
     caller's leg; None where the switch did not say. attempts: dials of the line in the last second, this one
     counted (A3). verified: whether the network vouches for the caller's number (STIR/SHAKEN, RFC 8224).
+    video: the caller's leg offers a picture.
     """
 
     call_id: str
@@ -196,6 +197,7 @@ class Dial:
     encrypted: "Encrypted | None" = None
     attempts: int = 1
     verified: Verified = ""
+    video: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ CALLS: Final = frozenset(Kind) - MESSAGES - {Kind.EMERGENCY}
 @dataclass(frozen=True, slots=True)
 class Attempt:
     """A dial was decided. callee: in E.164 where it is a number of the public network, else as dialled; caller: as
-    the switch has it. allowed: it holds a grant, so that its end will be told.
+    the switch has it. allowed: it holds a grant, so that its end will be told. video: it offers a picture.
     """
 
     call_id: str
@@ -36,6 +36,7 @@ class Attempt:
     country: str | None
     number_class: NumberClass
     allowed: bool
+    video: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -387,6 +387,10 @@ def _is_attempt(kinds: frozenset[Kind]) -> Callable[[Event, Live | None], float]
     return lambda event, _: isinstance(event, Attempt) and event.kind in kinds
 
 
+def _is_video(event: Event, _: Live | None) -> float:
+    return isinstance(event, Attempt) and event.video and event.kind in CALLS
+
+
 def _is_answer(event: Event, call: Live | None) -> float:
     return isinstance(event, Answer) and call is not None and call.attempt.kind in OUTGOING
 
@@ -498,6 +502,7 @@ _OUT = OUTGOING
 MEASURES: Final[Mapping[str, Measured]] = {
     "attempts": Measured("dials", lambda s: _Counted(s, _is_attempt(_OUT)), _OUT),
     "answers": Measured("answered calls", lambda s: _Counted(s, _is_answer), _OUT),
+    "video_calls": Measured("calls with a picture", lambda s: _Counted(s, _is_video), CALLS),
     "answer_ratio": Measured(
         "share of dials that are answered", lambda s: _Share(s, _was_answered), _OUT, at_least=30, most=1
     ),

@@ -83,6 +83,7 @@ class Spine:
         shows: str | None = None,
         signalling: Signalling = "clear",
         srtp: bool = False,
+        video: bool = False,
     ) -> CallOutcome:
         """`place_call` on this switch. shows: the number that the phone says is its own (RFC 3325)."""
         identity = {} if shows is None else {"P-Asserted-Identity": f"<sip:{shows}@phone.invalid>"}
@@ -96,6 +97,7 @@ class Spine:
             extra_headers=identity,
             signalling=signalling,
             srtp=srtp,
+            video=video,
         )
 
     async def newest_decision(self) -> dict[str, Any]:
@@ -125,6 +127,7 @@ LINES = (
     *(Line(name, accountcode="acme", context="phones") for name in ("erin", "frank", "grace", "heidi")),
     # A customer's own PBX, which may say from which of its numbers a call comes.
     Line("pbx", accountcode="acme", context="phones", options={"trust_id_inbound": "yes"}),
+    Line("camera", accountcode="acme", context="phones", options={"allow": "ulaw,h264"}),
     Line("clear", accountcode="acme", context="phones", options={"rewrite_contact": "yes"}),
     Line("encrypted", accountcode="acme", context="phones", options=_ENCRYPTING),
     Line(

@@ -290,3 +290,20 @@ async def test_past_so_many_numbers_a_day_only_known_ones_are_called(spine: Spin
     assert await dial(spine, 3, 1, "erin") == [403]
     assert (await spine.newest_decision())["reason"] == "too_many_numbers"
     assert await dial(spine, 1, 1, "erin") == [200]
+
+
+@pytest.mark.parametrize("gate", ["stasis", "agi"])
+@pytest.mark.clause("A8", "found")
+@pytest.mark.clause("A8", "allowed")
+async def test_calls_with_a_picture_are_counted(spine: Spine, gate: str) -> None:
+    await spine.ask_by(gate)
+    many = 'measure = "video_calls"\nthreshold = 50'
+    await spine.publish_variant("acceptable-use", "pictures", (many, many.replace("50", "2")))
+    await spine.server.account("acme", "pictures", "camera")
+    for video in (False, True, False):
+        outcome = await spine.call("camera", ELSEWHERE, hang_up_after_s=0.1, video=video)
+        assert outcome.final_status == 200
+    assert await spine.server.ask("case_list") == []
+    assert (await spine.call("camera", ELSEWHERE, hang_up_after_s=0.1, video=True)).final_status == 200
+    [case] = await cases(spine, 1)
+    assert (case["detector"], case["value"], case["clause"]["id"]) == ("video", 2, "A8")

@@ -72,3 +72,5 @@ CREATE INDEX callees_by_time ON callees (account_id, last_ms);
 
 -- Whether the network vouches for the caller's number (STIR/SHAKEN): "passed", "failed", or empty where nobody said.
 ALTER TABLE decisions ADD COLUMN verified TEXT NOT NULL DEFAULT '';
+-- Whether the caller's leg offered a picture.
+ALTER TABLE decisions ADD COLUMN video INTEGER NOT NULL DEFAULT 0 CHECK (video IN (0, 1));
