@@ -68,6 +68,10 @@ from fairdial.policy.periods import zone_named
 from fairdial.policy.prefixes import PrefixTable
 from fairdial.policy.sizing import GrantRules
 from fairdial.records import SwitchRecords
+from fairdial.replay.prepare import ReplayRefused, Site
+from fairdial.replay.result import Outcome
+from fairdial.replay.run import Result, Wanted, replay
+from fairdial.replay.source import Progress
 from fairdial.rounds import Hands, Rounds
 from fairdial.switch_files import Needs
 from fairdial.tls import TlsError, ami_context, ari_context
@@ -127,6 +131,20 @@ def desk_rules(config: Config) -> DeskRules:
         GrantRules(config.desk.useful_s, config.desk.slice_s),
         config.desk.attempts_per_s,
         config.desk.attempts_per_s_source,
+    )
+
+
+def replay_site(config: Config) -> Site:
+    """The configuration as a replay needs it. Raises TableError or OSError."""
+    numbering = load_numbering(config.prefixes)
+    numbering.warm((config.desk.region,))
+    rules = LeaseRules(config.desk.renew_lead_s, config.calls.warn_at_s)
+    return Site(
+        config.store.path,
+        numbering,
+        desk_rules(config),
+        rules.lead_s,
+        lambda published: with_published(load_policies(config.policies), published),
     )
 
 
@@ -400,6 +418,14 @@ class Parts:
 
     def restore(self, config: Config, file: Path) -> Mapping[str, object]:
         return _plain(asdict(restore(config.store.path, file)))
+
+    async def replay(
+        self, config: Config, wanted: Wanted, progress: Progress, told: Callable[[Outcome], None] | None
+    ) -> Result:
+        try:
+            return await replay(replay_site(config), wanted, progress, told)
+        except StartError as error:
+            raise ReplayRefused(str(error)) from error
 
 
 def _plain(fields: Mapping[str, object]) -> Mapping[str, object]:

@@ -270,7 +270,7 @@ def sheet_of(db: sqlite3.Connection, account_id: str) -> AccountSheet:
         lines_of(db, account_id),
         usage,
         credit_of(db, account_id),
-        tuple(_to_charge(row) for row in charges),
+        tuple(to_charge(row) for row in charges),
         numbers_of(db, account_id),
         agreements_of(db, account_id),
     )
@@ -325,7 +325,7 @@ def _to_terms(text: str | None) -> tuple[Terms, ...]:
     return () if text is None else msgspec.json.decode(text, type=tuple[Terms, ...])
 
 
-def _to_charge(row: sqlite3.Row) -> Charge:
+def to_charge(row: sqlite3.Row) -> Charge:
     return Charge(
         row["call_id"],
         Mode(row["mode"]),

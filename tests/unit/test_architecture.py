@@ -87,8 +87,18 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "fairdial.differences",
         "fairdial.late",
     ),
+    "fairdial.replay": (
+        *_SHELL,
+        "fairdial.ledger.direct",
+        "fairdial.ledger.sqlite",
+        "fairdial.cdr",
+        "fairdial.witness",
+        "fairdial.provision",
+        "fairdial.logs",
+    ),
     "fairdial.console": (
         *_SHELL,
+        "fairdial.replay",
         "fairdial.attempts",
         "fairdial.provision",
         "fairdial.config",

@@ -1,0 +1,261 @@
+"""A replay from the files to the report: the records in order, through one policy or through two side by side.
+
+Two policies see each call at the same moment, so that what they think of it is compared at once and nothing has to
+be kept for later. Leaves to `engine` what becomes of a call, and to `report` how the result is shown.
+"""
+
+import heapq
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from datetime import tzinfo
+from itertools import groupby
+from operator import attrgetter
+from pathlib import Path
+from typing import Final
+
+from fairdial.answer import endpoint_of
+from fairdial.ledger.contract import Usage
+from fairdial.replay.attribution import Aside, Attribution
+from fairdial.replay.calls import Grouping, Recorded, Sorter
+from fairdial.replay.engine import Engine
+from fairdial.replay.layout import Layout
+from fairdial.replay.prepare import Grounds, Prepared, Site, prepare
+from fairdial.replay.result import Differences, Flag, Outcome, Strangers, Tally
+from fairdial.replay.source import Progress, Reading, read
+
+TELL_EVERY: Final = 1_000
+"""Calls, after which the progress is told."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What to replay. zone: of the records' times; policy, against: as `prepare` takes them, against None: one run."""
+
+    files: tuple[Path, ...]
+    zone: tzinfo
+    layout: Layout | None = None
+    policy: str | None = None
+    against: str | None = None
+    grounds: Grounds = field(default_factory=Grounds)
+
+
+@dataclass(slots=True)
+class Result:
+    """All that a replay found. policy, against: the labels of what decided.
+
+    went_on: records that go on with another call, such as that of a leg which was transferred; set_up: calls that
+    FairDial set up itself, which are not replayed; repeated: calls with the id of another. from_ms, to_ms: the first
+    start and the last end, None without a call. second: the sums under `against`.
+    """
+
+    files: tuple[Path, ...]
+    reading: Reading
+    policy: str
+    against: str | None
+    tally: Tally
+    second: Tally | None
+    differences: Differences | None
+    usage: tuple[tuple[str, Usage], ...] = ()
+    strangers: Strangers = field(default_factory=Strangers)
+    calls: int = 0
+    went_on: int = 0
+    set_up: int = 0
+    repeated: int = 0
+    from_ms: int | None = None
+    to_ms: int | None = None
+    flagged: tuple[Flag, ...] = ()
+
+    @property
+    def found(self) -> bool:
+        """Whether anything would have been refused, cut or flagged, or is decided otherwise by the second policy."""
+        others = self.differences is not None and self.differences.calls > 0
+        return self.tally.found or bool(self.flagged) or others
+
+
+async def replay(
+    site: Site,
+    wanted: Wanted,
+    progress: Progress,
+    told: Callable[[Outcome], None] | None = None,
+    flagged: Callable[[], tuple[Flag, ...]] = tuple,
+) -> Result:
+    """Replay the files. told: hears each call's outcome under the (first) policy once it is over; flagged: asked at the
+    end for what detectors saw. Raises ReplayRefused, SourceUnreadable, MappingError.
+    """
+    reading = Reading()
+    sorter = Sorter()
+    runs: list[Prepared] = []
+    try:
+        codes = _read_in(wanted, reading, sorter, progress)
+        for policy in [wanted.policy] if wanted.against is None else [wanted.policy, wanted.against]:
+            runs.append(await prepare(site, wanted.grounds, policy, codes))
+        gathered = _Gathered(told, two=wanted.against is not None)
+        result = Result(
+            wanted.files,
+            reading,
+            runs[0].label,
+            runs[1].label if len(runs) > 1 else None,
+            gathered.tally,
+            gathered.second,
+            gathered.differences,
+        )
+        await _Replay(site, runs, gathered, result).through(sorter, progress)
+        result.usage = tuple(runs[0].ledger.usage())
+        result.flagged = flagged()
+        return result
+    finally:
+        sorter.close()
+        for run in runs:
+            await run.ledger.close()
+
+
+def _read_in(wanted: Wanted, reading: Reading, sorter: Sorter, progress: Progress) -> set[str]:
+    """Sort all calls of the files; the account codes in them, where accounts are made up from these."""
+    grouping, codes = Grouping(), set()
+    for cdr, kind in read(wanted.files, wanted.zone, wanted.layout, reading, progress):
+        if wanted.grounds.assumed is not None and cdr.account_code:
+            codes.add(cdr.account_code)
+        for call in grouping.add(cdr, kind):
+            sorter.add(call)
+    for call in grouping.rest():
+        sorter.add(call)
+    return codes
+
+
+class _Gathered:
+    """Outcomes as they come, from one policy or from two."""
+
+    def __init__(self, told: Callable[[Outcome], None] | None, *, two: bool) -> None:
+        self.tally = Tally()
+        self.second = Tally() if two else None
+        self.differences = Differences() if two else None
+        self._told = told
+        self._waiting: dict[int, Outcome] = {}
+
+    def first(self, outcome: Outcome) -> None:
+        """Under the first policy."""
+        self.tally.add(outcome)
+        if self._told is not None:
+            self._told(outcome)
+        if self.differences is not None:
+            self._compare(outcome, is_first=True)
+
+    def other(self, outcome: Outcome) -> None:
+        """Under the second."""
+        assert self.second is not None
+        self.second.add(outcome)
+        self._compare(outcome, is_first=False)
+
+    def _compare(self, outcome: Outcome, *, is_first: bool) -> None:
+        assert self.differences is not None
+        waiting = self._waiting.pop(outcome.number, None)
+        if waiting is None:
+            self._waiting[outcome.number] = outcome
+        elif is_first:
+            self.differences.compare(outcome, waiting)
+        else:
+            self.differences.compare(waiting, outcome)
+
+
+class _Replay:
+    """The calls in their order, through every run."""
+
+    def __init__(self, site: Site, runs: list[Prepared], gathered: _Gathered, result: Result) -> None:
+        lines = {line.id: line for line in runs[0].ledger.lines()}
+        self._attribution = Attribution(lines, site.numbering)
+        self._engines = [
+            Engine(run.desk, run.clock, run.ledger, site.lead_s, told)
+            for run, told in zip(runs, (gathered.first, gathered.other), strict=False)
+        ]
+        self._result = result
+        self._up = _Up()
+
+    async def through(self, sorter: Sorter, progress: Progress) -> None:
+        """Replay all of them."""
+        result, seen = self._result, 0
+        for at_ms, second in groupby(sorter.calls(), key=attrgetter("start_ms")):
+            new: list[tuple[int, Recorded]] = []
+            for call in second:
+                seen += 1
+                if seen % TELL_EVERY == 0:
+                    progress("replaying", seen, sorter.count)
+                if not self._goes_on(call):
+                    new.append((seen, call))
+                    self._up.add(seen, call)
+            for engine in self._engines:
+                await engine.until(at_ms)
+            for number, call in new:
+                await self._begin(number, call)
+        for engine in self._engines:
+            await engine.until(None)
+        result.repeated = self._engines[0].repeated
+        progress("replaying", seen, sorter.count)
+
+    def _goes_on(self, call: Recorded) -> bool:
+        """Whether it is of a leg of another call that is up, which then lasts until this ends."""
+        numbers = self._up.numbers(call)
+        if not numbers:
+            return False
+        self._result.went_on += 1
+        if call.answer_ms is not None:
+            for number in numbers:
+                for engine in self._engines:
+                    engine.extend(number, call.end_ms)
+            self._up.extend(numbers, call)
+        return True
+
+    async def _begin(self, number: int, call: Recorded) -> None:
+        result = self._result
+        asked = self._attribution.asked(call)
+        if asked is Aside.SET_UP:
+            result.set_up += 1
+        elif asked is Aside.UNKNOWN:
+            result.strangers.add(call.account_code or endpoint_of(call.channel) or call.channel)
+        else:
+            result.calls += 1
+            result.from_ms = call.start_ms if result.from_ms is None else result.from_ms
+            result.to_ms = max(call.end_ms, result.to_ms or call.end_ms)
+            for engine in self._engines:
+                await engine.begin(number, asked, call)
+
+
+class _Up:
+    """The channels of calls that are up, as they were recorded, whatever a policy says of the calls."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[str, tuple[int, int]] = {}
+        self._ends: list[tuple[int, str]] = []
+
+    def add(self, number: int, call: Recorded) -> None:
+        """A call begins."""
+        for name in (call.channel, *call.legs):
+            self._note(name, number, call.end_ms)
+
+    def extend(self, numbers: Iterable[int], call: Recorded) -> None:
+        """Calls go on with further channels."""
+        for number in numbers:
+            self.add(number, call)
+
+    def numbers(self, call: Recorded) -> tuple[int, ...]:
+        """The calls that a record goes on with."""
+        while self._ends and self._ends[0][0] < call.start_ms:
+            end_ms, name = heapq.heappop(self._ends)
+            if name in self._numbers and self._numbers[name][1] <= end_ms:
+                del self._numbers[name]
+        found = (self._numbers.get(_half(name)) for name in (call.channel, *call.legs))
+        return tuple(dict.fromkeys(known[0] for known in found if known is not None))
+
+    def _note(self, name: str, number: int, end_ms: int) -> None:
+        # A name that is not of one channel alone would make strangers' calls one.
+        if _CHANNEL.search(name):
+            self._numbers[_half(name)] = (number, end_ms)
+            heapq.heappush(self._ends, (end_ms, _half(name)))
+
+
+_CHANNEL: Final = re.compile(r"-[0-9a-f]{8}(;[12])?$")
+
+
+def _half(name: str) -> str:
+    """Both ends of a Local channel under one name."""
+    return name[:-2] if name.endswith((";1", ";2")) else name
