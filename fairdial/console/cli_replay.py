@@ -166,7 +166,7 @@ def _print(found: Mapping[str, Any]) -> None:
     def part(title: str, columns: tuple[str, ...], rows: list[tuple[object, ...]]) -> None:
         if rows:
             drawn = table(columns, rows)
-            drawn.title, drawn.title_justify = title, "left"
+            sys.stdout.write(f"{title}\n")
             show(None, False, lambda: drawn)
             sys.stdout.write("\n")
 

@@ -87,7 +87,7 @@ async def prepare(site: Site, grounds: Grounds, policy: str | None, codes: Colle
     try:
         _copy(writer, site, grounds)
         label, book, name = _chosen(site, policy, writer)
-        _provide(writer, grounds, book, site.rules.region)
+        _provide(writer, grounds, frozenset(book.names) if name is None else _Any(), site.rules.region)
         if name is not None:
             writer.put_all_on(name)
         if grounds.assumed is not None and name is not None:
@@ -148,8 +148,15 @@ def _always(policy: Policy) -> Policy:
     return policy.model_copy(update={"effective": "at_once", "published": None})
 
 
-def _provide(writer: DirectWriter, grounds: Grounds, book: PolicyBook, region: str) -> None:
-    known = Known(book.names, region, now_ms=0)
+class _Any(frozenset[str]):
+    """Names of policies, any at all: where all accounts are put on one, it matters not which they name."""
+
+    def __contains__(self, name: object) -> bool:
+        return True
+
+
+def _provide(writer: DirectWriter, grounds: Grounds, policies: Collection[str], region: str) -> None:
+    known = Known(policies, region, now_ms=0)
     for file in grounds.accounts:
         text = file.read_text(encoding="utf-8")
         writer.provision(read_entries(text, str(file), known), at_ms=0)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import tzinfo
 from pathlib import Path
-from typing import IO, Final, cast
+from typing import IO, Final, Protocol, cast
 
 from fairdial.cdr import Cdr, MalformedCdr, cdr_of_row, rows
 from fairdial.policy.account import Kind
@@ -20,6 +20,8 @@ from fairdial.replay.layout import Layout
 
 FAULTS_MAX: Final = 20
 """Malformed rows that are told of one by one."""
+TELL_EVERY: Final = 10_000
+"""Lines, after which the progress is told."""
 _CHUNK_BYTES: Final = 1024 * 1024
 
 Progress = Callable[[str, int, int], None]
@@ -128,7 +130,17 @@ def _mapped(
     opened: IO[bytes], zone: tzinfo, layout: Layout, where: str, reading: Reading, told: Callable[[], None]
 ) -> Iterator[Row]:
     text = io.TextIOWrapper(opened, encoding="utf-8-sig", errors="replace", newline="")
-    lines = csv.reader(text, delimiter=layout.delimiter)
+    try:
+        yield from _mapped_rows(
+            csv.reader(text, delimiter=layout.delimiter), zone, layout, where, reading, told
+        )
+    finally:
+        text.detach()  # whoever opened the file closes it
+
+
+def _mapped_rows(
+    lines: "_Lines", zone: tzinfo, layout: Layout, where: str, reading: Reading, told: Callable[[], None]
+) -> Iterator[Row]:
     columns = None
     while True:
         number = lines.line_num + 1
@@ -149,5 +161,13 @@ def _mapped(
             reading.note(MalformedCdr(f"{where}, line {number}", f"not one row of CSV ({error})"))
         else:
             yield row
-        if number % 10_000 == 0:
+        if number % TELL_EVERY == 0:
             told()
+
+
+class _Lines(Protocol):
+    """What `csv.reader` gives."""
+
+    line_num: int
+
+    def __next__(self) -> list[str]: ...
