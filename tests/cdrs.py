@@ -55,8 +55,12 @@ def row(
     last_app: str = "Dial",
     last_data: str = "",
     src: str | None = None,
+    bill_s: int | None = None,
 ) -> str:
-    """One row. at_s: its start, in seconds after NOON_MS; talk_s: None where nobody answers."""
+    """One row. at_s: its start, in seconds after NOON_MS; talk_s: None where nobody answers.
+
+    bill_s: talk_s if left out.
+    """
     start_s = NOON_MS // 1000 + at_s
     answer_s = None if talk_s is None else start_s + ring_s
     end_s = start_s + ring_s + (talk_s or 0)
@@ -74,7 +78,7 @@ def row(
         "" if answer_s is None else _quoted(_instant(answer_s)),
         _quoted(_instant(end_s)),
         end_s - start_s,
-        talk_s or 0,
+        (talk_s or 0) if bill_s is None else bill_s,
         _quoted("NO ANSWER" if talk_s is None else "ANSWERED"),
         _quoted("DOCUMENTATION"),
         _quoted(call_of(number)[:-2] if unique_id is None else unique_id),

@@ -14,14 +14,14 @@ from fairdial.desk import Asked
 from fairdial.policy.account import Kind, Line
 from fairdial.policy.numbers import Habit, Numbering
 from fairdial.policy.prefixes import NumberClass
-from fairdial.replay.calls import Recorded
+from fairdial.replay.calls import CONFERENCE, Recorded
 
 _DIALLED_MAX: Final = 80
 _CALLER_MAX: Final = 80
 _APPLICATIONS: Final = {
     "VoiceMail": Kind.VOICEMAIL,
     "VoiceMailMain": Kind.VOICEMAIL,
-    "ConfBridge": Kind.CONFERENCE,
+    CONFERENCE: Kind.CONFERENCE,
 }
 _OWN: Final = "own-"
 """Begins the ids of channels that FairDial itself made (callback, reverse charge, who is called into a room)."""

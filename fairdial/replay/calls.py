@@ -24,6 +24,8 @@ GROUP_ROWS: Final = 2_000
 """Asterisk writes the records of a channel together when it is gone; those that stand further apart are two calls."""
 RUN_CALLS: Final = 50_000
 """Calls that are sorted in memory at once, each some 400 bytes."""
+CONFERENCE: Final = "ConfBridge"
+"""The application whose channels are metered one by one, whoever else is in the bridge."""
 _READ_BYTES: Final = 64 * 1024
 _HEAD: Final = struct.Struct(">qII")
 
@@ -92,8 +94,7 @@ def _recorded(cdrs: list[Cdr], unique_id: str, kind: str) -> Recorded:
     first = cdrs[0] if len(cdrs) == 1 else min(cdrs, key=lambda cdr: cdr.start_ms)
     if len(cdrs) == 1:
         answer_ms = first.answer_ms if first.answered else None
-        end_ms = first.end_ms
-        talk_s = 0 if answer_ms is None else max(1, first.bill_s)
+        end_ms, talk_s = first.end_ms, _talk_s(first)
         legs: tuple[str, ...] = (first.dst_channel,) if first.dst_channel else ()
     else:
         answer_ms, end_ms, talk_s = _together(cdrs, unique_id, first.start_ms)
@@ -115,9 +116,22 @@ def _recorded(cdrs: list[Cdr], unique_id: str, kind: str) -> Recorded:
     )
 
 
+def _talk_s(cdr: Cdr) -> int:
+    """Seconds of talk of a record, as near as it tells to what is metered live, which is rounded to the nearest second.
+
+    `billsec` is cut down and so half a second too short on average; answer and end are cut down both, and so as often
+    too near as too far apart. The talk is at least `billsec` and shorter than a second more.
+    """
+    if cdr.answer_ms is None or not cdr.answered:
+        return 0
+    between_s = whole_seconds(cdr.end_ms - cdr.answer_ms)
+    return max(1, cdr.bill_s, min(between_s, cdr.bill_s + 1))
+
+
 def _together(cdrs: list[Cdr], unique_id: str, start_ms: int) -> tuple[int | None, int, int]:
     """Answer, end and seconds of talk of a channel with several records."""
-    shape = Shape.DIALLED if any(cdr.dst_channel for cdr in cdrs) else Shape.ALONE
+    alone = any(cdr.last_app == CONFERENCE for cdr in cdrs) or not any(cdr.dst_channel for cdr in cdrs)
+    shape = Shape.ALONE if alone else Shape.DIALLED
     found = talk(cdrs, channel_id=unique_id, shape=shape, from_ms=start_ms)
     if found is None or not found.answered:
         return None, max(cdr.end_ms for cdr in cdrs), 0

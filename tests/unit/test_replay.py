@@ -70,6 +70,17 @@ async def test_a_call_that_nobody_answered_uses_nothing(tmp_path: Path) -> None:
     assert found.used_units == {"acme": 0}
 
 
+@pytest.mark.parametrize(
+    ("between_s", "bill_s", "talk_s"), [(3, 2, 3), (3, 3, 3), (4, 2, 3), (2, 3, 3), (0, 0, 1)]
+)
+async def test_talk_is_from_answer_to_end_within_a_second_of_billsec(
+    tmp_path: Path, between_s: int, bill_s: int, talk_s: int
+) -> None:
+    """Asterisk cuts each of them down by itself."""
+    found = await replayed(tmp_path, [row(1, 0, between_s, bill_s=bill_s)], plan())
+    assert found.of(1).metered_s == talk_s
+
+
 async def test_a_call_past_the_longest_is_cut_there_and_a_shorter_one_is_not(tmp_path: Path) -> None:
     rows = [row(1, 0, 50), row(2, 100, 200)]
     found = await replayed(tmp_path, rows, plan(limit_s=None, longest_s=90))
