@@ -28,6 +28,7 @@ from fairdial.replay.written import CallsFile
 
 ACCOUNTS_SHOWN: Final = 40
 EXAMPLES_SHOWN: Final = 20
+NAMED_MAX: Final = 5
 FIGURES: Final = ("calls", "allowed", "refused", "undecided", "cut", "talk_s", "metered_s", "charges")
 
 
@@ -98,6 +99,12 @@ def replay(
         show(found, True, lambda: table((), ()))
     else:
         _print(found)
+    if not result.calls:
+        named = ", ".join(name["name"] for name in found["unknown"]["names"][:NAMED_MAX])
+        fail(
+            f"none of the {result.strangers.calls} calls belongs to a known line; they name {named}: add these with"
+            " `fairdial line add`, or give --accounts FILE or --assume-account"
+        )
     if result.found:
         raise typer.Exit(FOUND)
 

@@ -23,6 +23,9 @@ _APPLICATIONS: Final = {
     "VoiceMailMain": Kind.VOICEMAIL,
     CONFERENCE: Kind.CONFERENCE,
 }
+_STASIS: Final = {"room": Kind.CONFERENCE, **{str(kind): kind for kind in Kind}}
+"""What a channel in our Stasis application asked for: to come into a room of ours, or about a dial (fairdial.conf)."""
+_PLACED: Final = frozenset({"place-callback", "place-collect", Kind.CALLBACK, Kind.COLLECT})
 _OWN: Final = "own-"
 """Begins the ids of channels that FairDial itself made (callback, reverse charge, who is called into a room)."""
 
@@ -47,7 +50,7 @@ class Attribution:
     def asked(self, call: Recorded) -> Asked | Aside:
         """The question about a call, or why there is none."""
         words = _stasis_words(call)
-        if call.unique_id.startswith(_OWN) or words[:1] in (["callback"], ["collect"]):
+        if call.unique_id.startswith(_OWN) or (words and words[0] in _PLACED):
             return Aside.SET_UP
         own = self._line(call)
         line_id = own or self._called(call)
@@ -85,8 +88,8 @@ class Attribution:
     def _kind(self, call: Recorded, words: list[str], dialled: str, habit: Habit) -> Kind:
         if call.kind:
             return Kind(call.kind)
-        if words and words[0] in frozenset(Kind):
-            return Kind(words[0])
+        if words and words[0] in _STASIS:
+            return _STASIS[words[0]]
         if call.last_app in _APPLICATIONS:
             return _APPLICATIONS[call.last_app]
         found = self.numbering.classify(dialled, habit).number_class

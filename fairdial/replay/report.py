@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from fairdial.logs import masked, masked_in
+from fairdial.logs import escaped, masked, masked_in
 from fairdial.policy.outcomes import OUTCOMES, Reason
 from fairdial.policy.periods import MS_PER_S
 from fairdial.policy.rating import decimal_text
@@ -52,12 +52,12 @@ def report(result: Result, *, mask: bool = False) -> Json:
         "to": _instant(result.to_ms),
         "rows": reading.rows,
         "malformed": reading.malformed,
-        "faults": list(reading.faults),
+        "faults": [escaped(fault) for fault in reading.faults],
         "calls": result.calls,
         "unknown": {
             "calls": result.strangers.calls,
             "names": [
-                {"name": masked_in(name) if mask else name, "calls": calls}
+                {"name": escaped(masked_in(name) if mask else name), "calls": calls}
                 for name, calls in result.strangers.most(STRANGERS_SHOWN)
             ],
         },
@@ -66,6 +66,7 @@ def report(result: Result, *, mask: bool = False) -> Json:
         "repeated": result.repeated,
         **_tally(result.tally),
         "usage": _usage(result),
+        "usage_left": result.usage_left,
         "flagged": [_flag(flag) for flag in result.flagged],
         "differences": _differences(result, show),
         "notes": list(NOTES),
@@ -184,7 +185,7 @@ def _clause_pairs(found: Differences) -> Iterable[Json]:
 def _example(example: Difference, show: Show) -> Json:
     first, second = example.first, example.second
     return {
-        "call_id": first.call_id,
+        "call_id": escaped(first.call_id),
         "at": instant(first.at_ms),
         "account": first.account_id or second.account_id,
         "line": first.line_id,

@@ -15,6 +15,8 @@ from fairdial.policy.terms import Clause
 Decided = Literal["allow", "refuse", "undecided"]
 
 HOUR_MS: Final = 3_600_000
+HOURS_MAX: Final = 20_000
+"""More than two years; records that claim to be of any other hour are in the other sums alone."""
 EXAMPLES_MAX: Final = 200
 """Calls that differ between two policies and are told of one by one."""
 STRANGERS_MAX: Final = 1_000
@@ -131,7 +133,9 @@ class Tally:
         self.overall.add(outcome)
         self.by_account.setdefault(outcome.account_id or NOBODY, Totals()).add(outcome)
         self.by_reason.setdefault(outcome.reason, Totals()).add(outcome)
-        self.by_hour.setdefault(outcome.at_ms // HOUR_MS * HOUR_MS, Totals()).add(outcome)
+        hour_ms = outcome.at_ms // HOUR_MS * HOUR_MS
+        if hour_ms in self.by_hour or len(self.by_hour) < HOURS_MAX:
+            self.by_hour.setdefault(hour_ms, Totals()).add(outcome)
         decided = self.by_clause.setdefault(outcome.clause, Totals())
         decided.calls += 1
         decided.count_decision(outcome)

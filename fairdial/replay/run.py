@@ -9,12 +9,13 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import tzinfo
-from itertools import groupby
+from itertools import groupby, islice
 from operator import attrgetter
 from pathlib import Path
 from typing import Final
 
 from fairdial.answer import endpoint_of
+from fairdial.desk import Desk
 from fairdial.ledger.contract import Usage
 from fairdial.replay.attribution import Aside, Attribution
 from fairdial.replay.calls import Grouping, Recorded, Sorter
@@ -26,6 +27,10 @@ from fairdial.replay.source import Progress, Reading, read
 
 TELL_EVERY: Final = 1_000
 """Calls, after which the progress is told."""
+USAGE_MAX: Final = 100_000
+
+Watch = Callable[[Desk], Callable[[], tuple[Flag, ...]]]
+"""Abuse detectors: given the desk before the first call, they say after the last one what they saw."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +51,8 @@ class Result:
 
     went_on: records that go on with another call, such as that of a leg which was transferred; set_up: calls that
     FairDial set up itself, which are not replayed; repeated: calls with the id of another. from_ms, to_ms: the first
-    start and the last end, None without a call. second: the sums under `against`.
+    start and the last end, None without a call. second: the sums under `against`. usage: the first USAGE_MAX meters as
+    they stand at the end, by account; usage_left: how many more there are.
     """
 
     files: tuple[Path, ...]
@@ -57,6 +63,7 @@ class Result:
     second: Tally | None
     differences: Differences | None
     usage: tuple[tuple[str, Usage], ...] = ()
+    usage_left: int = 0
     strangers: Strangers = field(default_factory=Strangers)
     calls: int = 0
     went_on: int = 0
@@ -78,10 +85,10 @@ async def replay(
     wanted: Wanted,
     progress: Progress,
     told: Callable[[Outcome], None] | None = None,
-    flagged: Callable[[], tuple[Flag, ...]] = tuple,
+    watch: Watch | None = None,
 ) -> Result:
-    """Replay the files. told: hears each call's outcome under the (first) policy once it is over; flagged: asked at the
-    end for what detectors saw. Raises ReplayRefused, SourceUnreadable, MappingError.
+    """Replay the files. told: hears each call's outcome under the (first) policy once it is over; watch: detectors that
+    look on. Raises ReplayRefused, SourceUnreadable, MappingError.
     """
     reading = Reading()
     sorter = Sorter()
@@ -100,9 +107,12 @@ async def replay(
             gathered.second,
             gathered.differences,
         )
+        flagged = None if watch is None else watch(runs[0].desk)
         await _Replay(site, runs, gathered, result).through(sorter, progress)
-        result.usage = tuple(runs[0].ledger.usage())
-        result.flagged = flagged()
+        meters = iter(runs[0].ledger.usage())
+        result.usage = tuple(islice(meters, USAGE_MAX))
+        result.usage_left = sum(1 for _ in meters)
+        result.flagged = () if flagged is None else flagged()
         return result
     finally:
         sorter.close()
@@ -176,8 +186,13 @@ class _Replay:
         result, seen = self._result, 0
         for at_ms, second in groupby(sorter.calls(), key=attrgetter("start_ms")):
             new: list[tuple[int, Recorded]] = []
+            ids: set[str] = set()
             for call in second:
                 seen += 1
+                if call.unique_id in ids:
+                    result.repeated += 1  # a record that stands in two of the files
+                    continue
+                ids.add(call.unique_id)
                 if seen % TELL_EVERY == 0:
                     progress("replaying", seen, sorter.count)
                 if not self._goes_on(call):
@@ -189,7 +204,7 @@ class _Replay:
                 await self._begin(number, call)
         for engine in self._engines:
             await engine.until(None)
-        result.repeated = self._engines[0].repeated
+        result.repeated += self._engines[0].repeated
         progress("replaying", seen, sorter.count)
 
     def _goes_on(self, call: Recorded) -> bool:

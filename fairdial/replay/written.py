@@ -6,6 +6,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
+from fairdial.logs import escaped
 from fairdial.policy.rating import decimal_text
 from fairdial.replay.report import as_shown, instant
 from fairdial.replay.result import Outcome
@@ -51,7 +52,7 @@ class CallsFile:
         currency = next(iter(owed), "")
         self._rows.writerow(
             (
-                cell(outcome.call_id),
+                cell(escaped(outcome.call_id)),
                 instant(outcome.at_ms),
                 cell(outcome.account_id or ""),
                 cell(outcome.line_id),

@@ -1,7 +1,7 @@
 """Recorded calls through the desk once more: refused and allowed, cut and not, charged and included."""
 
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from datetime import UTC, date
 from pathlib import Path
@@ -18,9 +18,11 @@ from fairdial.policy.decide import Allow, Verdict
 from fairdial.policy.document import Policy, parse_policy
 from fairdial.policy.numbers import Habit
 from fairdial.policy.terms import Clause
+from fairdial.replay.calls import GROUP_ROWS
 from fairdial.replay.prepare import Assumed, Grounds, ReplayRefused
+from fairdial.replay.result import Flag
 from fairdial.replay.run import Wanted, replay
-from tests.cdrs import LEAD_S, NUMBERING, PREMIUM, call_of, replayed, row, site
+from tests.cdrs import CUSTOMERS, LEAD_S, NUMBERING, PREMIUM, call_of, replayed, row, site
 from tests.samples import MONTH_END_MS, NOON_MS, PLAN, SetClock, plan, provision
 
 DATA = Path(__file__).parents[1] / "data/cdr"
@@ -192,6 +194,7 @@ async def test_the_endpoint_says_whose_call_it_is_where_the_account_code_does_no
         ({"dst": "carol"}, Kind.INTERNAL, "allow"),
         ({"dst": "*97", "last_app": "VoiceMailMain", "dst_channel": ""}, Kind.VOICEMAIL, "allow"),
         ({"dst": "7001", "last_app": "ConfBridge", "dst_channel": ""}, Kind.CONFERENCE, "refuse"),
+        ({"dst": "7001", "last_app": "Stasis", "last_data": "fairdial,room,7001"}, Kind.CONFERENCE, "refuse"),
         ({"dst": "112"}, Kind.EMERGENCY, "allow"),
         ({"dst": PREMIUM}, Kind.OUTBOUND, "refuse"),
     ],
@@ -211,7 +214,7 @@ async def test_an_emergency_call_needs_no_account_and_is_not_metered(tmp_path: P
 async def test_calls_that_fairdial_set_up_itself_are_left_out(tmp_path: Path) -> None:
     rows = [
         row(1, 0, 30, unique_id="own-0af1", last_app="Stasis"),
-        row(2, 5, 30, last_app="Stasis", last_data="fairdial,callback,02079460123,1"),
+        row(2, 5, 30, last_app="Stasis", last_data="fairdial,place-callback,02079460123,"),
         row(3, 9, 30),
     ]
     found = await replayed(tmp_path, rows, plan())
@@ -273,6 +276,39 @@ async def test_the_far_end_of_a_local_channel_is_no_call_of_its_own(tmp_path: Pa
 async def test_a_record_that_stands_twice_counts_once(tmp_path: Path) -> None:
     found = await replayed(tmp_path, [row(1, 0), row(1, 0)], plan())
     assert found.used_units == {"acme": 60}
+
+
+async def test_a_file_that_is_given_twice_counts_once(tmp_path: Path) -> None:
+    file = tmp_path / "Master.csv"
+    # So far apart that they are not taken for records of one channel.
+    others = [row(number, number, None, line="nobody") for number in range(3, GROUP_ROWS + 3)]
+    file.write_text("\n".join([row(1, 0, 60), row(2, 100, 60), *others]) + "\n")
+    customers = tmp_path / "customers.toml"
+    customers.write_text(CUSTOMERS)
+    wanted = Wanted((file, file), UTC, grounds=Grounds((customers,)))
+    result = await replay(site(plan()), wanted, lambda *_told: None)
+    assert (result.calls, result.strangers.calls, result.tally.overall.metered_s) == (2, GROUP_ROWS, 120)
+    assert result.repeated == GROUP_ROWS + 2
+
+
+async def test_detectors_are_given_the_desk_before_the_first_call_and_asked_after_the_last(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "Master.csv"
+    file.write_text(row(1, 0, 60) + "\n")
+    customers = tmp_path / "customers.toml"
+    customers.write_text(CUSTOMERS)
+    flag = Flag("acme", "short-calls", Clause("plan", "1", "P9"), NOON_MS, 0.7, 0.6, "notice", (call_of(1),))
+    given: list[Desk] = []
+
+    def watch(desk: Desk) -> Callable[[], tuple[Flag, ...]]:
+        given.append(desk)
+        return lambda: (flag,)
+
+    wanted = Wanted((file,), UTC, grounds=Grounds((customers,)))
+    result = await replay(site(plan()), wanted, lambda *_told: None, watch=watch)
+    assert len(given) == 1
+    assert (result.flagged, result.found) == ((flag,), True)
 
 
 # --- which policy ------------------------------------------------------------------------------------

@@ -123,6 +123,20 @@ def test_a_file_without_a_record_is_status_2(run: Run) -> None:
     assert "no row of it is a call record" in result.stderr
 
 
+def test_calls_of_no_known_line_alone_are_shown_and_are_status_2(run: Run, tmp_path: Path) -> None:
+    accounts = tmp_path / "customers.toml"
+    accounts.write_text('[[account]]\naccount = "a"\npolicy = "plan"\n')
+    result = run("--accounts", str(accounts), "--json", rows=(row(1, 0, line="nobody\x1b[31m"),))
+    assert result.exit_code == 2
+    assert json.loads(result.stdout)["unknown"] == {
+        "calls": 1,
+        "names": [{"name": "nobody\\x1b[31m", "calls": 1}],
+    }
+    assert (
+        "none of the 1 calls belongs to a known line; they name nobody\\x1b[31m: add these" in result.stderr
+    )
+
+
 def test_credit_to_begin_with_can_be_given(run: Run, tmp_path: Path) -> None:
     """Without a rate card there is no price, whatever the credit; with neither the plan refuses."""
     accounts = tmp_path / "customers.toml"
