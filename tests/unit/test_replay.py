@@ -145,6 +145,31 @@ async def test_calls_at_once_share_the_last_minute_and_never_use_more_than_it(tm
     assert sorted(metered)[1] > 0, "none got it all"
 
 
+@pytest.mark.parametrize("seed", range(8))
+async def test_whatever_calls_overlap_no_limit_is_passed_and_nothing_stays_reserved(
+    tmp_path: Path, seed: int
+) -> None:
+    chance = random.Random(seed)
+    rows = [
+        row(
+            number,
+            chance.randrange(600),
+            chance.choice([None, 1, 30, 90, 200]),
+            ring_s=chance.randrange(30),
+            line=chance.choice(["alice", "bob"]),
+        )
+        for number in range(40)
+    ]
+    limit_s = chance.choice([0, 50, 300, 900])
+    found = await replayed(tmp_path, rows, plan(limit_s=limit_s, day_limit_s=limit_s * 2 // 3))
+    for _, usage in found.result.usage:
+        assert usage.meter.limit_units is not None
+        assert usage.meter.used_units <= usage.meter.limit_units
+        assert usage.meter.reserved_units == 0
+    assert len(found.calls) == 40
+    assert all(outcome.metered_s <= outcome.talk_s for outcome in found.calls.values())
+
+
 async def test_records_are_replayed_in_the_order_of_their_starts_not_of_their_ends(tmp_path: Path) -> None:
     rows = [row(2, 500, 20), row(1, 0, 1000)]
     found = await replayed(tmp_path, rows, plan(limit_s=1000))
