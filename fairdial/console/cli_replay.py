@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -35,7 +35,7 @@ FIGURES: Final = ("calls", "allowed", "refused", "undecided", "cut", "talk_s", "
 def replay(
     context: typer.Context,
     files: Annotated[
-        list[Path], typer.Argument(metavar="CDR...", help="Master.csv, also as .gz; oldest first.")
+        list[Path], typer.Argument(metavar="CDR...", help="Master.csv, one or several, also as .gz.")
     ],
     policy: Annotated[
         str | None,
@@ -76,6 +76,7 @@ def replay(
     """Show what recorded calls would have met: refused, cut, charged. Status 1 if any would be, 0 if none."""
     session: Session = context.obj
     config = session.config
+    _refuse_overwriting((csv, html), (*files, *(accounts or ()), *([mapping] if mapping else ())))
     wanted = Wanted(
         tuple(files),
         _zone(cdr_zone or config.cdr.zone, "--cdr-zone"),
@@ -107,6 +108,14 @@ def replay(
         )
     if result.found:
         raise typer.Exit(FOUND)
+
+
+def _refuse_overwriting(written: Iterable[Path | None], read: Sequence[Path]) -> None:
+    """End the command where it would write over a file that it is to read."""
+    for out in written:
+        for file in read:
+            if out is not None and out.exists() and file.exists() and out.samefile(file):
+                fail(f"{out}: this file is to be read; write to another")
 
 
 def _zone(name: str, option: str) -> Any:

@@ -123,6 +123,14 @@ def test_a_file_without_a_record_is_status_2(run: Run) -> None:
     assert "no row of it is a call record" in result.stderr
 
 
+@pytest.mark.parametrize("option", ["--csv", "--html"])
+def test_the_records_are_never_written_over(run: Run, tmp_path: Path, option: str) -> None:
+    result = run(*ASSUMED, option, str(tmp_path / "Master.csv"))
+    assert result.exit_code == 2
+    assert "this file is to be read; write to another" in result.stderr
+    assert (tmp_path / "Master.csv").read_text().startswith('"alice"')
+
+
 def test_calls_of_no_known_line_alone_are_shown_and_are_status_2(run: Run, tmp_path: Path) -> None:
     accounts = tmp_path / "customers.toml"
     accounts.write_text('[[account]]\naccount = "a"\npolicy = "plan"\n')

@@ -2,6 +2,7 @@
 
 import gzip
 import random
+import tempfile
 import tracemalloc
 from collections.abc import Sequence
 from datetime import UTC
@@ -9,6 +10,8 @@ from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fairdial.policy.account import Kind
 from fairdial.replay.calls import Grouping, Recorded, Sorter
@@ -84,6 +87,26 @@ def test_what_is_packed_is_unpacked_by_its_name(tmp_path: Path) -> None:
     file.write_bytes(b"no gzip")
     with pytest.raises(SourceUnreadable, match="cannot be read"):
         rows_of(file)
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            [row(1, 0).encode(), b'"', b",", b"\n", b"\0", b"\xff", b'"a""b"', b"=1", b"x" * 5000]
+        )
+    )
+)
+def test_whatever_bytes_a_file_has_it_is_read_or_told_of(pieces: list[bytes]) -> None:
+    for layout in (None, parse_layout(MAPPING, "mapping.toml")):
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder, "calls.csv")
+            file.write_bytes(b"".join(pieces))
+            reading = Reading()
+            try:
+                found = list(read([file], UTC, layout, reading, lambda *_told: None))
+            except (SourceUnreadable, MappingError):
+                found = []
+            assert len(found) == reading.rows
 
 
 # --- other layouts -------------------------------------------------------------------------------------
