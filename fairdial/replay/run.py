@@ -18,7 +18,7 @@ from fairdial.answer import endpoint_of
 from fairdial.desk import Desk
 from fairdial.ledger.contract import Usage
 from fairdial.replay.attribution import Aside, Attribution
-from fairdial.replay.calls import Grouping, Recorded, Sorter
+from fairdial.replay.calls import CONFERENCE, Grouping, Recorded, Sorter
 from fairdial.replay.engine import Engine
 from fairdial.replay.layout import Layout
 from fairdial.replay.prepare import Grounds, Prepared, Site, prepare
@@ -28,6 +28,8 @@ from fairdial.replay.source import Progress, Reading, read
 TELL_EVERY: Final = 1_000
 """Calls, after which the progress is told."""
 USAGE_MAX: Final = 100_000
+SHARED: Final = frozenset({CONFERENCE, "Stasis"})
+"""Applications whose records name others in the same bridge, each of whom is in a call of its own."""
 
 Watch = Callable[[Desk], Callable[[], tuple[Flag, ...]]]
 """Abuse detectors: given the desk before the first call, they say after the last one what they saw."""
@@ -210,7 +212,7 @@ class _Replay:
     def _goes_on(self, call: Recorded) -> bool:
         """Whether it is of a leg of another call that is up, which then lasts until this ends."""
         numbers = self._up.numbers(call)
-        if not numbers:
+        if not numbers or call.last_app in SHARED:
             return False
         self._result.went_on += 1
         if call.answer_ms is not None:
@@ -244,6 +246,8 @@ class _Up:
 
     def add(self, number: int, call: Recorded) -> None:
         """A call begins."""
+        if call.last_app in SHARED:
+            return
         for name in (call.channel, *call.legs):
             self._note(name, number, call.end_ms)
 

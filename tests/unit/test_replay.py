@@ -25,7 +25,8 @@ from fairdial.replay.run import Wanted, replay
 from tests.cdrs import CUSTOMERS, LEAD_S, NUMBERING, PREMIUM, call_of, replayed, row, site
 from tests.samples import MONTH_END_MS, NOON_MS, PLAN, SetClock, plan, provision
 
-DATA = Path(__file__).parents[1] / "data/cdr"
+PROJECT = Path(__file__).parents[2]
+DATA = PROJECT / "tests/data/cdr"
 TO_MONTH_END_S = (MONTH_END_MS - NOON_MS) // 1000
 CHARGED = (
     PLAN.replace('clause = "P4"', 'clause = "P4"\nused_up = "overage"')
@@ -296,6 +297,49 @@ async def test_the_far_end_of_a_local_channel_is_no_call_of_its_own(tmp_path: Pa
     far = row(2, 0, 60, channel="Local/02079460123@route-00000009;2")
     found = await replayed(tmp_path, [first, far], plan())
     assert (found.result.calls, found.result.went_on, found.used_units) == (1, 1, {"acme": 60})
+
+
+async def test_who_is_in_a_conference_is_in_a_call_of_his_own_and_the_rooms_clock_runs_once(
+    tmp_path: Path,
+) -> None:
+    """Each record names another who is in the room."""
+
+    def seat(number: int, line: str, at_s: int, stay_s: int, other: str) -> str:
+        return row(
+            number, at_s, stay_s, line=line, dst="7001", ring_s=0, last_app="ConfBridge", dst_channel=other
+        )
+
+    rows = [
+        seat(2, "bob", 20, 40, "PJSIP/carol-00000003"),
+        seat(1, "alice", 0, 100, "PJSIP/bob-00000002"),
+        seat(3, "dora", 50, 80, ""),
+    ]
+    customers = '[[account]]\naccount = "acme"\npolicy = "kryptotel"\n' + "".join(
+        f'[[line]]\nline = "{line}"\naccount = "acme"\n' for line in ("alice", "bob", "dora")
+    )
+    kryptotel = parse_policy((PROJECT / "policies/kryptotel.toml").read_text(), "kryptotel.toml")
+    found = await replayed(tmp_path, rows, kryptotel, customers=customers)
+    assert (found.result.calls, found.result.went_on) == (3, 0)
+    assert [found.of(number).metered_s for number in (1, 2, 3)] == [100, 40, 80]
+    used = {usage.meter.allowance: usage.meter.used_units for _, usage in found.result.usage}
+    assert used == {"conference-month": 130, "conference-day": 130}
+
+
+async def test_the_fifth_in_a_conference_is_refused(tmp_path: Path) -> None:
+    rows = [
+        row(number, number, 60, dst="7001", ring_s=0, last_app="ConfBridge", dst_channel="")
+        for number in range(1, 6)
+    ]
+    kryptotel = parse_policy((PROJECT / "policies/kryptotel.toml").read_text(), "kryptotel.toml")
+    customers = (
+        '[[account]]\naccount = "acme"\npolicy = "kryptotel"\n[[line]]\nline = "alice"\naccount = "acme"\n'
+    )
+    found = await replayed(tmp_path, rows, kryptotel, customers=customers)
+    assert [found.of(number).reason for number in (1, 4, 5)] == [
+        "within_allowance",
+        "within_allowance",
+        "conference_full",
+    ]
 
 
 async def test_a_record_that_stands_twice_counts_once(tmp_path: Path) -> None:
