@@ -237,8 +237,11 @@ def _print_differences(found: Mapping[str, Any], heads: tuple[str, ...], part: A
     )
     part(
         "By account",
-        ("account", "calls that differ"),
-        [(row["account"] or "(none)", row["calls"]) for row in differ["accounts"][:ACCOUNTS_SHOWN]],
+        ("account", "calls that differ", "refused", "cut", "metered s", "charges"),
+        [
+            (row["account"] or "(none)", row["calls"], *_both(row))
+            for row in differ["accounts"][:ACCOUNTS_SHOWN]
+        ],
     )
     part(
         "The first of them",
@@ -279,6 +282,17 @@ def _summary(found: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
 
 def _figures(row: Mapping[str, Any]) -> tuple[object, ...]:
     return (*(row[key] for key in FIGURES[:-1]), _money(row["charges"]))
+
+
+def _both(row: Mapping[str, Any]) -> Iterator[str]:
+    """An account's figures under one policy and under the other, where they are not the same."""
+    first, second = _figures_of_differences(row["first"]), _figures_of_differences(row["second"])
+    for one, other in zip(first, second, strict=True):
+        yield one if one == other else f"{one} -> {other}"
+
+
+def _figures_of_differences(row: Mapping[str, Any]) -> tuple[str, ...]:
+    return (str(row["refused"]), str(row["cut"]), str(row["metered_s"]), _money(row["charges"]) or "0")
 
 
 def _money(charges: Mapping[str, str]) -> str:

@@ -170,7 +170,13 @@ def _differences(result: Result, show: Show) -> Json | None:
         "charges": found.charges,
         "second": _tally(result.second),
         "accounts": [
-            {"account": account, "calls": calls} for account, calls in sorted(found.by_account.items())
+            {
+                "account": account,
+                "calls": calls,
+                "first": _totals(result.tally.by_account.get(account, Totals())),
+                "second": _totals(result.second.by_account.get(account, Totals())),
+            }
+            for account, calls in sorted(found.by_account.items())
         ],
         "clauses": list(_clause_pairs(found)),
         "examples": [_example(example, show) for example in found.examples],

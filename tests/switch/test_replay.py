@@ -9,7 +9,7 @@ from testbed.sipp import NEVER_ANSWERS
 from tests.switch.conftest import Spine
 
 LONDON = "02079460100"
-UNANSWERED = f"0207946{NEVER_ANSWERS}00"
+UNANSWERED = f"020794600{NEVER_ANSWERS}"
 PREMIUM = "09098790000"
 ABROAD = "0033142685300"
 FIVE_SECONDS = "five-seconds"

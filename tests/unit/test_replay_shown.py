@@ -89,9 +89,14 @@ def test_a_second_policy_is_compared(run: Run, tmp_path: Path) -> None:
     assert result.exit_code == 1
     differ = json.loads(result.stdout)["differences"]
     assert (differ["calls"], differ["cuts"], differ["decisions"]) == (1, 1, 0)
-    assert differ["accounts"] == [{"account": "alice", "calls": 1}]
+    [alice] = differ["accounts"]
+    assert (alice["account"], alice["calls"]) == ("alice", 1)
+    assert (alice["first"]["metered_s"], alice["second"]["metered_s"]) == (300, 560)
+    assert (alice["first"]["cut"], alice["second"]["cut"]) == (1, 0)
     assert [example["call_id"] for example in differ["examples"]] == [call_of(3)]
-    assert "Calls that differ" in run(*ASSUMED, "--against", str(other)).stdout
+    shown = run(*ASSUMED, "--against", str(other)).stdout
+    assert "Calls that differ" in shown
+    assert "300 -> 560" in shown
 
 
 @pytest.mark.parametrize(
