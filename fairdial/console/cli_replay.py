@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from fairdial.config import Config
 from fairdial.console.session import FOUND, AsJson, Session, fail, read_text, show, table
 from fairdial.policy.account import Options
+from fairdial.policy.cards import RateCard
 from fairdial.policy.numbers import Habit
 from fairdial.policy.periods import zone_named
 from fairdial.policy.rating import parse_micros
@@ -68,6 +69,10 @@ def replay(
     credit: Annotated[
         str | None, typer.Option(help="Credit of each account to begin with; what it has if left out.")
     ] = None,
+    rates: Annotated[
+        list[str] | None,
+        typer.Option(metavar="CARD:CURRENCY:FILE", help="A rate card in place of the ledger's of that name."),
+    ] = None,
     csv: Annotated[Path | None, typer.Option(help="Write the calls there, one line each.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write the report there as one page.")] = None,
     mask: Annotated[bool, typer.Option("--mask", help="Hide digits of telephone numbers.")] = False,
@@ -87,6 +92,7 @@ def replay(
             tuple(accounts or ()),
             _assumed(config, zone, region, country) if assume_account else None,
             None if credit is None else _micros(credit),
+            tuple(_card(text) for text in rates or ()),
         ),
     )
     result = _run(session, config, wanted, csv, mask=mask, quiet=as_json)
@@ -139,6 +145,17 @@ def _assumed(config: Config, zone: str, region: str | None, countries: list[str]
         return Assumed(zone, habit.region, Options(frozenset(countries or ())).countries)
     except ValueError as error:
         fail(str(error))
+
+
+def _card(text: str) -> RateCard:
+    name, _, rest = text.partition(":")
+    currency, _, file = rest.partition(":")
+    if not file:
+        fail(f"--rates {text!r}: write CARD:CURRENCY:FILE, such as standard:EUR:rates.csv")
+    try:
+        return RateCard.parse(read_text(Path(file)), name, currency, file)
+    except ValueError as error:
+        fail(f"--rates: {error}")
 
 
 def _micros(text: str) -> int:

@@ -58,12 +58,13 @@ class Assumed:
 class Grounds:
     """Who is there. accounts: files in place of the ledger; assumed: None where nobody is made up.
 
-    credit_micros: what each account begins with, None: what it has.
+    credit_micros: what each account begins with, None: what it has. cards: in place of the ledger's of the same name.
     """
 
     accounts: tuple[Path, ...] = ()
     assumed: Assumed | None = None
     credit_micros: int | None = None
+    cards: tuple[RateCard, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +100,7 @@ async def prepare(site: Site, grounds: Grounds, policy: str | None, codes: Colle
         desk.cards = {
             card.name: RateCard.parse(card.text, card.name, card.currency, f"card {card.name}")
             for card in await ledger.cards()
-        }
+        } | {card.name: card for card in grounds.cards}
     except (LedgerError, ProvisionError, PolicyError, OSError, UnicodeDecodeError) as error:
         await writer.close()
         raise ReplayRefused(str(error)) from error

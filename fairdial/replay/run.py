@@ -17,6 +17,7 @@ from typing import Final
 from fairdial.answer import endpoint_of
 from fairdial.desk import Desk
 from fairdial.ledger.contract import Usage
+from fairdial.policy.periods import MS_PER_S
 from fairdial.replay.attribution import Aside, Attribution
 from fairdial.replay.calls import CONFERENCE, Grouping, Recorded, Sorter
 from fairdial.replay.engine import Engine
@@ -258,7 +259,8 @@ class _Up:
 
     def numbers(self, call: Recorded) -> tuple[int, ...]:
         """The calls that a record goes on with."""
-        while self._ends and self._ends[0][0] < call.start_ms:
+        # An end and the start that follows on it can be cut down to different seconds.
+        while self._ends and self._ends[0][0] < call.start_ms - MS_PER_S:
             end_ms, name = heapq.heappop(self._ends)
             if name in self._numbers and self._numbers[name][1] <= end_ms:
                 del self._numbers[name]

@@ -21,6 +21,7 @@ from tests.cdrs import PREMIUM, call_of, replayed, row
 from tests.samples import NOON_MS, PLAN, plan
 
 Run = Callable[..., Result]
+PROJECT = Path(__file__).parents[2]
 HOSTILE = "<script>alert(1)</script>"
 ROWS = (row(1, 0, 60), row(2, 100, 60, dst=PREMIUM), row(3, 200, 500), row(4, 900, 60, line=HOSTILE))
 
@@ -41,6 +42,11 @@ def run(tmp_path: Path) -> Run:
         )
 
     return invoke
+
+
+def read(result: Result) -> Any:
+    """The JSON that a command printed."""
+    return json.loads(result.stdout)
 
 
 ASSUMED = ("--policy", "plan", "--assume-account", "--zone", "Europe/London")
@@ -109,6 +115,9 @@ def test_a_second_policy_is_compared(run: Run, tmp_path: Path) -> None:
         ((*ASSUMED, "--region", "ZZ"), "region 'ZZ'"),
         ((*ASSUMED, "--country", "UK"), "country 'UK' is not an ISO"),
         ((*ASSUMED, "--credit", "much"), "--credit: "),
+        ((*ASSUMED, "--rates", "standard:rates.csv"), "write CARD:CURRENCY:FILE"),
+        ((*ASSUMED, "--rates", f"standard:EURO:{PROJECT}/testbed/rates.csv"), "--rates: "),
+        ((*ASSUMED, "--rates", "standard:EUR:/nowhere.csv"), "/nowhere.csv: cannot be read"),
         ((*ASSUMED, "--cdr-zone", "Mars/Base"), "--cdr-zone: time zone"),
         ((*ASSUMED, "--mapping", "/nowhere.toml"), "/nowhere.toml: cannot be read"),
         ((*ASSUMED, "--html", "/nowhere/page.html"), "/nowhere/page.html: No such file"),
@@ -150,14 +159,24 @@ def test_calls_of_no_known_line_alone_are_shown_and_are_status_2(run: Run, tmp_p
     )
 
 
-def test_credit_to_begin_with_can_be_given(run: Run, tmp_path: Path) -> None:
-    """Without a rate card there is no price, whatever the credit; with neither the plan refuses."""
+@pytest.mark.parametrize(
+    ("credit", "reason", "status", "charges"),
+    [("5", "by_credit", 0, {"EUR": "0.61"}), ("0.001", "credit_too_low", 1, {})],
+)
+def test_credit_and_prices_can_be_given(
+    run: Run, tmp_path: Path, credit: str, reason: str, status: int, charges: dict[str, str]
+) -> None:
     accounts = tmp_path / "customers.toml"
     accounts.write_text(
-        '[[account]]\naccount = "a"\npolicy = "plan"\n[[line]]\nline = "alice"\naccount = "a"\n'
+        '[[account]]\naccount = "a"\npolicy = "prepaid"\n[[line]]\nline = "alice"\naccount = "a"\n'
     )
-    result = run("--accounts", str(accounts), "--credit", "5", "--json", rows=ROWS[:1])
-    assert result.exit_code == 0, result.output
+    options = ("--accounts", str(accounts), "--policy", str(PROJECT / "testbed/policies/prepaid.toml"))
+    prices = ("--credit", credit, "--rates", f"standard:EUR:{PROJECT}/testbed/rates.csv")
+    result = run(*options, *prices, "--json", rows=(row(1, 0, 60, dst=PREMIUM),))
+    assert result.exit_code == status, result.output
+    found = read(result)
+    assert [each["reason"] for each in found["reasons"]] == [reason]
+    assert found["totals"]["charges"] == charges
 
 
 # --- CSV -----------------------------------------------------------------------------------------------
@@ -312,11 +331,6 @@ def test_numbers_are_masked_where_that_is_asked_for(run: Run, tmp_path: Path) ->
     for number in ("02079460123", "442079460777"):
         assert number in outputs[False]
         assert number not in outputs[True]
-
-
-def read(result: Result) -> Any:
-    """The JSON that a command printed."""
-    return json.loads(result.stdout)
 
 
 def test_the_other_kinds_of_places_are_read_too(run: Run, tmp_path: Path) -> None:
