@@ -19,7 +19,7 @@ NO_ACCOUNT: Final = "(no account)"
 _HOURS_MAX: Final = 72
 """Above that a bar is a day."""
 _DAY_LENGTH: Final = len("2026-11-22")
-_HOUR_LENGTH: Final = len("2026-11-22T09")
+_MINUTE_LENGTH: Final = len("2026-11-22T09:00")
 CHART_WIDTH: Final = 560
 """Of the longest bar, in units of the drawing."""
 
@@ -71,7 +71,7 @@ def _split(row: Mapping[str, Any]) -> dict[str, int]:
 
 
 def _over_time(hours: Sequence[Mapping[str, Any]]) -> tuple[Bar, ...]:
-    length = _HOUR_LENGTH if len(hours) <= _HOURS_MAX else _DAY_LENGTH
+    length = _MINUTE_LENGTH if len(hours) <= _HOURS_MAX else _DAY_LENGTH
     sums: dict[str, dict[str, int]] = {}
     for row in hours:
         kept = sums.setdefault(row["from"][:length].replace("T", " "), {})
