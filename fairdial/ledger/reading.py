@@ -49,7 +49,9 @@ _GRANT = """
 """
 
 TEXTS_KEPT = 1024
-"""Texts whose values are kept: habits, options and terms, of which many lines, accounts and calls have the same."""
+"""Values that are kept, by the texts that they were read from: accounts, and habits, options and terms, of which many
+lines, accounts and calls have the same. None of them can be changed.
+"""
 
 CHARGES_SHOWN = 1000
 """The latest charges that a sheet has."""
@@ -293,15 +295,31 @@ def credit_of(db: sqlite3.Connection, account_id: str) -> Credit | None:
 
 
 def to_account(row: sqlite3.Row) -> Account:
-    return Account(
+    return _account(
         row["id"],
         row["policy"],
         row["zone"],
         row["name"],
-        Standing(row["standing"]),
-        _to_options(row["options"]),
-        bool(row["fraud"]),
-        _to_services(row["restricted"]),
+        row["standing"],
+        row["options"],
+        row["fraud"],
+        row["restricted"],
+    )
+
+
+@lru_cache(maxsize=TEXTS_KEPT)
+def _account(
+    id: str, policy: str, zone: str, name: str, standing: str, options: str, fraud: int, restricted: str
+) -> Account:
+    return Account(
+        id,
+        policy,
+        zone,
+        name,
+        Standing(standing),
+        _to_options(options),
+        bool(fraud),
+        _to_services(restricted),
     )
 
 

@@ -10,6 +10,7 @@ import heapq
 import os
 import struct
 import tempfile
+from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Final
 
@@ -59,7 +60,8 @@ class Grouping:
     def __init__(self, group_rows: int = GROUP_ROWS) -> None:
         self._group_rows = group_rows
         self._rows = 0
-        self._open: dict[str, tuple[int, list[Cdr], str]] = {}
+        # Not a dict: the first of one from which the first was taken many times is slow to find.
+        self._open: OrderedDict[str, tuple[int, list[Cdr], str]] = OrderedDict()
 
     def add(self, cdr: Cdr, kind: Kind | None) -> Iterator[Recorded]:
         """Take one more record; the calls that are complete now."""
