@@ -83,7 +83,8 @@ def decided(row: dict[str, Any]) -> tuple[str, str, str, str, str]:
 async def test_a_replay_of_the_switchs_records_says_what_was_decided_metered_cut_and_charged(
     spine: Spine,
 ) -> None:
-    await spine.publish_variant("redconnect", FIVE_SECONDS, ("limit_s = 144000", "limit_s = 5"))
+    at_once = (("effective = 2026-11-01", 'effective = "at_once"'), ("notice_days = 30", "notice_days = 0"))
+    await spine.publish_variant("redconnect", FIVE_SECONDS, ("limit_s = 144000", "limit_s = 5"), *at_once)
     await spine.server.account("acme", FIVE_SECONDS, "alice")
     await spine.server.account("bob-ltd", "short", "bob")
     await spine.server.account("carol-ltd", "quota", "carol")
