@@ -111,6 +111,11 @@ class DirectWriter:
         """All lines."""
         return reading.lines_of(self._db, None)
 
+    def line_numbers(self) -> dict[str, str]:
+        """The line of each number that is one line's own, by its E.164 form."""
+        rows = self._db.execute("SELECT number, line_id FROM numbers WHERE line_id IS NOT NULL")
+        return {row["number"]: row["line_id"] for row in rows}
+
     def accounts(self) -> tuple[Account, ...]:
         """All accounts by id."""
         return tuple(

@@ -41,10 +41,14 @@ class Aside(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Attribution:
-    """lines: by id. ring_s: how long a dial may ring, as the dialplan sets it; a record does not say."""
+    """lines: by id. numbers: the lines of numbers of ours, by E.164. outside: how a carrier writes the numbers that it
+    calls. ring_s: how long a dial may ring, as the dialplan sets it; a record does not say.
+    """
 
     lines: Mapping[str, Line]
+    numbers: Mapping[str, str]
     numbering: Numbering
+    outside: Habit
     ring_s: int = RING_S
 
     def asked(self, call: Recorded) -> Asked | Aside:
@@ -83,7 +87,11 @@ class Attribution:
         if call.kind == Kind.INBOUND:
             # The file says so itself, so that the account code is the called line's.
             names = [*names, call.account_code]
-        return next((name for name in names if name in self.lines), None)
+        found = next((name for name in names if name in self.lines), None)
+        if found is None and self.numbers:
+            # It was refused, or rang somewhere else than at the line: the number still says whose it is.
+            return self.numbers.get(self.numbering.classify(call.dst, self.outside).e164 or "")
+        return found
 
     def _kind(self, call: Recorded, words: list[str], dialled: str, habit: Habit) -> Kind:
         if call.kind:
@@ -95,7 +103,10 @@ class Attribution:
         found = self.numbering.classify(dialled, habit).number_class
         if found is NumberClass.EMERGENCY:
             return Kind.EMERGENCY
-        return Kind.INTERNAL if found is NumberClass.INTERNAL or dialled in self.lines else Kind.OUTBOUND
+        # Where the dialplan asked about an extension, the record shows the phone that rang.
+        rang_ours = any(endpoint_of(leg) in self.lines for leg in call.legs)
+        internal = found is NumberClass.INTERNAL or dialled in self.lines or rang_ours
+        return Kind.INTERNAL if internal else Kind.OUTBOUND
 
 
 def _stasis_words(call: Recorded) -> list[str]:

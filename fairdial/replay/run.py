@@ -17,6 +17,7 @@ from typing import Final
 from fairdial.answer import endpoint_of
 from fairdial.desk import Desk
 from fairdial.ledger.contract import Usage
+from fairdial.policy.numbers import Habit
 from fairdial.policy.periods import MS_PER_S
 from fairdial.replay.attribution import Aside, Attribution
 from fairdial.replay.calls import CONFERENCE, Grouping, Recorded, Sorter
@@ -175,8 +176,11 @@ class _Replay:
     """The calls in their order, through every run."""
 
     def __init__(self, site: Site, runs: list[Prepared], gathered: _Gathered, result: Result) -> None:
-        lines = {line.id: line for line in runs[0].ledger.lines()}
-        self._attribution = Attribution(lines, site.numbering)
+        ledger = runs[0].ledger
+        lines = {line.id: line for line in ledger.lines()}
+        self._attribution = Attribution(
+            lines, ledger.line_numbers(), site.numbering, Habit(site.rules.region)
+        )
         self._engines = [
             Engine(run.desk, run.clock, run.ledger, site.lead_s, told)
             for run, told in zip(runs, (gathered.first, gathered.other), strict=False)

@@ -117,3 +117,34 @@ async def another_policy(spine: Spine, file: Path) -> None:
     assert {row["policy"] for row in found.values()} == {"short"}
     assert max(int(row["metered_s"]) for row in found.values()) == 3
     assert await spine.server.ask("usage", account="acme") == before
+
+
+async def test_calls_of_other_kinds_are_replayed_as_what_they_were(spine: Spine) -> None:
+    """In, between phones, emergency; the number says whose a refused call from outside was."""
+    await spine.server.account("bob-ltd", "short", "bob")
+    await spine.server.account("dave-ltd", "metered", "dave")
+    for number, line in (("442079460123", "bob"), ("442079460124", "dave")):
+        await spine.switch.cli(f"database put did {number} {line}")
+        await spine.server.ask("number_add", number=f"+{number}", account=f"{line}-ltd", line=line)
+    await spine.switch.cli("database put extension 101 dave")
+    await spine.call("carrier", "442079460123", hang_up_after_s=2.2)
+    await spine.call("carrier", "442079460124")
+    await spine.call("bob", "101", hang_up_after_s=1.2)
+    await spine.call("bob", "999", hang_up_after_s=1.2)
+    await spine.server.idle()
+    live = {row["call_id"]: row for row in await spine.server.ask("decisions", limit=100)}
+    assert sorted(row["kind"] for row in live.values()) == ["inbound", "inbound", "internal"]
+    found = await replayed(spine, await recorded(spine, 4))
+    emergency = [row for call_id, row in found.items() if call_id not in live]
+    assert [(row["kind"], row["reason"]) for row in emergency] == [("emergency", "emergency")]
+    for call_id, row in live.items():
+        again = found[call_id]
+        assert (
+            again["line"],
+            again["dialled"],
+            again["decision"],
+            again["reason"],
+            again["clause"],
+        ) == decided(row)
+        assert again["kind"] == row["kind"]
+        assert abs(int(again["metered_s"]) - (row["used_s"] or 0)) <= 1

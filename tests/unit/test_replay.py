@@ -200,6 +200,18 @@ async def test_an_inbound_call_counts_for_the_line_that_is_called(tmp_path: Path
     assert found.used_units == {"acme": 60}
 
 
+@pytest.mark.parametrize("dst", ["442079460000", "+442079460000", "02079460000"])
+async def test_an_inbound_call_that_rang_nobody_is_known_by_the_number(tmp_path: Path, dst: str) -> None:
+    customers = CUSTOMERS + '[[number]]\nnumber = "+442079460000"\naccount = "acme"\nline = "alice"\n'
+    rows = [
+        row(1, 0, None, line="trunk", code="", dst=dst, dst_channel="", last_app="Hangup"),
+        row(2, 9, None, line="trunk", code="", dst="442079460001", dst_channel="", last_app="Hangup"),
+    ]
+    found = await replayed(tmp_path, rows, plan(), customers=customers)
+    assert (found.of(1).kind, found.of(1).line_id) == (Kind.INBOUND, "alice")
+    assert found.result.strangers.calls == 1
+
+
 async def test_a_call_of_no_known_line_is_counted_and_not_decided(tmp_path: Path) -> None:
     rows = [row(1, 0, 60, line="nobody"), row(2, 10, 60, line="nobody"), row(3, 20, 60)]
     found = await replayed(tmp_path, rows, plan())
@@ -218,6 +230,8 @@ async def test_the_endpoint_says_whose_call_it_is_where_the_account_code_does_no
     [
         ({"dst": "101"}, Kind.INTERNAL, "allow"),
         ({"dst": "carol"}, Kind.INTERNAL, "allow"),
+        ({"dst": "8101", "dst_channel": "PJSIP/carol-00000099"}, Kind.INTERNAL, "allow"),
+        ({"dst": "8101"}, Kind.OUTBOUND, "refuse"),
         ({"dst": "*97", "last_app": "VoiceMailMain", "dst_channel": ""}, Kind.VOICEMAIL, "allow"),
         ({"dst": "7001", "last_app": "ConfBridge", "dst_channel": ""}, Kind.CONFERENCE, "refuse"),
         ({"dst": "7001", "last_app": "Stasis", "last_data": "fairdial,room,7001"}, Kind.CONFERENCE, "refuse"),
