@@ -243,18 +243,22 @@ class _Replay:
 
 
 class _Up:
-    """The channels of calls that are up, as they were recorded, whatever a policy says of the calls."""
+    """The channels of calls that talk, as they were recorded, whatever a policy says of the calls."""
 
     def __init__(self) -> None:
         self._numbers: dict[str, tuple[int, int]] = {}
-        self._ends: list[tuple[int, str]] = []
+        self._ends: list[tuple[int, int, tuple[str, ...]]] = []
 
     def add(self, number: int, call: Recorded) -> None:
-        """A call begins."""
-        if call.last_app in SHARED:
+        """A call begins. One that nobody answered goes on with nobody, but at the far end of a Local channel."""
+        local = any(leg.startswith("Local/") for leg in call.legs)
+        if (call.answer_ms is None and not local) or call.last_app in SHARED:
             return
-        for name in (call.channel, *call.legs):
-            self._note(name, number, call.end_ms)
+        # A name that is not of one channel alone would make strangers' calls one.
+        names = tuple(_half(name) for name in (call.channel, *call.legs) if _CHANNEL.search(name))
+        for name in names:
+            self._numbers[name] = (number, call.end_ms)
+        heapq.heappush(self._ends, (call.end_ms, number, names))
 
     def extend(self, numbers: Iterable[int], call: Recorded) -> None:
         """Calls go on with further channels."""
@@ -265,17 +269,12 @@ class _Up:
         """The calls that a record goes on with."""
         # An end and the start that follows on it can be cut down to different seconds.
         while self._ends and self._ends[0][0] < call.start_ms - MS_PER_S:
-            end_ms, name = heapq.heappop(self._ends)
-            if name in self._numbers and self._numbers[name][1] <= end_ms:
-                del self._numbers[name]
-        found = (self._numbers.get(_half(name)) for name in (call.channel, *call.legs))
+            end_ms, _, names = heapq.heappop(self._ends)
+            for name in names:
+                if name in self._numbers and self._numbers[name][1] <= end_ms:
+                    del self._numbers[name]
+        found = [self._numbers.get(_half(name)) for name in (call.channel, *call.legs)]
         return tuple(dict.fromkeys(known[0] for known in found if known is not None))
-
-    def _note(self, name: str, number: int, end_ms: int) -> None:
-        # A name that is not of one channel alone would make strangers' calls one.
-        if _CHANNEL.search(name):
-            self._numbers[_half(name)] = (number, end_ms)
-            heapq.heappush(self._ends, (end_ms, _half(name)))
 
 
 _CHANNEL: Final = re.compile(r"-[0-9a-f]{8}(;[12])?$")

@@ -306,11 +306,14 @@ async def test_a_later_call_over_a_channel_of_that_name_is_another(tmp_path: Pat
     assert (found.result.calls, found.result.went_on) == (2, 0)
 
 
-async def test_the_far_end_of_a_local_channel_is_no_call_of_its_own(tmp_path: Path) -> None:
-    first = row(1, 0, 60, dst_channel="Local/02079460123@route-00000009;1")
-    far = row(2, 0, 60, channel="Local/02079460123@route-00000009;2")
+@pytest.mark.parametrize("talk_s", [60, None])
+async def test_the_far_end_of_a_local_channel_is_no_call_of_its_own(
+    tmp_path: Path, talk_s: int | None
+) -> None:
+    first = row(1, 0, talk_s, dst_channel="Local/02079460123@route-00000009;1")
+    far = row(2, 0, talk_s, channel="Local/02079460123@route-00000009;2")
     found = await replayed(tmp_path, [first, far], plan())
-    assert (found.result.calls, found.result.went_on, found.used_units) == (1, 1, {"acme": 60})
+    assert (found.result.calls, found.result.went_on, found.used_units) == (1, 1, {"acme": talk_s or 0})
 
 
 async def test_who_is_in_a_conference_is_in_a_call_of_his_own_and_the_rooms_clock_runs_once(
