@@ -1,17 +1,22 @@
-"""The command `replay`: recorded calls once more, through the same decision, meters and rating."""
+"""The command `replay`: recorded calls once more, through the same decision, meters and rating.
+
+Reads the options, shows the progress, writes the files. Leaves the tables to `replay_tables`.
+"""
 
 import asyncio
 import contextlib
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
 
 from fairdial.config import Config
+from fairdial.console.replay_tables import tables
 from fairdial.console.session import FOUND, AsJson, Session, fail, read_text, show, table
 from fairdial.policy.account import Options
 from fairdial.policy.cards import RateCard
@@ -21,16 +26,13 @@ from fairdial.policy.rating import parse_micros
 from fairdial.replay.layout import Layout, MappingError, parse_layout
 from fairdial.replay.page import page
 from fairdial.replay.prepare import Assumed, Grounds, ReplayRefused
-from fairdial.replay.report import most_found, report
+from fairdial.replay.report import report
 from fairdial.replay.run import Result, Wanted
 from fairdial.replay.source import Progress as Tell
 from fairdial.replay.source import SourceUnreadable
 from fairdial.replay.written import CallsFile
 
-ACCOUNTS_SHOWN: Final = 40
-EXAMPLES_SHOWN: Final = 20
 NAMED_MAX: Final = 5
-FIGURES: Final = ("calls", "allowed", "refused", "undecided", "cut", "talk_s", "metered_s", "charges")
 
 
 def replay(
@@ -105,7 +107,8 @@ def replay(
     if as_json:
         show(found, True, lambda: table((), ()))
     else:
-        _print(found)
+        for title, drawn in tables(found):
+            _print(title, drawn)
     if not result.calls:
         named = ", ".join(name["name"] for name in found["unknown"]["names"][:NAMED_MAX])
         fail(
@@ -114,6 +117,12 @@ def replay(
         )
     if result.found:
         raise typer.Exit(FOUND)
+
+
+def _print(title: str, drawn: Table) -> None:
+    sys.stdout.write(f"{title}\n")
+    show(None, False, lambda: drawn)
+    sys.stdout.write("\n")
 
 
 def _refuse_overwriting(written: Iterable[Path | None], read: Sequence[Path]) -> None:
@@ -193,133 +202,3 @@ def _progress(quiet: bool) -> Iterator[Tell]:
             shown.update(tasks[step], completed=done, total=total)
 
         yield tell
-
-
-def _print(found: Mapping[str, Any]) -> None:
-    def part(title: str, columns: tuple[str, ...], rows: list[tuple[object, ...]]) -> None:
-        if rows:
-            drawn = table(columns, rows)
-            sys.stdout.write(f"{title}\n")
-            show(None, False, lambda: drawn)
-            sys.stdout.write("\n")
-
-    heads = tuple(name.replace("talk_s", "recorded s").replace("metered_s", "metered s") for name in FIGURES)
-    part("Replay", ("what", "is"), list(_summary(found)))
-    part("By reason", ("reason", *heads), [(row["reason"], *_figures(row)) for row in found["reasons"]])
-    part("By clause", ("clause", *heads), [(_clause(row), *_figures(row)) for row in found["clauses"]])
-    shown = most_found(found["accounts"])[:ACCOUNTS_SHOWN]
-    accounts = [(row["account"] or "(none)", *_figures(row)) for row in shown]
-    left = len(found["accounts"]) - len(accounts)
-    part(f"By account, {left} more in --json" if left else "By account", ("account", *heads), accounts)
-    part(
-        "Flagged",
-        ("account", "detector", "clause", "at", "value", "threshold", "step"),
-        [
-            (
-                row["account"],
-                row["detector"],
-                _clause(row),
-                row["at"],
-                row["value"],
-                row["threshold"],
-                row["step"],
-            )
-            for row in found["flagged"]
-        ],
-    )
-    if found["differences"] is not None:
-        _print_differences(found, heads, part)
-    part("Rows that could not be read", ("row",), [(fault,) for fault in found["faults"]])
-    part(
-        "Of no known line",
-        ("account code or endpoint", "calls"),
-        [(row["name"], row["calls"]) for row in found["unknown"]["names"][:EXAMPLES_SHOWN]],
-    )
-    part("What call records cannot tell", ("",), [(note,) for note in found["notes"]])
-
-
-def _print_differences(found: Mapping[str, Any], heads: tuple[str, ...], part: Any) -> None:
-    differ = found["differences"]
-    totals = [(found["policy"], found["totals"]), (found["against"], differ["second"]["totals"])]
-    part("Both", ("decided by", *heads), [(label, *_figures(row)) for label, row in totals])
-    part(
-        "Calls that differ",
-        ("in", "calls"),
-        [(what, differ[what]) for what in ("calls", "decisions", "cuts", "charges")],
-    )
-    part(
-        "By clause",
-        ("decided by", "against", "calls that differ"),
-        [(_clause(row["first"]), _clause(row["second"]), row["calls"]) for row in differ["clauses"]],
-    )
-    part(
-        "By account",
-        ("account", "calls that differ", "refused", "cut", "metered s", "charges"),
-        [
-            (row["account"] or "(none)", row["calls"], *_both(row))
-            for row in differ["accounts"][:ACCOUNTS_SHOWN]
-        ],
-    )
-    part(
-        "The first of them",
-        ("call", "at", "account", "dialled", "recorded s", "first", "second"),
-        [
-            (
-                *(row[key] for key in ("call_id", "at", "account", "dialled", "talk_s")),
-                _side(row["first"]),
-                _side(row["second"]),
-            )
-            for row in differ["examples"][:EXAMPLES_SHOWN]
-        ],
-    )
-
-
-def _summary(found: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
-    yield "files", ", ".join(found["files"])
-    yield "decided by", found["policy"]
-    if found["against"] is not None:
-        yield "against", found["against"]
-    yield "from, to (UTC)", f"{found['from'] or ''} {found['to'] or ''}"
-    yield "rows read", found["rows"]
-    for key, words in (
-        ("malformed", "rows malformed"),
-        ("went_on", "rows of legs that went on"),
-        ("set_up", "calls that FairDial set up"),
-        ("repeated", "calls with the id of another"),
-    ):
-        if found[key]:
-            yield words, found[key]
-    yield "calls of no known line", found["unknown"]["calls"]
-    totals = found["totals"]
-    for key in FIGURES[:-1]:
-        yield key.replace("talk_s", "recorded s").replace("metered_s", "metered s"), totals[key]
-    yield "charges", _money(totals["charges"])
-    yield "flagged", len(found["flagged"])
-
-
-def _figures(row: Mapping[str, Any]) -> tuple[object, ...]:
-    return (*(row[key] for key in FIGURES[:-1]), _money(row["charges"]))
-
-
-def _both(row: Mapping[str, Any]) -> Iterator[str]:
-    """An account's figures under one policy and under the other, where they are not the same."""
-    first, second = _figures_of_differences(row["first"]), _figures_of_differences(row["second"])
-    for one, other in zip(first, second, strict=True):
-        yield one if one == other else f"{one} -> {other}"
-
-
-def _figures_of_differences(row: Mapping[str, Any]) -> tuple[str, ...]:
-    return (str(row["refused"]), str(row["cut"]), str(row["metered_s"]), _money(row["charges"]) or "0")
-
-
-def _money(charges: Mapping[str, str]) -> str:
-    return ", ".join(f"{amount} {currency}" for currency, amount in charges.items())
-
-
-def _clause(row: Mapping[str, Any]) -> str:
-    return f"{row['policy']} {row['version']} {row['clause']}"
-
-
-def _side(side: Mapping[str, Any]) -> str:
-    cut = f", cut at {side['metered_s']} s by {side['cut_clause']}" if side["cut_clause"] else ""
-    return f"{side['decision']}, {side['reason']} {side['clause']}{cut} {_money(side['charges'])}".rstrip()
