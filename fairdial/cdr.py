@@ -243,6 +243,8 @@ def _seconds(name: str, text: str, where: str) -> int:
 def _fitting(possible: Iterable[_Times], duration_s: int, bill_s: int) -> list[_Times]:
     """Start, answer and end in this order; where some are as far apart as the record says, only those."""
     ordered = [times for times in possible if times[0] <= (times[1] or times[0]) <= times[2]]
+    if len(ordered) < 2:
+        return ordered
 
     def is_as_long(times: _Times) -> bool:
         start_ms, answer_ms, end_ms = times

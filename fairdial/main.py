@@ -65,11 +65,15 @@ from fairdial.policy.account import Kind
 from fairdial.policy.book import PolicyBook
 from fairdial.policy.cards import RateCard
 from fairdial.policy.document import PolicyError, parse_policy
-from fairdial.policy.numbers import Numbering
+from fairdial.policy.numbers import DEFAULT_CACHE_SIZE, Numbering
 from fairdial.policy.periods import zone_named
 from fairdial.policy.prefixes import PrefixTable
 from fairdial.policy.sizing import GrantRules
 from fairdial.records import SwitchRecords
+from fairdial.replay.prepare import ReplayRefused, Site
+from fairdial.replay.result import Outcome
+from fairdial.replay.run import Result, Wanted, replay
+from fairdial.replay.source import Progress
 from fairdial.rounds import Hands, Rounds
 from fairdial.switch_files import Needs
 from fairdial.tls import TlsError, ami_context, ari_context
@@ -80,6 +84,9 @@ log = structlog.get_logger(__name__)
 STOP_WITHIN_S = 1.5
 """SIGTERM hands over every live call within 2 s; this much of it is for work that is queued."""
 
+
+REPLAY_NUMBERS = 65_536
+"""Classified numbers that a replay keeps, some 400 bytes each: a day's calls come again and again to the same ones."""
 
 MISTAKE = os.EX_SOFTWARE
 """Exit status after an error that nobody foresaw."""
@@ -114,12 +121,12 @@ def with_published(book: PolicyBook, published: Iterable[PublishedPolicy]) -> Po
     return book
 
 
-def load_numbering(prefixes: Path | None) -> Numbering:
+def load_numbering(prefixes: Path | None, cache_size: int = DEFAULT_CACHE_SIZE) -> Numbering:
     """Numbers with the operator's table, or the shipped one. Raises TableError or OSError."""
     if prefixes is not None:
-        return Numbering(PrefixTable.parse(prefixes.read_text(encoding="utf-8"), str(prefixes)))
+        return Numbering(PrefixTable.parse(prefixes.read_text(encoding="utf-8"), str(prefixes)), cache_size)
     shipped = resources.files("fairdial.policy").joinpath("data/prefixes.csv")
-    return Numbering(PrefixTable.parse(shipped.read_text(encoding="utf-8")))
+    return Numbering(PrefixTable.parse(shipped.read_text(encoding="utf-8")), cache_size)
 
 
 def desk_rules(config: Config) -> DeskRules:
@@ -130,6 +137,20 @@ def desk_rules(config: Config) -> DeskRules:
         GrantRules(config.desk.useful_s, config.desk.slice_s),
         config.desk.attempts_per_s,
         config.desk.attempts_per_s_source,
+    )
+
+
+def replay_site(config: Config) -> Site:
+    """The configuration as a replay needs it. Raises TableError or OSError."""
+    numbering = load_numbering(config.prefixes, REPLAY_NUMBERS)
+    numbering.warm((config.desk.region,))
+    rules = LeaseRules(config.desk.renew_lead_s, config.calls.warn_at_s)
+    return Site(
+        config.store.path,
+        numbering,
+        desk_rules(config),
+        rules.lead_s,
+        lambda published: with_published(load_policies(config.policies), published),
     )
 
 
@@ -444,6 +465,14 @@ class Parts:
 
     def restore(self, config: Config, file: Path) -> Mapping[str, object]:
         return _plain(asdict(restore(config.store.path, file)))
+
+    async def replay(
+        self, config: Config, wanted: Wanted, progress: Progress, told: Callable[[Outcome], None] | None
+    ) -> Result:
+        try:
+            return await replay(replay_site(config), wanted, progress, told)
+        except StartError as error:
+            raise ReplayRefused(str(error)) from error
 
 
 def _plain(fields: Mapping[str, object]) -> Mapping[str, object]:

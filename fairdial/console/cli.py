@@ -1,8 +1,8 @@
 """The command line. Reads arguments, asks for an operation, prints; decides nothing itself.
 
 Exit status: 0 done, 1 refused or found something, 2 bad usage or input. Every reading command has
-`--json`. Here stand the commands about the server, calls and decisions, and `import`; those about accounts and
-about policies have modules of their own.
+`--json`. Here stand the commands about the server, calls and decisions, and `import`; those about accounts, about
+policies, about the store and `replay` have modules of their own.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from rich.table import Table
 
 from fairdial import logs
 from fairdial.config import Logs
-from fairdial.console import cli_accounts, cli_audit, cli_cases, cli_policies, cli_store
+from fairdial.console import cli_accounts, cli_audit, cli_cases, cli_policies, cli_replay, cli_store
 from fairdial.console.session import (
     FOUND,
     AsJson,
@@ -55,6 +55,7 @@ app.command()(cli_audit.audit)
 app.command()(cli_store.ready)
 app.command()(cli_store.backup)
 app.command()(cli_store.restore)
+app.command()(cli_replay.replay)
 
 ConfigFile = Annotated[
     Path | None,

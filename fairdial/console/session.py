@@ -7,7 +7,7 @@ itself. Exit status: 0 done, FOUND for refused or found something, BAD_INPUT for
 import asyncio
 import json
 import sys
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +25,9 @@ from fairdial.desk import Desk
 from fairdial.doctor import Finding
 from fairdial.ledger.contract import LedgerError
 from fairdial.policy.numbers import Numbering
+from fairdial.replay.result import Outcome
+from fairdial.replay.run import Result, Wanted
+from fairdial.replay.source import Progress
 
 BAD_INPUT = 2
 FOUND = 1
@@ -41,6 +44,9 @@ class Parts(Protocol):
     def doctor(self, config: Config) -> Awaitable[list[Finding]]: ...
     def back_up(self, config: Config, file: Path) -> Mapping[str, Any]: ...
     def restore(self, config: Config, file: Path) -> Mapping[str, Any]: ...
+    def replay(
+        self, config: Config, wanted: Wanted, progress: Progress, told: Callable[[Outcome], None] | None
+    ) -> Coroutine[Any, Any, Result]: ...
 
 
 class Session:

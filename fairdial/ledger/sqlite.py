@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 from fairdial.ledger import cases, granting, provisioning, reading, witnessing
 from fairdial.ledger.contract import (
@@ -28,7 +29,7 @@ from fairdial.ledger.contract import (
     Seen,
     Token,
 )
-from fairdial.ledger.writer import Writer, touch
+from fairdial.ledger.writer import Step, Writer, touch
 from fairdial.policy.account import (
     Account,
     Agreement,
@@ -46,11 +47,21 @@ from fairdial.policy.decide import Verdict
 from fairdial.policy.ladder import Taken
 from fairdial.policy.peers import Use
 
+T = TypeVar("T")
+
+
+class Steps(Protocol):
+    """Who runs steps on the file: `Writer`, or for a replay `DirectWriter`."""
+
+    async def do(self, step: Step[T]) -> T: ...
+    async def read(self, step: Step[T]) -> T: ...
+    async def close(self) -> None: ...
+
 
 class SqliteLedger:
     """`Ledger` (contract.py) on one SQLite file."""
 
-    def __init__(self, writer: Writer) -> None:
+    def __init__(self, writer: Steps) -> None:
         self._writer = writer
 
     @classmethod

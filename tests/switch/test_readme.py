@@ -104,9 +104,10 @@ async def test_make_bench_measures_all_paths_in_one_run() -> None:
         "BENCH=--rate 20 --seconds 2",
         "DECISIONS=--count 1000 --rounds 1",
         "CONFERENCES=--conferences 5 --rate 10",
+        "REPLAY=--rows 1000",
     )
     assert status == 0, output
-    for path in ("caller", "called", "Dial() alone", "Stasis", "AGI"):
+    for path in ("caller", "called", "Dial() alone", "Stasis", "AGI", "Replay"):
         assert path in output
 
 

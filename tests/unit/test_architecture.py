@@ -97,8 +97,18 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "fairdial.cases": ("fairdial.policy", "fairdial.ledger.contract"),
     "fairdial.logins": ("fairdial.policy", "fairdial.ledger.contract", "fairdial.clock"),
     "fairdial.watch": ("fairdial.policy", "fairdial.ledger.contract", "fairdial.clock", "fairdial.cases"),
+    "fairdial.replay": (
+        *_SHELL,
+        "fairdial.ledger.direct",
+        "fairdial.ledger.sqlite",
+        "fairdial.cdr",
+        "fairdial.witness",
+        "fairdial.provision",
+        "fairdial.logs",
+    ),
     "fairdial.console": (
         *_SHELL,
+        "fairdial.replay",
         "fairdial.cases",
         "fairdial.attempts",
         "fairdial.provision",
