@@ -124,37 +124,11 @@ class Cases:
         for name in self._policies().names:
             policy = self._policies().at(name, zone_named("UTC"), now_ms)
             for detector in () if policy is None else policy.detectors:
-                if policy is None or detector.measure not in PEERS or detector.allowance is None:
+                if policy is None or detector.measure not in PEERS:
                     continue
-                found += await self._compare_by(policy, detector, detector.allowance, now_ms)
+                async for hit in standing_out(self._ledger, policy, detector, now_ms):
+                    found += await self.found(hit) is not None
         return found
-
-    async def _compare_by(self, policy: Policy, detector: Detector, allowance: str, now_ms: int) -> int:
-        """Twice through all accounts, so that of a million only their numbers are kept."""
-        cohort: Cohort | None = None
-        if detector.measure == COHORT:
-            values = array("d")
-            async for uses in self._uses(policy.name, allowance, now_ms):
-                values.extend(use.units for use in uses)
-            # A second of work for a million: not on the loop that answers calls.
-            cohort = await asyncio.to_thread(cohort_of, detector, values)
-            if cohort is None:
-                return 0
-        found = 0
-        async for uses in self._uses(policy.name, allowance, now_ms):
-            if cohort is None:
-                hits = above_estimate(policy, detector, uses, now_ms)
-            else:
-                hits = above_cohort(policy, detector, cohort, uses, now_ms)
-            for hit in hits:
-                found += await self.found(hit) is not None
-        return found
-
-    async def _uses(self, policy: str, allowance: str, now_ms: int) -> AsyncIterator[tuple[Use, ...]]:
-        after = ""
-        while uses := await self._ledger.uses(policy, allowance, now_ms, after, PIECE):
-            yield uses
-            after = uses[-1].account_id
 
     async def after_deadlines(self, now_ms: int) -> int:
         """Take what follows where a customer did not answer in time (S4); how many cases. Raises LedgerError."""
@@ -214,3 +188,36 @@ def _flag_clause(policy: Policy | None, fraud: bool) -> str:
     if policy is None or policy.standing is None:
         return ""
     return (fraud and policy.standing.fraud_clause) or policy.standing.clause
+
+
+async def standing_out(ledger: Ledger, policy: Policy, detector: Detector, now_ms: int) -> AsyncIterator[Hit]:
+    """The accounts on a plan that use far more than the others, or than they declared (S2). Raises LedgerError.
+
+    Twice through all of them, in pieces, so that of a million only their numbers are kept.
+    """
+    cohort: Cohort | None = None
+    if detector.measure == COHORT:
+        values = array("d")
+        async for uses in _uses(ledger, policy, detector, now_ms):
+            values.extend(use.units for use in uses)
+        # A second of work for a million: not on the loop that answers calls.
+        cohort = await asyncio.to_thread(cohort_of, detector, values)
+        if cohort is None:
+            return
+    async for uses in _uses(ledger, policy, detector, now_ms):
+        found = (
+            above_estimate(policy, detector, uses, now_ms)
+            if cohort is None
+            else above_cohort(policy, detector, cohort, uses, now_ms)
+        )
+        for hit in found:
+            yield hit
+
+
+async def _uses(
+    ledger: Ledger, policy: Policy, detector: Detector, now_ms: int
+) -> AsyncIterator[tuple[Use, ...]]:
+    after, allowance = "", detector.allowance or ""
+    while uses := await ledger.uses(policy.name, allowance, now_ms, after, PIECE):
+        yield uses
+        after = uses[-1].account_id

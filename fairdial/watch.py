@@ -6,7 +6,7 @@ start, so that a restart forgets no pattern. Now and then it holds accounts agai
 """
 
 import asyncio
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -17,18 +17,17 @@ from fairdial.clock import Clock
 from fairdial.ledger.contract import Ledger, LedgerError, NotFound
 from fairdial.policy.account import Account
 from fairdial.policy.book import PolicyBook
+from fairdial.policy.crowd import ACCOUNTS_MAX, Crowd
 from fairdial.policy.document import Policy
 from fairdial.policy.history import Answer, Attempt, End, Event, InOrder, Noted
 from fairdial.policy.measures import WINDOW_MS
-from fairdial.policy.patterns import AccountPatterns, Hit
+from fairdial.policy.patterns import Hit
 from fairdial.policy.periods import Period, zone_named
 
 log = structlog.get_logger(__name__)
 
 WAITING_MAX = 20_000
 """Events that may wait; what comes when they are as many is not watched, and told."""
-ACCOUNTS_MAX = 10_000
-"""Accounts whose patterns are remembered, at some 25 KB each; who has been quiet for longest is forgotten first."""
 PAST_DIALS_MAX = 200_000
 """Dials that are read again at the start, the latest ones: of more, the oldest hours are not known."""
 PAST_MS = WINDOW_MS[Period.DAY]
@@ -70,10 +69,9 @@ class Watch:
         self._policies = policies
         self._cases = cases
         self._clock = clock
-        self._accounts_max = accounts_max
         self._every_s = {self._look_at_deadlines: deadlines_every_s, self._compare: compare_every_s}
         self._queue: asyncio.Queue[_Seen] = asyncio.Queue(WAITING_MAX)
-        self._patterns: OrderedDict[str, AccountPatterns] = OrderedDict()
+        self._crowd = Crowd(accounts_max)
         self._judged: dict[str, dict[str, int]] = {}
         self._accounts: dict[str, Account] = {}
         self._hits: deque[Hit] = deque(maxlen=HITS_MAX)
@@ -88,7 +86,7 @@ class Watch:
     @property
     def accounts(self) -> int:
         """Accounts whose patterns are remembered."""
-        return len(self._patterns)
+        return len(self._crowd)
 
     async def start(self) -> None:
         """Begin: first with what the ledger knows, in the background."""
@@ -119,9 +117,7 @@ class Watch:
     def judged(self, account_id: str, detector: str, at_ms: int) -> None:
         """A person has judged a case of that account: the same evidence counts no more."""
         self._judged.setdefault(account_id, {})[detector] = at_ms
-        patterns = self._patterns.get(account_id)
-        if patterns is not None:
-            patterns.judged(detector, at_ms)
+        self._crowd.judged(account_id, detector, at_ms)
 
     def _put(self, seen: _Seen) -> None:
         try:
@@ -179,7 +175,7 @@ class Watch:
             log.error("past_not_remembered", error=str(error))
         finally:
             self._accounts = {}
-        log.info("watching", accounts=len(self._patterns), dials=read)
+        log.info("watching", accounts=len(self._crowd), dials=read)
 
     def _as_told(self, event: Event) -> _Seen:
         account = self._accounts.get(event.account_id) if isinstance(event, Attempt) else None
@@ -190,33 +186,8 @@ class Watch:
         )
 
     def _see(self, seen: _Seen) -> None:
-        patterns = self._of(seen)
-        if patterns is not None:
-            self._hits.extend(patterns.see(seen.event))
-
-    def _of(self, seen: _Seen) -> AccountPatterns | None:
-        account_id = seen.event.account_id
-        patterns = self._patterns.get(account_id)
-        if seen.account is not None and seen.policy is not None:
-            if patterns is None or patterns.policy is not seen.policy:
-                zone = zone_named(seen.account.zone)
-                judged = self._judged.get(account_id)
-                patterns = AccountPatterns(account_id, seen.policy, zone, judged, patterns)
-                self._patterns[account_id] = patterns
-            self._patterns.move_to_end(account_id)
-            self._forget(patterns, seen.event.at_ms)
-        return patterns
-
-    def _forget(self, busy: AccountPatterns, now_ms: int) -> None:
-        """Who has been quiet for longer than any window; and past the bound who has been for longest."""
-        for _ in range(2):
-            quiet = next(iter(self._patterns.values()))
-            if quiet is busy:
-                return
-            idle = not quiet.busy and now_ms - quiet.last_ms > quiet.longest_ms
-            if len(self._patterns) <= self._accounts_max and not idle:
-                return
-            del self._patterns[quiet.account_id]
+        judged = self._judged.get(seen.event.account_id)
+        self._hits.extend(self._crowd.see(seen.event, seen.account, seen.policy, judged))
 
     async def _tell(self) -> None:
         while self._hits:

@@ -10,6 +10,7 @@ import typer
 from fairdial.asterisk_conf import ConfError
 from fairdial.audit import MAX_AGE_DAYS, Ageing, Finding, Report, Unjudged
 from fairdial.audit import audit as audit_file
+from fairdial.clock import SystemClock
 from fairdial.console.session import FOUND, AsJson, Session, fail, show, table, table_of
 from fairdial.logs import escaped
 from fairdial.password_ages import AgesError, PasswordAges
@@ -43,7 +44,7 @@ def audit(
 
 
 def _audited(file: Path, app: str, since: Path | None, max_age_days: int) -> Report:
-    today = datetime.now(UTC).date()
+    today = datetime.fromtimestamp(SystemClock().now().wall_ms / 1000, UTC).date()
     try:
         ages = None if since is None else PasswordAges.read(since)
         report = audit_file(file, app, Ageing(today, ages, max_age_days))
