@@ -70,6 +70,7 @@ from fairdial.policy.periods import zone_named
 from fairdial.policy.prefixes import PrefixTable
 from fairdial.policy.sizing import GrantRules
 from fairdial.records import SwitchRecords
+from fairdial.replay.detectors import look_on
 from fairdial.replay.prepare import ReplayRefused, Site
 from fairdial.replay.result import Outcome
 from fairdial.replay.run import Result, Wanted, replay
@@ -470,7 +471,7 @@ class Parts:
         self, config: Config, wanted: Wanted, progress: Progress, told: Callable[[Outcome], None] | None
     ) -> Result:
         try:
-            return await replay(replay_site(config), wanted, progress, told)
+            return await replay(replay_site(config), wanted, progress, told, look_on)
         except StartError as error:
             raise ReplayRefused(str(error)) from error
 

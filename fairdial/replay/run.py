@@ -6,7 +6,7 @@ be kept for later. Leaves to `engine` what becomes of a call, and to `report` ho
 
 import heapq
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import tzinfo
 from itertools import groupby, islice
@@ -33,8 +33,8 @@ USAGE_MAX: Final = 100_000
 SHARED: Final = frozenset({CONFERENCE, "Stasis"})
 """Applications whose records name others in the same bridge, each of whom is in a call of its own."""
 
-Watch = Callable[[Desk], Callable[[], tuple[Flag, ...]]]
-"""Abuse detectors: given the desk before the first call, they say after the last one what they saw."""
+Watch = Callable[[Desk], Callable[[int | None], Awaitable[tuple[Flag, ...]]]]
+"""Abuse detectors: given the desk before the first call, they say after the last one what they saw up to its end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +116,7 @@ async def replay(
         meters = iter(runs[0].ledger.usage())
         result.usage = tuple(islice(meters, USAGE_MAX))
         result.usage_left = sum(1 for _ in meters)
-        result.flagged = () if flagged is None else flagged()
+        result.flagged = () if flagged is None else await flagged(result.to_ms)
         return result
     finally:
         sorter.close()

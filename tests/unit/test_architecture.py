@@ -99,6 +99,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "fairdial.watch": ("fairdial.policy", "fairdial.ledger.contract", "fairdial.clock", "fairdial.cases"),
     "fairdial.replay": (
         *_SHELL,
+        "fairdial.cases",
         "fairdial.ledger.direct",
         "fairdial.ledger.sqlite",
         "fairdial.cdr",

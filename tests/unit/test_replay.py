@@ -1,7 +1,7 @@
 """Recorded calls through the desk once more: refused and allowed, cut and not, charged and included."""
 
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from datetime import UTC, date
 from pathlib import Path
@@ -19,11 +19,13 @@ from fairdial.policy.document import Policy, parse_policy
 from fairdial.policy.numbers import Habit
 from fairdial.policy.terms import Clause
 from fairdial.replay.calls import GROUP_ROWS
+from fairdial.replay.detectors import look_on
 from fairdial.replay.prepare import Assumed, Grounds, ReplayRefused
 from fairdial.replay.result import Flag
 from fairdial.replay.run import Wanted, replay
 from tests.cdrs import CUSTOMERS, LEAD_S, NUMBERING, PREMIUM, call_of, replayed, row, site
 from tests.samples import MONTH_END_MS, NOON_MS, PLAN, SetClock, plan, provision
+from tests.watched import detector, watched
 
 PROJECT = Path(__file__).parents[2]
 DATA = PROJECT / "tests/data/cdr"
@@ -387,14 +389,53 @@ async def test_detectors_are_given_the_desk_before_the_first_call_and_asked_afte
     flag = Flag("acme", "short-calls", Clause("plan", "1", "P9"), NOON_MS, 0.7, 0.6, "notice", (call_of(1),))
     given: list[Desk] = []
 
-    def watch(desk: Desk) -> Callable[[], tuple[Flag, ...]]:
+    def watch(desk: Desk) -> Callable[[int | None], Awaitable[tuple[Flag, ...]]]:
         given.append(desk)
-        return lambda: (flag,)
+
+        async def saw(end_ms: int | None) -> tuple[Flag, ...]:
+            assert end_ms == NOON_MS + 65_000
+            return (flag,)
+
+        return saw
 
     wanted = Wanted((file,), UTC, grounds=Grounds((customers,)))
     result = await replay(site(plan()), wanted, lambda *_told: None, watch=watch)
     assert len(given) == 1
     assert (result.flagged, result.found) == ((flag,), True)
+
+
+async def test_the_detectors_of_the_policy_say_what_they_would_have_found(tmp_path: Path) -> None:
+    policy = watched(
+        detector("row", "sequential_numbers", 5, step="suspend"),
+        detector("long", "talk_s", 100_000, window="day"),
+    )
+    rows = [row(n, 40 * n, 10, dst=f"02079460{100 + n}") for n in range(7)]
+    file = tmp_path / "Master.csv"
+    file.write_text("\n".join(rows) + "\n")
+    customers = tmp_path / "customers.toml"
+    customers.write_text(CUSTOMERS)
+    wanted = Wanted((file,), UTC, grounds=Grounds((customers,)))
+    result = await replay(site(policy), wanted, lambda *_told: None, watch=look_on)
+    [flag] = result.flagged
+    assert (flag.account_id, flag.detector, flag.clause) == ("acme", "row", Clause("plan", "1", "P7"))
+    assert (flag.at_ms, flag.threshold, flag.step) == (NOON_MS + 160_000, 5, "suspend")
+    assert (flag.value, flag.calls) == (7, tuple(call_of(n) for n in range(5)))
+    assert result.tally.overall.allowed == 7, "nothing follows in the replay itself"
+
+
+async def test_a_replay_holds_accounts_against_what_they_declared(tmp_path: Path) -> None:
+    policy = watched(
+        detector("above", "times_declared_estimate", 2, window="month", more='allowance = "voice"')
+    )
+    file = tmp_path / "Master.csv"
+    file.write_text(row(1, 0, 250) + "\n")
+    customers = tmp_path / "customers.toml"
+    for declared_min, flagged in ((1, ["acme"]), (3, [])):
+        declared = f'account = "acme"\npolicy = "plan"\nestimate_s = {declared_min * 60}\n'
+        customers.write_text(CUSTOMERS.replace('account = "acme"\npolicy = "plan"\n', declared))
+        wanted = Wanted((file,), UTC, grounds=Grounds((customers,)))
+        result = await replay(site(policy), wanted, lambda *_told: None, watch=look_on)
+        assert [flag.account_id for flag in result.flagged] == flagged
 
 
 # --- which policy ------------------------------------------------------------------------------------
