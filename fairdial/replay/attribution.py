@@ -23,11 +23,15 @@ _APPLICATIONS: Final = {
     "VoiceMailMain": Kind.VOICEMAIL,
     CONFERENCE: Kind.CONFERENCE,
 }
-_STASIS: Final = {"room": Kind.CONFERENCE, **{str(kind): kind for kind in Kind}}
+_ROOM: Final = "room"
+"""What a channel says that comes into a room of ours; such a call has it at the end of its id."""
+_STASIS: Final = {_ROOM: Kind.CONFERENCE, **{str(kind): kind for kind in Kind}}
 """What a channel in our Stasis application asked for: to come into a room of ours, or about a dial (fairdial.conf)."""
 _PLACED: Final = frozenset({"place-callback", "place-collect", Kind.CALLBACK, Kind.COLLECT})
 _OWN: Final = "own-"
 """Begins the ids of channels that FairDial itself made (callback, reverse charge, who is called into a room)."""
+_SECOND: Final = "-own-second"
+"""Ends the id of the leg that FairDial rings for another channel."""
 
 
 class Aside(StrEnum):
@@ -54,7 +58,8 @@ class Attribution:
     def asked(self, call: Recorded) -> Asked | Aside:
         """The question about a call, or why there is none."""
         words = _stasis_words(call)
-        if call.unique_id.startswith(_OWN) or (words and words[0] in _PLACED):
+        ours = call.unique_id.startswith(_OWN) or call.unique_id.endswith(_SECOND)
+        if ours or (words and words[0] in _PLACED):
             return Aside.SET_UP
         own = self._line(call)
         line_id = own or self._called(call)
@@ -63,7 +68,7 @@ class Attribution:
         dialled = (words[1] if len(words) > 1 else call.dst)[:_DIALLED_MAX]
         kind = self._kind(call, words, dialled, self.lines[line_id].habit) if own else Kind.INBOUND
         return Asked(
-            call_id=f"{call.unique_id}-1",
+            call_id=f"{call.unique_id}-{_ROOM if words[:1] == [_ROOM] else 1}",
             kind=kind,
             dialled=dialled,
             line_id=line_id,

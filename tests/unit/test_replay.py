@@ -214,6 +214,15 @@ async def test_an_inbound_call_that_rang_nobody_is_known_by_the_number(tmp_path:
     assert found.result.strangers.calls == 1
 
 
+async def test_who_came_into_a_room_of_ours_has_the_id_that_the_ledger_has(tmp_path: Path) -> None:
+    records = [
+        row(1, 0, dst="7001", last_app="Stasis", last_data="fairdial,room,7001"),
+        row(2, 100, dst="7001", last_app="ConfBridge"),
+    ]
+    found = await replayed(tmp_path, records, plan())
+    assert list(found.calls) == ["1795262400.1-room", call_of(2)]
+
+
 async def test_a_call_of_no_known_line_is_counted_and_not_decided(tmp_path: Path) -> None:
     rows = [row(1, 0, 60, line="nobody"), row(2, 10, 60, line="nobody"), row(3, 20, 60)]
     found = await replayed(tmp_path, rows, plan())
@@ -245,7 +254,8 @@ async def test_a_record_tells_what_kind_of_call_it_was(
     tmp_path: Path, changes: dict[str, str], kind: Kind, decision: str
 ) -> None:
     found = await replayed(tmp_path, [row(1, 0, 30, **changes)], plan())  # type: ignore[arg-type]
-    assert (found.of(1).kind, found.of(1).decision) == (kind, decision)
+    [outcome] = found.calls.values()
+    assert (outcome.kind, outcome.decision) == (kind, decision)
 
 
 async def test_an_emergency_call_needs_no_account_and_is_not_metered(tmp_path: Path) -> None:
