@@ -7,7 +7,7 @@ start, so that a restart forgets no pattern. Now and then it holds accounts agai
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 import structlog
@@ -29,12 +29,13 @@ log = structlog.get_logger(__name__)
 WAITING_MAX = 20_000
 """Events that may wait; what comes when they are as many is not watched, and told."""
 PAST_DIALS_MAX = 200_000
-"""Dials that are read again at the start, the latest ones: of more, the oldest hours are not known."""
+"""Dials that are read again at the start, the latest ones."""
 PAST_MS = WINDOW_MS[Period.DAY]
 """How far back that goes. A longer window knows at the start what this holds."""
 JUDGED_MS = WINDOW_MS[Period.MONTH]
 """How long it is remembered that people have judged a case: as long as the longest window."""
-PIECE = 500
+PIECE = 100
+"""Dials that are passed by at a time: some milliseconds of work."""
 HITS_MAX = 1_000
 """Findings that wait for a store that cannot take them."""
 AGAIN_S = 1.0
@@ -73,7 +74,6 @@ class Watch:
         self._queue: asyncio.Queue[_Seen] = asyncio.Queue(WAITING_MAX)
         self._crowd = Crowd(accounts_max)
         self._judged: dict[str, dict[str, int]] = {}
-        self._accounts: dict[str, Account] = {}
         self._hits: deque[Hit] = deque(maxlen=HITS_MAX)
         self._unseen = 0
         self._tasks: list[asyncio.Task[None]] = []
@@ -134,51 +134,42 @@ class Watch:
     async def _watch(self) -> None:
         await self._remember()
         while True:
-            seen = await self._queue.get()
-            try:
-                self._see(seen)
-            except Exception as error:
-                # One account's calls must not end the watch over all.
-                log.error(
-                    "event_not_watched", account=seen.event.account_id, error=repr(error), exc_info=error
-                )
+            self._see(await self._queue.get())
             if self._unseen and self._queue.empty():
                 log.warning("watched_again", not_watched=self._unseen)
                 self._unseen = 0
             await self._tell()
 
     async def _remember(self) -> None:
-        """Pass the ledger's recent calls by the detectors."""
+        """Pass the ledger's recent calls by the detectors, a few at a time: calls are answered meanwhile."""
         now_ms = self._clock.now().wall_ms
         order, read = InOrder(), 0
         after: tuple[int, str] | None = None
         try:
             for account_id, detector, at_ms in await self._ledger.judged(now_ms - JUDGED_MS):
                 self._judged.setdefault(account_id, {})[detector] = at_ms
-            self._accounts = {account.id: account for account in await self._ledger.accounts()}
-            while read < PAST_DIALS_MAX:
-                past = await self._ledger.past(now_ms - PAST_MS, after, PIECE)
+            since_ms = max(now_ms - PAST_MS, await self._ledger.dialled_since(PAST_DIALS_MAX))
+            more = True
+            while more:
+                past = await self._ledger.past(since_ms, after, PIECE)
                 # What was dialled since is told by itself.
                 dials = [dial for dial in past.dials if dial[0].at_ms < now_ms]
                 for dial in dials:
                     for event in order.take(dial):
-                        self._see(self._as_told(event))
-                read += len(dials)
-                after = past.next_at if len(dials) == len(past.dials) else None
+                        self._see(self._as_told(event, past.accounts))
                 await self._tell()
-                if after is None:
-                    break
+                read += len(dials)
+                after = past.next_at
+                more = after is not None and len(dials) == len(past.dials)
             for event in order.rest():
-                self._see(self._as_told(event))
+                self._see(_Seen(event))
             await self._tell()
         except LedgerError as error:
             log.error("past_not_remembered", error=str(error))
-        finally:
-            self._accounts = {}
         log.info("watching", accounts=len(self._crowd), dials=read)
 
-    def _as_told(self, event: Event) -> _Seen:
-        account = self._accounts.get(event.account_id) if isinstance(event, Attempt) else None
+    def _as_told(self, event: Event, accounts: Mapping[str, Account]) -> _Seen:
+        account = accounts.get(event.account_id) if isinstance(event, Attempt) else None
         if account is None:
             return _Seen(event)
         return _Seen(
@@ -186,8 +177,13 @@ class Watch:
         )
 
     def _see(self, seen: _Seen) -> None:
-        judged = self._judged.get(seen.event.account_id)
-        self._hits.extend(self._crowd.see(seen.event, seen.account, seen.policy, judged))
+        account_id = seen.event.account_id
+        judged = self._judged.get(account_id)
+        try:
+            self._hits.extend(self._crowd.see(seen.event, seen.account, seen.policy, judged))
+        except Exception as error:
+            # What one account's calls bring up must not end the watch over all.
+            log.error("event_not_watched", account=account_id, error=repr(error), exc_info=error)
 
     async def _tell(self) -> None:
         while self._hits:

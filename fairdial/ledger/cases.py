@@ -242,6 +242,13 @@ def complain(db: sqlite3.Connection, account_id: str, at_ms: int, by: str, note:
     return int(count)
 
 
+def dialled_since(db: sqlite3.Connection, count: int) -> int:
+    row = db.execute(
+        "SELECT at_ms FROM decisions ORDER BY at_ms DESC LIMIT 1 OFFSET ?", (count - 1,)
+    ).fetchone()
+    return 0 if row is None else int(row["at_ms"])
+
+
 def past(db: sqlite3.Connection, since_ms: int, after: tuple[int, str] | None, limit: int) -> Past:
     after_ms, after_id = after or (since_ms - 1, "\U0010ffff")
     rows = db.execute(
@@ -253,7 +260,12 @@ def past(db: sqlite3.Connection, since_ms: int, after: tuple[int, str] | None, l
         (after_ms, after_id, limit),
     ).fetchall()
     last = (rows[-1]["at_ms"], rows[-1]["call_id"]) if len(rows) == limit else None
-    return Past(tuple(tuple(_events(row)) for row in rows), last)
+    accounts = {row["account_id"] for row in rows}
+    return Past(
+        tuple(tuple(_events(row)) for row in rows),
+        {account_id: reading.need_account(db, account_id) for account_id in accounts},
+        last,
+    )
 
 
 def _events(row: sqlite3.Row) -> Iterable[Event]:

@@ -4,7 +4,7 @@ Each method is one transaction. A step that raises has changed nothing. Steps ar
 same call id with the same input gives the first answer again, and a grant is settled exactly once.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
@@ -327,11 +327,12 @@ class CaseChange:
 
 @dataclass(frozen=True, slots=True)
 class Past:
-    """What happened to calls: a dial and all that became of it, each, in the order of the dials. next_at: after which
-    dial the next piece begins; None: this was the last.
+    """What happened to calls: a dial and all that became of it, each, in the order of the dials. accounts: whose they
+    are, by id; next_at: after which dial the next piece begins; None: this was the last.
     """
 
     dials: tuple[tuple[Event, ...], ...]
+    accounts: Mapping[str, Account]
     next_at: tuple[int, str] | None
 
 
@@ -694,6 +695,10 @@ class Ledger(Protocol):
 
     async def complain(self, account_id: str, at_ms: int, by: str, note: str, since_ms: int) -> int:
         """Take down a complaint about an account; how many there were after `since_ms`. Raises NotFound (account)."""
+        ...
+
+    async def dialled_since(self, count: int) -> int:
+        """When the `count`-th latest dial was, UTC milliseconds; 0: there were fewer."""
         ...
 
     async def past(self, since_ms: int, after: tuple[int, str] | None, limit: int) -> Past:

@@ -230,6 +230,9 @@ class SqliteLedger:
     async def judged(self, since_ms: int) -> tuple[tuple[str, str, int], ...]:
         return await self._writer.read(lambda db: cases.judged(db, since_ms))
 
+    async def dialled_since(self, count: int) -> int:
+        return await self._writer.read(lambda db: cases.dialled_since(db, count))
+
     async def past(self, since_ms: int, after: tuple[int, str] | None, limit: int) -> Past:
         return await self._writer.read(lambda db: cases.past(db, since_ms, after, limit))
 

@@ -250,6 +250,9 @@ async def test_the_past_is_told_by_dials_and_in_pieces(acme: Ledger) -> None:
     rest = await acme.past(NOON_MS + 1, first.next_at, 3)
     dials = [*first.dials, *rest.dials]
     assert (len(first.dials), rest.next_at) == (3, None)
+    assert [(*first.accounts,), (*rest.accounts,)] == [("acme",), ("acme",)]
+    assert [await acme.dialled_since(count) - NOON_MS for count in (1, 5)] == [4, 0]
+    assert await acme.dialled_since(6) == 0
     assert [dial[0].at_ms - NOON_MS for dial in dials] == [1, 2, 3, 4]
     made, answer, end = dials[0]
     assert isinstance(made, Attempt)

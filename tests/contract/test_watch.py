@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
@@ -12,10 +13,12 @@ from fairdial.desk import Asked, Desk, DeskRules
 from fairdial.ledger.contract import Finding, Ledger, LedgerUnavailable
 from fairdial.policy.account import Kind, Options, Standing
 from fairdial.policy.book import PolicyBook
+from fairdial.policy.crowd import Crowd
 from fairdial.policy.decide import Allow, Verdict
 from fairdial.policy.document import Policy, Step
-from fairdial.policy.history import Noted
+from fairdial.policy.history import Event, Noted
 from fairdial.policy.outcomes import Reason
+from fairdial.policy.patterns import Hit
 from fairdial.watch import Watch
 from tests.charges import NUMBERING
 from tests.samples import NOON_MS, RULES, SetClock, provision
@@ -332,3 +335,44 @@ async def test_a_dial_that_is_taken_back_is_no_longer_in_progress(acme: Ledger) 
             await at.desk.close()
         await at.dealt_with()
         assert await acme.cases() == ()
+
+
+async def test_what_one_event_brings_up_does_not_end_the_watch(
+    acme: Ledger, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    see = Crowd.see
+
+    def failing(self: Crowd, event: Event, *others: Any) -> tuple[Hit, ...]:
+        if event.account_id == "other":
+            raise ZeroDivisionError("a measure that is broken")
+        return see(self, event, *others)
+
+    monkeypatch.setattr(Crowd, "see", failing)
+    async with counter(acme) as at:
+        for n in range(5):
+            await at.dial(200 + n, "carol")
+            await at.dial(100 + n)
+        await at.dealt_with()
+        assert [case.account_id for case in await acme.cases()] == ["acme"]
+    assert "event_not_watched" in capsys.readouterr().out
+
+
+async def test_only_the_latest_dials_are_passed_by_again(
+    acme: Ledger, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(watching, "PAST_DIALS_MAX", 3)
+    monkeypatch.setattr(watching, "PIECE", 2)
+    clock = SetClock()
+    async with counter(acme, clock=clock) as at:
+        for n in range(4):
+            await at.dial(100 + n)
+        await at.dealt_with()
+    async with counter(acme, clock=clock) as at:
+        await at.dial(104)
+        await at.dealt_with()
+        assert await acme.cases() == (), "the first of five is not known any more"
+        await at.dial(105)
+        await at.dealt_with()
+        [case] = await acme.cases()
+        assert case.value == 5
+    assert capsys.readouterr().out.count("dials=3") == 1
