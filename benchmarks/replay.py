@@ -26,6 +26,7 @@ from rich.table import Table
 
 from fairdial.config import Config, Store
 from fairdial.main import replay_site
+from fairdial.replay.detectors import look_on
 from fairdial.replay.prepare import Assumed, Grounds
 from fairdial.replay.run import Wanted, replay
 
@@ -91,7 +92,7 @@ def measure(file: Path) -> dict[str, float]:
     grounds = Grounds(assumed=Assumed("Europe/London", "GB", frozenset()))
     wanted = Wanted((file,), UTC, policy=str(POLICY), grounds=grounds)
     began_s, cpu_began_s = time.perf_counter(), time.process_time()
-    result = asyncio.run(replay(site, wanted, lambda _step, _done, _total: None))
+    result = asyncio.run(replay(site, wanted, lambda _step, _done, _total: None, watch=look_on))
     taken_s, cpu_s = time.perf_counter() - began_s, time.process_time() - cpu_began_s
     overall = result.tally.overall
     assert result.reading.malformed == 0
