@@ -83,8 +83,8 @@ async def measure(seconds: int) -> tuple[list[Seen], set[str]]:
             print(
                 f"Asterisk {installation.version}, Python {platform.python_version()}, {os.cpu_count()} cores"
             )
-            await server.account("good", "kryptotel", "gated", countries=("GB",))
-            await server.account("acme", "voxdirect", "bob", "7001", "probe", countries=("GB",))
+            await server.account("good", "kryptotel-in-shadow", "gated", countries=("GB",))
+            await server.account("acme", "voxdirect-in-shadow", "bob", "7001", "probe", countries=("GB",))
             attacks: dict[str, Callable[[], Awaitable[object]]] = {
                 "none": lambda: asyncio.sleep(seconds),
                 "scanner": lambda: scan_all(programs, switch, "7001", PASSWORDS),

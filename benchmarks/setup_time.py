@@ -9,7 +9,6 @@ import argparse
 import asyncio
 import os
 import platform
-import re
 import sys
 import tempfile
 from dataclasses import dataclass, field
@@ -21,14 +20,12 @@ from rich.table import Table
 from testbed.asterisk import Switch
 from testbed.configuration import Line
 from testbed.installation import obtain
-from testbed.server import PROJECT, Server, dialplan
+from testbed.server import Server, dialplan
 from testbed.sipp import Carrier, LoadOutcome, place_calls
 
 NUMBER = "02079460100"
 TALK_S = 1.0
 LINES = {"Dial() alone": "bare", "Stasis": "stasis", "AGI": "agi"}
-
-WATCHING = "watching"
 
 DIALPLAN = """
 [bench-bare]
@@ -71,12 +68,12 @@ async def measure(rate_per_s: int, seconds: int, rounds: int) -> list[CallPath]:
         async with (
             Switch.start(installation, extensions + DIALPLAN, files=files, lines=lines) as switch,
             Carrier.start(switch, logged=False),
-            Server.start(switch, Path(directory), {"logs.level": "error"}, policies=watching()) as server,
+            Server.start(switch, Path(directory), {"logs.level": "error"}) as server,
         ):
             print(
                 f"Asterisk {installation.version}, Python {platform.python_version()}, {os.cpu_count()} cores"
             )
-            await server.account("bench", WATCHING, "stasis", "agi", countries=("GB",))
+            await server.account("bench", "kryptotel-in-shadow", "stasis", "agi", countries=("GB",))
             for path in paths:  # warm each once
                 await load(switch, path.name, rate_per_s, rate_per_s)
             for _ in range(rounds):
@@ -85,13 +82,6 @@ async def measure(rate_per_s: int, seconds: int, rounds: int) -> list[CallPath]:
                     path.outcomes.append(await load(switch, path.name, count, rate_per_s))
             await server.idle(timeout_s=30)
     return paths
-
-
-def watching() -> dict[str, str]:
-    """A shipped policy whose detectors watch and stop nobody: a load is what they are there to stop."""
-    text = (PROJECT / "policies" / "kryptotel.toml").read_text(encoding="utf-8")
-    named = text.replace('name = "kryptotel"', f'name = "{WATCHING}"', 1)
-    return {f"{WATCHING}.toml": re.sub(r"^step = .*$", r"\g<0>\nshadow = true", named, flags=re.MULTILINE)}
 
 
 async def load(switch: Switch, path: str, count: int, rate_per_s: int) -> LoadOutcome:

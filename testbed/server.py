@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -34,6 +35,16 @@ def dialplan() -> tuple[str, dict[str, str]]:
     files = {file.name: file.read_text() for file in samples.glob("*.conf") if file.name != "extensions.conf"}
     files["fairdial.conf"] = (PROJECT / "dialplan" / "fairdial.conf").read_text()
     return (samples / "extensions.conf").read_text(), files
+
+
+def in_shadow(policy: str) -> dict[str, str]:
+    """A shipped policy under the name "POLICY-in-shadow", whose detectors watch and stop nobody: a steady load from one
+    phone is what they are there to stop.
+    """
+    text = (PROJECT / "policies" / f"{policy}.toml").read_text(encoding="utf-8")
+    named = text.replace(f'name = "{policy}"', f'name = "{policy}-in-shadow"', 1)
+    detectors = re.sub(r"^step = .*$", r"\g<0>\nshadow = true", named, flags=re.MULTILINE)
+    return {f"{policy}-in-shadow.toml": detectors}
 
 
 @dataclass(frozen=True)
@@ -84,7 +95,7 @@ class Server:
         """A running server until the block ends.
 
         `settings` are further lines of the configuration, `policies` further policy files (name to text) beside
-        those of the project and of the testbed.
+        those of the project and of the testbed; see also `in_shadow`.
         """
         server = cls(switch, directory, settings or {}, policies)
         try:
@@ -99,7 +110,7 @@ class Server:
         for folder in (PROJECT / "policies", PROJECT / "testbed" / "policies"):
             for file in folder.glob("*.toml"):
                 (directory / file.name).write_text(file.read_text())
-        for name, text in policies.items():
+        for name, text in {**in_shadow("kryptotel"), **in_shadow("voxdirect"), **policies}.items():
             (directory / f"{name}.toml").write_text(text)
 
     def _write_config(self, settings: Mapping[str, object]) -> None:
