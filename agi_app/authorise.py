@@ -38,6 +38,7 @@ def authorise_route(begin: Begin) -> Route:
                 source=request.query.get("source", ""),
                 verified=request.query.get("verified", ""),
                 video=request.query.get("video", ""),
+                codec=request.query.get("codec", ""),
             )
         except MalformedRequest as error:
             log.error("request_malformed", channel=request.channel[:80], error=str(error))

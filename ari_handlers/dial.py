@@ -270,11 +270,14 @@ class Dials:
             raise AriTimeout(f"events of {asked.channel}: not told within {CATCH_UP_WITHIN_S} s") from None
 
     def _asked(self, info: events.ChannelInfo, args: tuple[str, ...]) -> Asked:
-        if not 3 <= len(args) <= 9:
+        if not 3 <= len(args) <= 10:
             raise MalformedRequest(
                 f"Stasis() got {len(args)} arguments; use Gosub(fairdial,s,1(kind,number)), which passes the right ones"
             )
-        kind, number, attempt, ring_s, line, encrypted, source, verified, video = (*args, *("",) * 6)[:9]
+        kind, number, attempt, ring_s, line, encrypted, source, verified, video, codec = (
+            *args,
+            *("",) * 7,
+        )[:10]
         return asked_from(
             channel_id=info.id,
             endpoint=info.endpoint,
@@ -289,6 +292,7 @@ class Dials:
             source=source,
             verified=verified,
             video=video,
+            codec=codec,
         )
 
     async def ask(

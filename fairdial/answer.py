@@ -16,6 +16,7 @@ RING_S = 120
 RING_MAX_S = 600
 _DIALLED_MAX = 80
 _LINE_MAX = 80
+_CODEC_MAX = 20
 _SOURCE_MAX = 60
 """An IPv6 address with its zone has 55 characters at most."""
 EXTENSION_CHARS_MAX = 79
@@ -83,6 +84,7 @@ def asked_from(
     source: str = "",
     verified: str = "",
     video: str = "",
+    codec: str = "",
 ) -> Asked:
     """A request out of the words that the dialplan passed. Raises MalformedRequest.
 
@@ -91,7 +93,7 @@ def asked_from(
     signalling, media; "" where the channel is of a kind that does not say. `source` is the address and port that
     the dial came from, likewise; the endpoint then stands for it. `verified` is what the dialplan set in
     FAIRDIAL_VERIFIED: whether the network vouches for the caller's number. `video`: "1" where the caller's leg
-    offers a picture.
+    offers a picture. `codec`: what its voice is sent in.
     """
     try:
         known_kind = Kind(kind)
@@ -120,6 +122,7 @@ def asked_from(
         source=_address(source) or endpoint[:_LINE_MAX],
         verified=_verified(verified),
         video=video == "1",
+        codec=codec[:_CODEC_MAX],
     )
 
 

@@ -107,6 +107,7 @@ class Asked:
     source: str = ""
     verified: Verified = ""
     video: bool = False
+    codec: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -373,6 +374,7 @@ class Desk:
             number.number_class,
             isinstance(decision, Allow),
             dial.video,
+            dial.codec,
         )
         self.listener.dialled(attempt, account, policy)
 
@@ -398,6 +400,7 @@ class Desk:
             attempts,
             asked.verified,
             asked.video,
+            asked.codec,
         )
 
     def _needs(self, policies: PolicyBook, line: Line, account: Account, dial: Dial) -> Needs:

@@ -282,6 +282,7 @@ def _events(row: sqlite3.Row) -> Iterable[Event]:
         NumberClass(row["number_class"]),
         row["state"] is not None,
         bool(row["video"]),
+        row["codec"],
     )
     if row["answered_ms"] is not None:
         yield Answer(call_id, row["answered_ms"], account_id)

@@ -110,7 +110,7 @@ def _repeat(db: sqlite3.Connection, row: sqlite3.Row, dial: Dial) -> Verdict:
 def _write_decision(db: sqlite3.Connection, dial: Dial, verdict: Verdict) -> None:
     number, decision = verdict.number, verdict.decision
     db.execute(
-        "INSERT INTO decisions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO decisions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             dial.call_id,
             dial.at_ms,
@@ -131,6 +131,7 @@ def _write_decision(db: sqlite3.Connection, dial: Dial, verdict: Verdict) -> Non
             *_allowed(decision),
             dial.verified,
             int(dial.video),
+            dial.codec,
         ),
     )
 

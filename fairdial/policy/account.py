@@ -182,7 +182,7 @@ class Dial:
     caller: the number that the line shows, as the switch has it; "" where it shows none. encrypted: the
     caller's leg; None where the switch did not say. attempts: dials of the line in the last second, this one
     counted (A3). verified: whether the network vouches for the caller's number (STIR/SHAKEN, RFC 8224).
-    video: the caller's leg offers a picture.
+    video: the caller's leg offers a picture; codec: what its voice is sent in, "" where the switch did not say.
     """
 
     call_id: str
@@ -198,6 +198,7 @@ class Dial:
     attempts: int = 1
     verified: Verified = ""
     video: bool = False
+    codec: str = ""
 
 
 @dataclass(frozen=True, slots=True)

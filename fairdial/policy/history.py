@@ -23,7 +23,8 @@ CALLS: Final = frozenset(Kind) - MESSAGES - {Kind.EMERGENCY}
 @dataclass(frozen=True, slots=True)
 class Attempt:
     """A dial was decided. callee: in E.164 where it is a number of the public network, else as dialled; caller: as
-    the switch has it. allowed: it holds a grant, so that its end will be told. video: it offers a picture.
+    the switch has it. allowed: it holds a grant, so that its end will be told. video: it offers a picture;
+    codec: of its voice, "" where nobody said.
     """
 
     call_id: str
@@ -37,6 +38,7 @@ class Attempt:
     number_class: NumberClass
     allowed: bool
     video: bool = False
+    codec: str = ""
 
 
 @dataclass(frozen=True, slots=True)

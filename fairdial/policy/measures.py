@@ -422,6 +422,11 @@ def _came_in(event: Event, call: Live | None) -> bool | None:
     return call.attempt.kind in INCOMING
 
 
+def _codec(event: Event) -> tuple[str, str] | None:
+    said = isinstance(event, Attempt) and event.codec and event.kind in OUTGOING
+    return (event.line_id, event.codec) if said and isinstance(event, Attempt) else None
+
+
 def _callee(event: Event) -> tuple[str, str] | None:
     return (event.line_id, event.callee) if isinstance(event, Attempt) and event.kind in OUTGOING else None
 
@@ -503,6 +508,7 @@ MEASURES: Final[Mapping[str, Measured]] = {
     "attempts": Measured("dials", lambda s: _Counted(s, _is_attempt(_OUT)), _OUT),
     "answers": Measured("answered calls", lambda s: _Counted(s, _is_answer), _OUT),
     "video_calls": Measured("calls with a picture", lambda s: _Counted(s, _is_video), CALLS),
+    "codecs_of_a_line": Measured("codecs of one line", lambda s: _DistinctKeys(s, _codec), _OUT),
     "answer_ratio": Measured(
         "share of dials that are answered", lambda s: _Share(s, _was_answered), _OUT, at_least=30, most=1
     ),

@@ -292,6 +292,17 @@ async def test_past_so_many_numbers_a_day_only_known_ones_are_called(spine: Spin
     assert await dial(spine, 1, 1, "erin") == [200]
 
 
+async def test_codecs_of_a_line_are_counted(spine: Spine) -> None:
+    many = 'measure = "video_calls"\nthreshold = 50'
+    await spine.publish_variant(
+        "acceptable-use", "voices", (many, 'measure = "codecs_of_a_line"\nthreshold = 1')
+    )
+    await spine.server.account("acme", "voices", "alice")
+    assert await dial(spine, 0, 1) == [200]
+    [case] = await cases(spine, 1)
+    assert case["found"] == "1 codecs of one line in a day; 1 is a case"
+
+
 @pytest.mark.parametrize("gate", ["stasis", "agi"])
 @pytest.mark.clause("A8", "found")
 @pytest.mark.clause("A8", "allowed")

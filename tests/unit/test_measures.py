@@ -277,6 +277,14 @@ def test_calls_at_hours_at_which_the_account_hardly_calls() -> None:
     assert run("odd_hour_calls", workday, workday[-1].at_ms, window_ms=24 * HOUR_MS) == 0
 
 
+def test_codecs_are_those_of_one_line() -> None:
+    codecs = [("alice", "ulaw"), ("alice", "g722"), ("bob", "opus"), ("alice", "ulaw"), ("bob", "")]
+    events = [
+        replace(attempt(n, NOON_MS + n, line=line), codec=codec) for n, (line, codec) in enumerate(codecs)
+    ]
+    assert run("codecs_of_a_line", events, NOON_MS + 9) == 2
+
+
 def test_what_is_noted_counts_by_line() -> None:
     from_networks = [
         Noted("networks_of_a_line", NOON_MS + n, "acme", f"192.0.{n}.0/24", of="alice" if n < 3 else "bob")

@@ -74,3 +74,5 @@ CREATE INDEX callees_by_time ON callees (account_id, last_ms);
 ALTER TABLE decisions ADD COLUMN verified TEXT NOT NULL DEFAULT '';
 -- Whether the caller's leg offered a picture.
 ALTER TABLE decisions ADD COLUMN video INTEGER NOT NULL DEFAULT 0 CHECK (video IN (0, 1));
+-- What its voice was sent in.
+ALTER TABLE decisions ADD COLUMN codec TEXT NOT NULL DEFAULT '';
