@@ -103,11 +103,10 @@ class Run:
     left: list[str] = field(default_factory=list)
 
 
-async def soak(minutes: float, rate_per_s: int) -> Run:
-    """Load a switch with FairDial for so long."""
+async def soak(run: Run, minutes: float, rate_per_s: int) -> None:
+    """Load a switch with FairDial for so long; `run` is filled in meanwhile."""
     installation = await asyncio.to_thread(obtain, lambda text: print(text, file=sys.stderr))
     extensions, files = dialplan()
-    run = Run()
     with tempfile.TemporaryDirectory() as directory:
         async with (
             Switch.start(
@@ -128,7 +127,6 @@ async def soak(minutes: float, rate_per_s: int) -> Run:
             usage = await server.usage(ACCOUNT)
             run.used_s, run.reserved_s = usage["used_s"], usage["reserved_s"]
             run.recorded = answered_by_record(switch.cdr_path.read_bytes())
-    return run
 
 
 async def load(switch: Switch, seconds: int, rate_per_s: int) -> Placed:
@@ -169,6 +167,14 @@ async def sample(server: Server, samples: list[Sample], rate_per_s: int) -> None
                 sum(file.stat().st_size for file in ledger.glob("ledger.sqlite*")) / BYTES,
             )
         )
+
+
+def write(samples: Sequence[Sample], path: Path) -> None:
+    """What was seen, as CSV: also of a run that came to no end."""
+    with path.open("w", newline="") as file:
+        out = csv.writer(file)
+        out.writerow(each.name for each in dataclasses.fields(Sample))
+        out.writerows(dataclasses.astuple(each) for each in samples)
 
 
 def answered_by_record(data: bytes) -> int:
@@ -239,12 +245,12 @@ def main() -> int:
     options = parser.parse_args()
     if options.minutes < 0.5:
         parser.error(f"--minutes {options.minutes:g}: at least 0.5, for a line through enough samples")
-    run = asyncio.run(soak(options.minutes, options.rate))
-    if options.samples is not None:
-        with options.samples.open("w", newline="") as file:
-            out = csv.writer(file)
-            out.writerow(each.name for each in dataclasses.fields(Sample))
-            out.writerows(dataclasses.astuple(each) for each in run.samples)
+    run = Run()
+    try:
+        asyncio.run(soak(run, options.minutes, options.rate))
+    finally:
+        if options.samples is not None:
+            write(run.samples, options.samples)
     table, wrong = report(run, options.minutes, options.rate)
     Console(width=None if sys.stdout.isatty() else 140).print(table)
     talked_s = sum(made.outcome.talk_s for made in run.placed.calls)

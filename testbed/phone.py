@@ -38,6 +38,19 @@ class Event:
     rest: str
 
 
+def events_in(text: str) -> list[Event]:
+    """What a log says: `NAME CALL SECONDS MICROSECONDS REST` in each line that is complete."""
+    found = []
+    for line in text.splitlines(keepends=True):
+        fields = line.rstrip("\n").split(" ", 4)
+        if line.endswith("\n") and len(fields) >= 4:
+            name, call_id, seconds, micros, *rest = fields
+            # SIPp writes a variable that is zero as nothing at all: once in a million moments.
+            at = float(seconds) + float(micros or 0) / 1e6
+            found.append(Event(name, call_id, at, rest[0].strip() if rest else ""))
+    return found
+
+
 class Phone:
     """One SIPp process with its scenario, log and statistics in `directory`."""
 
@@ -134,14 +147,7 @@ class Phone:
     def events(self) -> list[Event]:
         """The log so far; a line that is still being written is left out."""
         path = self._directory / "log"
-        text = path.read_text(errors="replace") if path.exists() else ""
-        found = []
-        for line in text.splitlines(keepends=True):
-            fields = line.split(maxsplit=4)
-            if line.endswith("\n") and len(fields) >= 4:
-                at = float(fields[2]) + float(fields[3]) / 1e6
-                found.append(Event(fields[0], fields[1], at, fields[4].strip() if len(fields) > 4 else ""))
-        return found
+        return events_in(path.read_text(errors="replace")) if path.exists() else []
 
     def retransmissions(self) -> int:
         """How many messages SIPp sent again, over all calls, from its statistics at the end."""
