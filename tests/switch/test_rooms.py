@@ -282,7 +282,9 @@ async def test_options_that_are_not_understood_leave_nobody_hanging(
     assert (outcome.final_status, outcome.answered) == (503, False)
     assert "room_malformed" in spine.server.last_words()
     assert cure in spine.server.last_words()
-    assert "4711" not in spine.server.last_words()
+    # A moment may have these digits too.
+    told = re.sub(r'"timestamp": *"[^"]*"', "", spine.server.last_words())
+    assert "4711" not in told
     # Others come in as ever.
     assert (await spine.call("erin", ROOM, hang_up_after_s=0.5)).ended_by == "caller"
 
