@@ -45,33 +45,11 @@ RUNS: Final = 20
 ZONE: Final = zone_named("Europe/London")
 POLICIES: Final = Path(__file__).parents[1] / "policies"
 
+_DIALLERS: Final = frozenset({"sequential", "shuffled", "robo", "predictive", "telemarketing", "short_calls"})
+_FLAT: Final = _DIALLERS | {"shared", "income", "stolen"}
 EXPECTED: Final[Mapping[str, frozenset[str]]] = {
-    "kryptotel": frozenset(
-        {
-            "sequential",
-            "shuffled",
-            "robo",
-            "predictive",
-            "telemarketing",
-            "short_calls",
-            "shared",
-            "income",
-            "stolen",
-        }
-    ),
-    "voxdirect": frozenset(
-        {
-            "sequential",
-            "shuffled",
-            "robo",
-            "predictive",
-            "telemarketing",
-            "short_calls",
-            "shared",
-            "income",
-            "stolen",
-        }
-    ),
+    "kryptotel": _FLAT,
+    "voxdirect": _FLAT,
     "spokephone": frozenset({"robo", "predictive", "forwarded", "call_in", "sequential"}),
     "acceptable-use": frozenset({"spam"}),
 }

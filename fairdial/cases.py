@@ -11,7 +11,7 @@ from typing import Protocol
 
 import structlog
 
-from fairdial.ledger.contract import Case, CaseChange, Finding, Ledger, LedgerError
+from fairdial.ledger.contract import FLAG, Case, CaseChange, Finding, Ledger
 from fairdial.policy.account import Account, Kind
 from fairdial.policy.book import PolicyBook
 from fairdial.policy.document import Detector, Policy, Step
@@ -26,8 +26,6 @@ from fairdial.policy.wording import measured
 
 log = structlog.get_logger(__name__)
 
-FLAG = "flag"
-"""Stands for the detector where a person found it."""
 PIECE = 2_000
 """Accounts that are read at a time."""
 BARS = frozenset({Step.RESTRICT, Step.SUSPEND, Step.TERMINATE})
@@ -173,8 +171,6 @@ class Cases:
                 kinds = taken.services if taken.step is Step.RESTRICT else None
                 try:
                     await self._cut(account=change.case.account_id, kinds=kinds)
-                except LedgerError:
-                    raise
                 except Exception as error:
                     # The switch did not answer: who is barred is looked for again as soon as it does.
                     log.warning("calls_not_cut_yet", account=change.case.account_id, error=str(error))

@@ -10,6 +10,7 @@ import msgspec
 
 from fairdial.ledger import provisioning, reading
 from fairdial.ledger.contract import (
+    FLAG,
     Block,
     Case,
     CaseChange,
@@ -397,8 +398,6 @@ def _json(calls: Sequence[str]) -> str:
     return msgspec.json.encode(calls).decode()
 
 
-FLAG = "flag"
-"""Stands for the detector where a person found it."""
 BY_ITSELF = "fairdial"
 WORDS_MAX = 2_000
 """Characters that are kept of what is said of a case."""

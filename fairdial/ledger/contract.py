@@ -253,6 +253,10 @@ class CaseState(StrEnum):
     DISMISSED = "dismissed"
 
 
+FLAG = "flag"
+"""Stands for the detector of a case where a person found it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """Suspected abuse, to be written down: who, by which rule, the figures, the latest calls, what is to follow.

@@ -423,8 +423,9 @@ def _came_in(event: Event, call: Live | None) -> bool | None:
 
 
 def _codec(event: Event) -> tuple[str, str] | None:
-    said = isinstance(event, Attempt) and event.codec and event.kind in OUTGOING
-    return (event.line_id, event.codec) if said and isinstance(event, Attempt) else None
+    if not isinstance(event, Attempt) or not event.codec or event.kind not in OUTGOING:
+        return None
+    return event.line_id, event.codec
 
 
 def _callee(event: Event) -> tuple[str, str] | None:

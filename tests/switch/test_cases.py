@@ -227,6 +227,19 @@ async def test_a_line_that_logs_in_from_several_networks_opens_a_case(
         assert await standing(spine, "acme") == "active", "its step is a notice"
 
 
+async def test_two_networks_open_a_case_where_the_policy_says_two(
+    installation: Installation, tmp_path: Path
+) -> None:
+    async with with_logins(installation, tmp_path) as spine:
+        three = 'measure = "networks_of_a_line"\nthreshold = 3'
+        await spine.publish_variant("acceptable-use", "strict", (three, three.replace("3", "2")))
+        await spine.server.ask("subscribe", account="acme", policy="strict")
+        assert await log_in(spine, "7001", "127.0.1.1", "127.0.1.2") == [200] * 2
+        assert await log_in(spine, "7001", "127.0.2.1") == [200]
+        [case] = await cases(spine, 1)
+        assert (case["account"], case["detector"], case["value"]) == ("acme", "shared-credentials", 2)
+
+
 @pytest.mark.clause("A9", "found")
 async def test_a_pbx_behind_a_line_is_known_by_its_user_agent(
     installation: Installation, tmp_path: Path
