@@ -403,7 +403,7 @@ async def test_a_conference_is_witnessed_at_least_so_long(seen: Seen) -> None:
         await asyncio.sleep(after_s)
         return await seen.call(line, "600", stays_s)
 
-    outcomes = await asyncio.gather(joins("ann", 0, 4.5), joins("ben", 0.8, 1.2), joins("cat", 1.4, 2))
+    outcomes = await asyncio.gather(joins("ann", 0, 6.5), joins("ben", 0.8, 1.2), joins("cat", 1.4, 2))
     assert await seen.switch.no_channels() == []
     async with asyncio.timeout(5):
         while {cdr.unique_id for cdr in seen.records} != {
