@@ -1,6 +1,6 @@
 """Who may use the HTTP API: bearer tokens, of which only a digest is kept, and what each role may do.
 
-A token is 256 random bits, so that a plain SHA-256 of it is as good as it. What it is asked for is `api_v1.py`'s.
+A token is 256 random bits, so that a plain SHA-256 of it is as good as it. How it is asked for is `http.py`'s.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""FairDial over HTTP: the server, whether FairDial lives and whether it is ready. `/v1` is `api_v1.py`'s.
+"""FairDial over HTTP: the server, whether FairDial lives and whether it is ready. `/v1` is that of modules `api_*.py`.
 
 `/healthz` answers where the process lives and its event loop runs: restart it where that is missing. `/readyz` says
 whether calls can be decided, and what is wrong: do not restart for it, the cure stands in the answer.
@@ -17,8 +17,9 @@ from fastapi import FastAPI, Response, status
 from fastapi.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from fairdial.console import api_v1
+from fairdial.console import api_calls, http
 from fairdial.console.access import Gate
+from fairdial.console.once import Once
 from fairdial.console.operations import Operations
 
 PEERS_MAX = 64
@@ -48,7 +49,7 @@ class _Bounded:
                 await self._app(scope, _again(body, receive), send)
                 return
         too_large = f"a request has at most {BODY_BYTES_MAX} bytes"
-        await api_v1.problem(413, "Too large", too_large, {"Connection": "close"})(scope, receive, send)
+        await http.problem(413, "Too large", too_large, {"Connection": "close"})(scope, receive, send)
 
 
 async def _read(receive: Receive) -> bytes | None:
@@ -79,7 +80,10 @@ def create_app(operations: Operations, gate: Gate) -> FastAPI:
     """The application, on the operations of a running FairDial."""
     app = FastAPI(title="FairDial", version=version("fairdial"), docs_url=None, redoc_url=None)
     app.add_middleware(_Bounded)
-    api_v1.mount(app, operations, gate)
+    http.tell_errors(app, gate)
+    once = Once()
+    for routes in (api_calls.routes,):
+        app.include_router(routes(operations, once), prefix="/v1", responses=http.ERRORS)
 
     @app.get("/healthz", summary="Whether the process lives")
     async def healthz() -> dict[str, str]:

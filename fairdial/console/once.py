@@ -52,6 +52,12 @@ class Once:
             raise OtherRequest("this Idempotency-Key was used for another request; use a new one")
         return await asyncio.shield(kept.answer)
 
+    async def do_for(
+        self, who: str, key: str | None, asked: object, work: Callable[[], Awaitable[Any]]
+    ) -> Any:
+        """`do` for a key that is one client's own; without one, `work` is carried out each time."""
+        return await work() if key is None else await self.do((who, key), asked, work)
+
     def _drop_failed(self, key: object, done: "asyncio.Future[Any]") -> None:
         kept = self._kept.get(key)
         if kept is not None and kept.answer is done and (done.cancelled() or done.exception() is not None):

@@ -1,0 +1,134 @@
+"""Calls over HTTP: what a portal or a dialler asks of a running FairDial about calls, callbacks and conferences.
+
+Here stands what a request looks like. What is asked is an operation, the same as on the command line. Calls that
+somebody asks for twice with one `Idempotency-Key` are placed once.
+"""
+
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Path, Response, status
+from pydantic import BaseModel, ConfigDict, Field
+
+from fairdial.console.http import Body, Key, Operator, Text, Viewer
+from fairdial.console.once import Once
+from fairdial.console.operations import Operations
+
+
+class CallbackRequest(Body):
+    """A callback."""
+
+    line: Text = Field(description="Line that is rung first, and whose account pays.", examples=["alice"])
+    number: Text = Field(description="The number wanted, as the line dials it.", examples=["02079460100"])
+    first: Text | None = Field(None, description="Number to ring first instead of the line.")
+
+
+class ParticipantRequest(Body):
+    """Somebody to be called into a conference."""
+
+    line: Text = Field(description="Line whose account owns the room and pays.", examples=["alice"])
+    number: Text = Field(description="Number to call, as the line dials it.", examples=["02079460123"])
+
+
+class Callback(BaseModel):
+    """What became of the request. call: its id, null where nothing rings; reason, cause (Q.850), text: why not."""
+
+    decision: Literal["allow", "refuse"]
+    call: str | None = None
+    reason: str | None = None
+    cause: int | None = None
+    text: str | None = None
+
+
+class Participant(BaseModel):
+    """Somebody who is rung: the call's id, and the room."""
+
+    model_config = ConfigDict(extra="allow")
+
+    call: str
+
+
+class Member(BaseModel):
+    """Somebody in a conference. since_ms: UTC."""
+
+    call: str
+    line: str
+    channel: str
+    host: bool
+    since_ms: int
+
+
+class Room(BaseModel):
+    """A conference in which somebody is. seats: taken, also by who is still rung."""
+
+    account: str
+    room: str
+    since_ms: int
+    seats: int
+    members: list[Member]
+
+
+class Call(BaseModel):
+    """A call in progress that holds a grant. left_s: null where it has no end."""
+
+    call: str
+    line: str
+    kind: str
+    dialled: str
+    state: str
+    granted_s: int | None
+    up_s: int | None
+    left_s: int | None
+
+
+def routes(operations: Operations, once: Once) -> APIRouter:
+    """The routes."""
+    router = APIRouter()
+
+    @router.get("/calls", summary="Calls in progress that hold a grant")
+    async def calls(_by: Viewer) -> list[Call]:
+        return [Call(**row) for row in await operations.call("calls", {})]
+
+    @router.delete("/calls/{call}", summary="End a call on all its legs", status_code=204)
+    async def hang_up(_by: Operator, call: Annotated[str, Path(max_length=200)]) -> None:
+        await operations.call("hangup", {"call": call})
+
+    @router.post(
+        "/callbacks",
+        summary="Ring a line, or `first`, then the number, and join the two",
+        status_code=202,
+        responses={
+            202: {"description": "It rings"},
+            200: {"model": Callback, "description": "Refused: nothing rings"},
+        },
+    )
+    async def callback(by: Operator, asked: CallbackRequest, response: Response, key: Key = None) -> Callback:
+        given = asked.model_dump(exclude_none=True)
+        placed = await once.do_for(
+            by.name, key, ("callback", given), lambda: operations.call("callback", given)
+        )
+        if placed["decision"] == "refuse":
+            response.status_code = status.HTTP_200_OK
+        return Callback(**placed)
+
+    @router.get("/conferences", summary="Rooms in which somebody is, with who is there")
+    async def conferences(_by: Viewer) -> list[Room]:
+        return [Room(**row) for row in await operations.call("conference_list", {})]
+
+    @router.post(
+        "/conferences/{room}/participants",
+        summary="Call a number into a room; it rings when this is answered",
+        status_code=202,
+    )
+    async def add_participant(
+        by: Operator,
+        room: Annotated[str, Path(max_length=40)],
+        asked: ParticipantRequest,
+        key: Key = None,
+    ) -> Participant:
+        given = {"room": room, **asked.model_dump()}
+        added = await once.do_for(
+            by.name, key, ("participant", given), lambda: operations.call("conference_add", given)
+        )
+        return Participant(**added)
+
+    return router
