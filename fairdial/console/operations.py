@@ -30,6 +30,8 @@ from fairdial.console.shapes import (
     sheet_json,
     token_json,
 )
+from fairdial.console.statements import line_json as statement_line_json
+from fairdial.console.statements import statement_json
 from fairdial.desk import Asked, Desk, decision_json
 from fairdial.ledger.contract import (
     Block,
@@ -57,9 +59,10 @@ from fairdial.policy.difference import difference, takes_effect
 from fairdial.policy.document import Step, parse_policy
 from fairdial.policy.lint import Severity, lint
 from fairdial.policy.numbers import Habit
-from fairdial.policy.periods import zone_named
+from fairdial.policy.periods import Window, zone_named
 from fairdial.policy.rating import currency_digits, parse_micros
 from fairdial.provision import Known, read_entries
+from fairdial.statements import add_up, line_of, period_of
 
 
 class OperationError(Exception):
@@ -198,6 +201,8 @@ class Operations:
             "complaint_add": self._complaint_add,
             "conference_add": self._conference_add,
             "conference_list": self._conference_list,
+            "statement": self._statement,
+            "statement_lines": self._statement_lines,
             "token_add": self._token_add,
             "token_list": self._token_list,
             "token_remove": self._token_remove,
@@ -233,6 +238,38 @@ class Operations:
     async def _account_show(self, account: str) -> Json:
         sheet = await self._ledger.sheet(account)
         return sheet_json(sheet, self._counted_in_messages(sheet.account))
+
+    async def _statement(
+        self,
+        account: str,
+        period: str | None = None,
+        from_ms: int | None = None,
+        until_ms: int | None = None,
+    ) -> Json:
+        asked = period_of(self._desk.now_ms(), period, from_ms, until_ms)
+        return statement_json(await add_up(self._ledger, account, asked))
+
+    async def _statement_lines(
+        self,
+        account: str,
+        from_ms: int,
+        until_ms: int,
+        numbers: str = "masked",
+        after: Sequence[Any] | None = None,
+        limit: int = 1_000,
+    ) -> Json:
+        """A page of the lines of a statement; `after`, where it is not null, asks for the next one."""
+        period = Window(from_ms, until_ms)
+        last = None if after is None else (int(after[0]), str(after[1]))
+        page = await self._ledger.settled_calls(account, period, last, max(1, min(limit, 5_000)))
+        lines = (line_of(call, period) for call in page.calls)
+        full = numbers == "full"
+        shown = [
+            statement_line_json(line, self._desk.policies, full_numbers=full)
+            for line in lines
+            if line is not None
+        ]
+        return {"lines": shown, "after": page.after}
 
     def _counted_in_messages(self, account: Account) -> frozenset[str]:
         """Names of the allowances of the account's policy, in any version, that do not measure talk."""

@@ -29,6 +29,7 @@ from fairdial.policy.document import Rung
 from fairdial.policy.history import Event
 from fairdial.policy.ladder import Taken
 from fairdial.policy.peers import Use
+from fairdial.policy.periods import Window
 from fairdial.policy.sizing import Short, Sized
 from fairdial.policy.terms import Clause, Mode, Terms
 
@@ -43,6 +44,9 @@ PlanMore = Callable[["Grant", Account], tuple[MeterWindow, ...]]
 
 Extend = Callable[["Grant", Snapshot], Sized | Short | None]
 """How much more a live grant gets, given its payer (no line is looked up); None: it has all that it can ever have."""
+
+PeriodOf = Callable[[Account], Window]
+"""The period that is asked about: it can depend on the account's zone and billing cycle."""
 
 LinesMax = Callable[[Account], int | None]
 """The most lines that an account may hold now; None: any number (V3)."""
@@ -443,6 +447,85 @@ class AccountSheet:
     agreements: tuple[Agreement, ...] = field(default_factory=tuple)
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What a settled call counted on one allowance in one window, in the units of MeterWindow.
+
+    weight: units for each of its seconds. room: seconds that its stay added to the clock of a conference.
+    """
+
+    allowance: str
+    window: Window
+    used_units: int
+    over_units: int
+    weight: int = 1
+    room: bool = False
+
+    @property
+    def rule(self) -> str:
+        """Name of the rule in the policy."""
+        return self.allowance.partition("/")[0]
+
+
+@dataclass(frozen=True, slots=True)
+class SettledCall:
+    """A call or message that is over, with all that it used and cost. clause: behind the decision that let it through.
+
+    parts: by allowance, then by window. paid_micros: what was taken from prepaid credit for it.
+    """
+
+    grant: Grant
+    reason: str
+    clause: Clause
+    parts: tuple[Part, ...]
+    charges: tuple[Charge, ...]
+    paid_micros: int
+
+
+@dataclass(frozen=True, slots=True)
+class SettledPage:
+    """Settled calls in the order of their dials. after: from where to read on; None: there are no more."""
+
+    calls: tuple[SettledCall, ...]
+    after: tuple[int, str] | None
+
+
+@dataclass(frozen=True, slots=True)
+class CreditMoves:
+    """Changes of prepaid credit in a period, of which what was taken for calls and forfeited is below zero.
+
+    opening_micros: by the changes before it. later_micros: of those after it. balance_micros: as it is now.
+    """
+
+    currency: str
+    opening_micros: int
+    added_micros: int
+    calls_micros: int
+    forfeited_micros: int
+    later_micros: int
+    balance_micros: int
+
+    @property
+    def closing_micros(self) -> int:
+        """At the end of the period."""
+        return self.opening_micros + self.added_micros + self.calls_micros + self.forfeited_micros
+
+
+@dataclass(frozen=True, slots=True)
+class Books:
+    """What the ledger says of a period as a whole. meters: of each window that it touches.
+
+    charges: number, units and micros of those whose `at_ms` is in it, by mode and currency. live_calls: now.
+    """
+
+    account: Account
+    period: Window
+    meters: tuple[MeterWindow, ...]
+    charges: Mapping[tuple[Mode, str], tuple[int, int, int]]
+    credit: CreditMoves | None
+    live_calls: int
+
+
 class Ledger(Protocol):
     """A store."""
 
@@ -650,6 +733,19 @@ class Ledger(Protocol):
 
     async def sheet(self, account_id: str) -> AccountSheet:
         """One account with lines and usage, newest windows first. Raises NotFound."""
+        ...
+
+    async def books(self, account_id: str, period_of: PeriodOf) -> Books:
+        """What the ledger says of an account in a period as a whole. Raises NotFound, and what `period_of` raises."""
+        ...
+
+    async def settled_calls(
+        self, account_id: str, period: Window, after: tuple[int, str] | None, limit: int
+    ) -> SettledPage:
+        """Calls and messages of an account that touch a period: dialled before its end, and on the day before it or
+        later, or over after it began. `limit` dials of it, after the dial `after`; of those, what is settled.
+        Raises NotFound.
+        """
         ...
 
     async def report(self, finding: Finding) -> CaseChange | None:

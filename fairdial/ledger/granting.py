@@ -5,7 +5,7 @@ Each is one transaction of the writer. What each promises stands at the method o
 
 import sqlite3
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import groupby
 from operator import itemgetter
 
@@ -34,7 +34,7 @@ from fairdial.policy.outcomes import UNDECIDED, Reason
 from fairdial.policy.periods import MS_PER_S, Window, fit_s, split_s
 from fairdial.policy.prefixes import NumberClass
 from fairdial.policy.sizing import Hold, Sized
-from fairdial.policy.terms import Clause, Mode, Terms, overage_micros, seconds_past, whole_micros
+from fairdial.policy.terms import Clause, Mode, Past, Terms, bill
 
 _Stretch = tuple[int, int]
 """Seconds of a talk, counted from its answer: [from, until)."""
@@ -336,15 +336,7 @@ def _talk_began_ms(grant: Grant, used_s: int, ended_ms: int, estimated: bool) ->
     return max(grant.authorised_ms, ended_ms - used_s * MS_PER_S)
 
 
-@dataclass(frozen=True, slots=True)
-class _Past:
-    """What of a call lies past its allowances. weight: how often each of its seconds is charged."""
-
-    stretches: tuple[_Stretch, ...] = ()
-    weight: int = 1
-
-
-def _meter(db: sqlite3.Connection, grant: Grant, start_ms: int, used_s: int) -> _Past:
+def _meter(db: sqlite3.Connection, grant: Grant, start_ms: int, used_s: int) -> Past:
     """Write `used_s` of use from `start_ms` on the meters that the grant holds, and release the rest."""
     endless = grant.granted_s is None
     stretches: list[_Stretch] = []
@@ -364,7 +356,7 @@ def _meter(db: sqlite3.Connection, grant: Grant, start_ms: int, used_s: int) -> 
         ]
         for hold, part_s in zip(holds, fit_s(parts, bounds), strict=True):
             _use(db, hold, part_s * hold["weight"], endless)
-    return _Past(tuple(stretches), weight)
+    return Past(tuple(stretches), weight)
 
 
 def _use(db: sqlite3.Connection, hold: sqlite3.Row, used_units: int, endless: bool) -> None:
@@ -389,7 +381,7 @@ def _write_use(db: sqlite3.Connection, hold: sqlite3.Row, used_units: int, over_
     db.execute(
         "UPDATE holds SET used_units = ?, over_units = ?"
         " WHERE call_id = ? AND allowance = ? AND start_ms = ? AND end_ms = ?",
-        (used_units, over_units if hold["over"] else None, hold["call_id"], *_key(hold)[1:]),
+        (used_units, over_units if hold["over"] or over_units else None, hold["call_id"], *_key(hold)[1:]),
     )
 
 
@@ -415,23 +407,14 @@ def _use_past(db: sqlite3.Connection, holds: Sequence[sqlite3.Row], parts: Seque
     return past
 
 
-def _charge(db: sqlite3.Connection, grant: Grant, used_s: int, past: _Past, at_ms: int) -> int:
+def _charge(db: sqlite3.Connection, grant: Grant, used_s: int, past: Past, at_ms: int) -> int:
     """Write what it costs; all of it together."""
     total_micros = 0
     for terms in grant.terms:
-        if terms.mode is Mode.OVERAGE:
-            charged_s, began_included = seconds_past(past.stretches)
-            # A callback is two legs, and each is billed.
-            amount_micros = past.weight * overage_micros(
-                terms, used_s, charged_s, began_included=began_included
-            )
-            _write_charge(db, grant, terms, charged_s * past.weight, amount_micros, at_ms)
-            total_micros += amount_micros
-            continue
-        amount_micros = whole_micros(terms, used_s)
+        charged_units, amount_micros = bill(terms, used_s, past)
         if terms.mode is Mode.CREDIT:
             _pay_from_credit(db, grant, amount_micros, at_ms)
-        _write_charge(db, grant, terms, used_s, amount_micros, at_ms)
+        _write_charge(db, grant, terms, charged_units, amount_micros, at_ms)
         total_micros += amount_micros
     return total_micros
 

@@ -59,9 +59,20 @@ def meter(db: sqlite3.Connection, grant: Grant, stay: _Stretch) -> None:
             " WHERE account_id = ? AND allowance = ? AND start_ms = ? AND end_ms = ?",
             (more_units, int(last and clock_s > 0), *_key(row)),
         )
+        if more_units:
+            _note_use(db, grant.call_id, row, more_units)
         _hand_over(db, room, others[0]["call_id"] if others else None, rest_units, row)
     if was_in and grant.answered_ms is None:
         db.execute("UPDATE grants SET answered_ms = ? WHERE call_id = ?", (stay[0], grant.call_id))
+
+
+def _note_use(db: sqlite3.Connection, call_id: str, row: sqlite3.Row, used_units: int) -> None:
+    """Write down what this stay added to the clock, so that the meter is the sum of what stands at its calls."""
+    db.execute(
+        "INSERT INTO holds (call_id, account_id, allowance, start_ms, end_ms, hold_units, used_units, room)"
+        " VALUES (?, ?, ?, ?, ?, 0, ?, 1) ON CONFLICT DO UPDATE SET used_units = excluded.used_units",
+        (call_id, *_key(row), used_units),
+    )
 
 
 def _live(db: sqlite3.Connection, room: str) -> list[sqlite3.Row]:

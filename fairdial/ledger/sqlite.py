@@ -4,10 +4,11 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from fairdial.ledger import cases, granting, provisioning, reading, witnessing
+from fairdial.ledger import cases, granting, provisioning, reading, statements, witnessing
 from fairdial.ledger.contract import (
     AccountSheet,
     Block,
+    Books,
     Case,
     CaseChange,
     CaseEntry,
@@ -23,10 +24,12 @@ from fairdial.ledger.contract import (
     LoadedCard,
     Past,
     Payment,
+    PeriodOf,
     Plan,
     PlanMore,
     PublishedPolicy,
     Seen,
+    SettledPage,
     Token,
 )
 from fairdial.ledger.writer import Step, Writer, touch
@@ -46,6 +49,7 @@ from fairdial.policy.account import (
 from fairdial.policy.decide import Verdict
 from fairdial.policy.ladder import Taken
 from fairdial.policy.peers import Use
+from fairdial.policy.periods import Window
 
 T = TypeVar("T")
 
@@ -286,3 +290,13 @@ class SqliteLedger:
 
     async def sheet(self, account_id: str) -> AccountSheet:
         return await self._writer.read(lambda db: reading.sheet_of(db, account_id))
+
+    async def books(self, account_id: str, period_of: PeriodOf) -> Books:
+        return await self._writer.read(lambda db: statements.books(db, account_id, period_of))
+
+    async def settled_calls(
+        self, account_id: str, period: Window, after: tuple[int, str] | None, limit: int
+    ) -> SettledPage:
+        return await self._writer.read(
+            lambda db: statements.settled_calls(db, account_id, period, after, limit)
+        )

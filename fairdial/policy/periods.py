@@ -6,6 +6,7 @@ and hours are those of the local clock. Leaves to others which meters exist and 
 """
 
 import calendar
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -145,6 +146,32 @@ def _change_ms(zone: ZoneInfo, before_ms: int, after_ms: int) -> int:
         else:
             low_s = middle_s
     return high_s * MS_PER_S
+
+
+_CYCLE = re.compile(r"(20[0-9]{2}|21[0-9]{2})-([0-9]{2})(?:-([0-9]{2}))?")
+
+
+def cycle_named(name: str, zone: ZoneInfo, now_ms: int, anchor_day: int = 1) -> Window:
+    """The billing cycle of that name: "current"; "last", the one before; "2026-11", the one that begins in that month;
+    "2026-11-27", the one that holds that day. `anchor_day` as in `window_at`. Raises ValueError with the cure.
+    """
+    current = window_at(Period.CYCLE, zone, now_ms, anchor_day)
+    if name == "current":
+        return current
+    if name == "last":
+        return window_at(Period.CYCLE, zone, current.start_ms - 1, anchor_day)
+    match = _CYCLE.fullmatch(name)
+    try:
+        if match is None:
+            raise ValueError(name)
+        day = date(int(match[1]), int(match[2]), int(match[3] or 1))
+    except ValueError:
+        raise ValueError(
+            f"period {name[:40]!r} is none; write current, last, a month such as 2026-11 or a day such as 2026-11-27"
+        ) from None
+    if match[3] is not None:
+        return window_at(Period.CYCLE, zone, midnight_ms(day, zone), anchor_day)
+    return window_at(Period.CYCLE, zone, midnight_ms(_following(Period.MONTH, day, 1), zone) - 1, anchor_day)
 
 
 @lru_cache(maxsize=4096)  # a few days for each zone in use: every dial asks for them

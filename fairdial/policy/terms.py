@@ -92,6 +92,26 @@ def credit_terms(
     return Terms(Mode.CREDIT, currency, tariff, rate.label, clause)
 
 
+@dataclass(frozen=True, slots=True)
+class Past:
+    """What of a call lies past its allowances. stretches: [from, until) in seconds of the talk, of any allowance.
+    weight: how often each of its seconds is charged.
+    """
+
+    stretches: tuple[tuple[int, int], ...] = ()
+    weight: int = 1
+
+
+def bill(terms: Terms, used_s: int, past: Past) -> tuple[int, int]:
+    """What a call of `used_s` seconds (a message: 1) costs by these terms: units charged, and micros."""
+    if terms.mode is Mode.OVERAGE:
+        charged_s, began_included = seconds_past(past.stretches)
+        # A callback is two legs, and each is billed.
+        amount_micros = overage_micros(terms, used_s, charged_s, began_included=began_included)
+        return past.weight * charged_s, past.weight * amount_micros
+    return used_s, whole_micros(terms, used_s)
+
+
 def seconds_past(stretches: Iterable[tuple[int, int]]) -> tuple[int, bool]:
     """The seconds of a call that lie past one allowance or several, and whether its first is not among them.
 

@@ -1,11 +1,11 @@
 """The calls of a replay as CSV, one line each as it is over, for spreadsheets and other programs."""
 
 import csv
-import re
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
+from fairdial.csv_cells import cell
 from fairdial.logs import escaped
 from fairdial.policy.rating import decimal_text
 from fairdial.replay.report import as_shown, instant
@@ -15,18 +15,6 @@ COLUMNS: Final = (
     *("call_id", "at", "account", "line", "kind", "dialled", "decision", "reason"),
     *("policy", "version", "clause", "talk_s", "metered_s", "cut", "cut_clause", "charges", "currency"),
 )
-
-_FORMULA: Final = re.compile(r"[=+\-@\t\r]")
-_INTERNATIONAL: Final = re.compile(r"\+[0-9•]+")
-
-
-def cell(text: str) -> str:
-    """A text that no spreadsheet runs as a formula: what begins like one gets an apostrophe in front.
-
-    Not a plain +442079460000: that is a number, whoever reads it.
-    """
-    harmless = _FORMULA.match(text) is None or _INTERNATIONAL.fullmatch(text) is not None
-    return text if harmless else f"'{text}"
 
 
 class CallsFile:

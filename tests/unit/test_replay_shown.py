@@ -11,12 +11,12 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from fairdial.console.cli import app
+from fairdial.csv_cells import cell
 from fairdial.main import Parts
 from fairdial.policy.terms import Clause
 from fairdial.replay.page import bars, page
 from fairdial.replay.report import report
 from fairdial.replay.result import Flag
-from fairdial.replay.written import cell
 from tests.cdrs import PREMIUM, call_of, replayed, row
 from tests.samples import NOON_MS, PLAN, plan
 
