@@ -13,8 +13,9 @@ the charges, the credit; and each charge against what the call's own terms make 
 Leaves reading to the ledger, and how it is shown to `console`.
 """
 
+import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from operator import attrgetter
@@ -120,6 +121,12 @@ class Sums:
         self.windows: dict[_WindowKey, WindowSum] = defaultdict(WindowSum)
         self.plans: dict[tuple[str, str], PlanSum] = {}
         self.differences: list[Difference] = []
+
+    def add_all(self, calls: Iterable[SettledCall]) -> None:
+        """Add calls, and check what they cost."""
+        for call in calls:
+            self.add(call)
+            self.check(call)
 
     def add(self, call: SettledCall) -> None:
         """Add a call that touches the period, or a window that does."""
@@ -288,9 +295,8 @@ async def add_up(ledger: Ledger, account_id: str, asked: PeriodOf) -> Statement:
         tries += 1
         sums = Sums(period)
         async for page in _pages(ledger, account_id, _all_of(books, period)):
-            for call in page.calls:
-                sums.add(call)
-                sums.check(call)
+            # Some milliseconds for a page: not on the loop that answers calls.
+            await asyncio.to_thread(sums.add_all, page.calls)
         before, books = books, await ledger.books(account_id, lambda _account: period)
         if _settled(before) == _settled(books):
             sums.close(books)

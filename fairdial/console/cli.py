@@ -16,7 +16,15 @@ from rich.table import Table
 
 from fairdial import logs
 from fairdial.config import Logs
-from fairdial.console import cli_accounts, cli_audit, cli_cases, cli_policies, cli_replay, cli_store
+from fairdial.console import (
+    cli_accounts,
+    cli_audit,
+    cli_cases,
+    cli_policies,
+    cli_replay,
+    cli_statement,
+    cli_store,
+)
 from fairdial.console.session import (
     FOUND,
     AsJson,
@@ -51,6 +59,7 @@ app.add_typer(cli_policies.rates, name="rates")
 app.add_typer(cli_policies.policies, name="policy")
 app.add_typer(cli_store.tokens, name="token")
 app.command()(cli_accounts.subscribe)
+app.command()(cli_statement.statement)
 app.command()(cli_audit.audit)
 app.command()(cli_store.ready)
 app.command()(cli_store.backup)

@@ -30,8 +30,7 @@ from fairdial.console.shapes import (
     sheet_json,
     token_json,
 )
-from fairdial.console.statements import line_json as statement_line_json
-from fairdial.console.statements import statement_json
+from fairdial.console.statements import lines_json, statement_json
 from fairdial.desk import Asked, Desk, decision_json
 from fairdial.ledger.contract import (
     Block,
@@ -62,7 +61,7 @@ from fairdial.policy.numbers import Habit
 from fairdial.policy.periods import Window, zone_named
 from fairdial.policy.rating import currency_digits, parse_micros
 from fairdial.provision import Known, read_entries
-from fairdial.statements import add_up, line_of, period_of
+from fairdial.statements import add_up, period_of
 
 
 class OperationError(Exception):
@@ -97,6 +96,9 @@ class CallRow:
 
 SERVICES = frozenset(Kind) - {Kind.EMERGENCY}
 """What can be taken from an account for a while."""
+
+STATEMENT_PAGE_MAX = 5_000
+"""Dials whose lines are told at once."""
 
 NOBODY_RINGS = "no FairDial is running here to ring anybody; start `fairdial serve`"
 
@@ -261,14 +263,11 @@ class Operations:
         """A page of the lines of a statement; `after`, where it is not null, asks for the next one."""
         period = Window(from_ms, until_ms)
         last = None if after is None else (int(after[0]), str(after[1]))
-        page = await self._ledger.settled_calls(account, period, last, max(1, min(limit, 5_000)))
-        lines = (line_of(call, period) for call in page.calls)
-        full = numbers == "full"
-        shown = [
-            statement_line_json(line, self._desk.policies, full_numbers=full)
-            for line in lines
-            if line is not None
-        ]
+        page = await self._ledger.settled_calls(account, period, last, max(1, min(limit, STATEMENT_PAGE_MAX)))
+        # Some milliseconds for a page: not on the loop that answers calls.
+        shown = await asyncio.to_thread(
+            lines_json, page.calls, period, self._desk.policies, full_numbers=numbers == "full"
+        )
         return {"lines": shown, "after": page.after}
 
     def _counted_in_messages(self, account: Account) -> frozenset[str]:

@@ -19,14 +19,14 @@ from zoneinfo import ZoneInfo
 
 from fairdial.console.shapes import Json, charge_json
 from fairdial.csv_cells import cell
-from fairdial.ledger.contract import Charge, CreditMoves, Part
+from fairdial.ledger.contract import Charge, CreditMoves, Part, SettledCall
 from fairdial.logs import escaped, masked
 from fairdial.policy.account import Kind
 from fairdial.policy.book import PolicyBook
-from fairdial.policy.periods import zone_named
+from fairdial.policy.periods import Window, zone_named
 from fairdial.policy.rating import decimal_text
 from fairdial.policy.terms import Mode
-from fairdial.statements import Line, Statement
+from fairdial.statements import Line, Statement, line_of
 
 CSV_COLUMNS: Final = (
     *("record", "call", "kind", "line", "number", "dialled", "answered", "ended"),
@@ -174,11 +174,21 @@ def line_json(line: Line, policies: PolicyBook, *, full_numbers: bool) -> Json:
     }
 
 
+def lines_json(
+    calls: Iterable[SettledCall], period: Window, policies: PolicyBook, *, full_numbers: bool
+) -> list[Json]:
+    """What of these calls belongs to the period."""
+    lines = (line_of(call, period) for call in calls)
+    return [line_json(line, policies, full_numbers=full_numbers) for line in lines if line is not None]
+
+
 def json_texts(statement: Json, pages: Iterable[Sequence[Json]]) -> Iterator[str]:
     """A statement with its lines as one JSON text, piece by piece: first the beginning, then a piece for each page."""
     yield json_beginning(statement)
-    for n, page in enumerate(pages):
-        yield json_page(page, first=n == 0)
+    first = True
+    for page in pages:
+        yield json_page(page, first=first)
+        first = first and not page
     yield JSON_END
 
 

@@ -19,7 +19,7 @@ from fairdial.console.api import BODY_BYTES_MAX, HttpServer, create_app
 from fairdial.console.once import Once, OtherRequest
 from fairdial.console.operations import CallRow, OperationError, Operations
 from fairdial.desk import Desk
-from fairdial.ledger.contract import LedgerUnavailable
+from fairdial.ledger.contract import Ledger, LedgerUnavailable
 from tests.unit.test_readiness import desk as desk
 from tests.unit.test_readiness import path as path
 
@@ -72,6 +72,7 @@ class Api:
     server: HttpServer
     operations: Operations
     switch: Switch
+    ledger: Ledger
     viewer: str
     operator: str
 
@@ -119,7 +120,7 @@ async def api(desk: Desk) -> AsyncIterator[Api]:
         for role in ("viewer", "operator")
     ]
     await server.start()
-    yield Api(server, operations, switch, *tokens)
+    yield Api(server, operations, switch, desk.ledger, *tokens)
     await server.stop()
 
 
@@ -128,6 +129,7 @@ PARTICIPANT = {"line": "alice", "number": LONDON}
 DOORS: list[tuple[str, str, object, int]] = [
     ("GET", "/v1/calls", None, 200),
     ("GET", "/v1/conferences", None, 200),
+    ("GET", "/v1/accounts/acme/statement", None, 200),
     ("DELETE", "/v1/calls/call-1", None, 204),
     ("POST", "/v1/callbacks", CALLBACK, 202),
     ("POST", "/v1/conferences/7001/participants", PARTICIPANT, 202),
@@ -170,7 +172,8 @@ async def test_every_route_needs_a_token_and_is_told_of(api: Api) -> None:
     _, told, _ = await api.ask("GET", "/openapi.json", token=None)
     routes = {(method.upper(), each) for each, methods in told["paths"].items() for method in methods}
     written = {
-        (method, each.replace("7001", "{room}").replace("call-1", "{call}")) for method, each, _, _ in DOORS
+        (method, each.replace("7001", "{room}").replace("call-1", "{call}").replace("acme", "{account}"))
+        for method, each, _, _ in DOORS
     }
     assert {each for each in routes if each[1].startswith("/v1")} == written
     for method, each in written:

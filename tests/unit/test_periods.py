@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from fairdial.policy.periods import (
     Period,
     Window,
+    cycle_named,
     fit_s,
     largest_grant_s,
     midnight_ms,
@@ -346,3 +347,42 @@ def test_what_fits_stays_where_it_fell() -> None:
     assert fit_s((10, 20), (10, 20)) == (10, 20)
     assert fit_s((0, 30), (30, 10)) == (20, 10)
     assert fit_s((0, 30), (None, None)) == (0, 30)
+
+
+@pytest.mark.parametrize(
+    ("name", "anchor_day", "start", "end"),
+    [
+        ("current", 15, "2026-11-15 00:00", "2026-12-15 00:00"),
+        ("current", 22, "2026-10-21 23:00", "2026-11-22 00:00"),
+        ("last", 15, "2026-10-14 23:00", "2026-11-15 00:00"),
+        ("last", 1, "2026-09-30 23:00", "2026-11-01 00:00"),
+        # The one that begins in that month, also where the month is shorter than the day.
+        ("2026-03", 15, "2026-03-15 00:00", "2026-04-14 23:00"),
+        ("2026-02", 31, "2026-02-28 00:00", "2026-03-30 23:00"),
+        ("2026-12", 1, "2026-12-01 00:00", "2027-01-01 00:00"),
+        # The one that holds that day; its first day is its own.
+        ("2026-03-14", 15, "2026-02-15 00:00", "2026-03-15 00:00"),
+        ("2026-03-15", 15, "2026-03-15 00:00", "2026-04-14 23:00"),
+        ("2028-02-29", 31, "2028-02-29 00:00", "2028-03-30 23:00"),
+    ],
+)
+def test_a_billing_cycle_is_found_by_its_name(name: str, anchor_day: int, start: str, end: str) -> None:
+    window = cycle_named(name, LONDON, ms("2026-11-21 12:00"), anchor_day)
+    assert (utc(window.start_ms), utc(window.end_ms)) == (start, end)
+
+
+@pytest.mark.parametrize(
+    "name", ["", "next", "2026", "2026-13", "2026-02-30", "1999-01", "2026-1", "2026-01-01T00"]
+)
+def test_what_names_no_billing_cycle_is_refused_with_the_cure(name: str) -> None:
+    with pytest.raises(ValueError, match="write current, last, a month such as 2026-11"):
+        cycle_named(name, LONDON, ms("2026-11-21 12:00"))
+
+
+@given(ZONES, INSTANTS, st.integers(1, 31))
+def test_the_last_cycle_ends_where_the_current_one_begins(
+    zone: ZoneInfo, now_ms: int, anchor_day: int
+) -> None:
+    current, last = (cycle_named(name, zone, now_ms, anchor_day) for name in ("current", "last"))
+    assert current.start_ms <= now_ms < current.end_ms
+    assert last.end_ms == current.start_ms
