@@ -27,7 +27,7 @@ from fairdial.policy.periods import MS_PER_S, Window, cycle_named, zone_named
 from fairdial.policy.rating import decimal_text
 from fairdial.policy.terms import Mode, Past, bill
 
-PAGE: Final = 1_000
+PAGE: Final = 250
 """Dials that are read at once."""
 
 TRIES: Final = 5

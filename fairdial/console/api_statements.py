@@ -20,7 +20,7 @@ from fairdial.console.shapes import Json
 from fairdial.console.statements import JSON_END, csv_beginning, csv_page, json_beginning, json_page
 from fairdial.policy.periods import zone_named
 
-PAGE = 1_000
+PAGE = 250
 """Dials whose lines are read at once."""
 
 CSV = "text/csv"

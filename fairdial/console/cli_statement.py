@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from itertools import chain, islice
 from typing import Annotated, Any, Final, Literal
 
@@ -109,7 +110,7 @@ def _show(found: Mapping[str, Any], pages: Iterable[list[dict[str, Any]]]) -> No
         sys.stdout.write(f"{found['count'] - len(shown)} more with --csv or --json\n")
     for heads, rows in _sums(found):
         if rows:
-            show(found, False, lambda heads=heads, rows=rows: table(heads, rows))  # type: ignore[misc]
+            show(found, False, partial(table, heads, rows))
 
 
 def _head(found: Mapping[str, Any]) -> Iterator[tuple[str, object]]:

@@ -261,6 +261,8 @@ class Operations:
         limit: int = 1_000,
     ) -> Json:
         """A page of the lines of a statement; `after`, where it is not null, asks for the next one."""
+        if numbers not in ("masked", "full"):
+            raise OperationError(f"numbers {numbers!r} is neither masked nor full")
         period = Window(from_ms, until_ms)
         last = None if after is None else (int(after[0]), str(after[1]))
         page = await self._ledger.settled_calls(account, period, last, max(1, min(limit, STATEMENT_PAGE_MAX)))
