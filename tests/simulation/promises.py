@@ -13,7 +13,10 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from fairdial.policy.periods import whole_seconds
+from fairdial.ledger import statements
+from fairdial.policy.periods import Window, whole_seconds
+from fairdial.statements import Sums
+from tests.samples import MONTH_END_MS
 from tests.simulation.customers import CALLS_AT_ONCE, CUSTOMERS, PAID_MICROS
 from tests.simulation.loop import US_PER_MS, US_PER_S
 from tests.simulation.switch import Channel, Switch, Talk, Trace
@@ -30,6 +33,7 @@ PROVEN_US = 8 * US_PER_S
 signs of life are few."""
 ASKED_BEFORE_US = 10 * US_PER_S
 """A question may wait so long, while FairDial is held up, until it is decided; a call counts from when it was asked."""
+LAST_MS = 2**52
 AGAIN = "-again"
 """Ends the id of what is granted to a call whose grant was settled while it was up."""
 
@@ -238,6 +242,7 @@ class Promises:
         if unknown:
             raise Broken(f"promise 3: answered without a grant: {', '.join(unknown)}")
         self._check_sums()
+        self._check_statements()
 
     def _check_metered(self, call_id: str, grant: Row, talks: Sequence[Talk]) -> None:
         """What the failure rule let through need not be metered, but may be."""
@@ -331,3 +336,22 @@ class Promises:
                     f"promise 2: {account}: paid {PAID_MICROS}, charged {owed_micros}, but has {balance_micros},"
                     f" {reserved_micros} of it reserved"
                 )
+
+    def _check_statements(self) -> None:
+        """What an account's calls add up to is what the ledger says of it as a whole; nothing is in two periods."""
+        for account in CUSTOMERS:
+            periods = Window(0, MONTH_END_MS), Window(MONTH_END_MS, LAST_MS)
+            in_them_s = sum(self._statement_s(account, period) for period in periods)
+            used_s = sum(grant.used_s or 0 for grant in self.grants.values() if grant.account == account)
+            if in_them_s != used_s:
+                raise Broken(f"promise 3: {account} used {used_s} s, its statements have {in_them_s} s")
+
+    def _statement_s(self, account: str, period: Window) -> int:
+        """Seconds of talk in a statement, which adds up."""
+        sums = Sums(period)
+        page = statements.settled_calls(self._raw, account, Window(0, LAST_MS), None, 1_000_000)
+        sums.add_all(page.calls)
+        sums.close(statements.books(self._raw, account, lambda _account: period))
+        if sums.differences:
+            raise Broken(f"promise 3: a statement of {account} does not add up: {sums.differences}")
+        return sum(kind.talk_s for kind in sums.kinds.values())

@@ -106,6 +106,8 @@ async def meters(spine: Spine, account: str = "acme") -> dict[str, Any]:
     await spine.server.idle()
     sheet = await spine.server.ask("usage", account=account)
     assert all(entry["reserved_units"] == 0 for entry in sheet["usage"]), sheet["usage"]
+    statement = await spine.server.ask("statement", account=account)
+    assert statement["adds_up"] is True, statement["differences"]
     return {entry["allowance"]: entry for entry in sheet["usage"]}
 
 

@@ -16,6 +16,8 @@ EXPENSIVE = "0033142685300"
 async def sheet(spine: Spine, account: str) -> dict[str, Any]:
     await spine.server.idle()
     found: dict[str, Any] = await spine.server.ask("usage", account=account)
+    statement = await spine.server.ask("statement", account=account)
+    assert statement["adds_up"] is True, statement["differences"]
     return found
 
 
