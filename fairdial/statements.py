@@ -22,7 +22,7 @@ from operator import attrgetter
 from typing import Final
 
 from fairdial.ledger.contract import Books, Charge, Ledger, Part, PeriodOf, SettledCall, SettledPage
-from fairdial.policy.account import Account, Kind, MeterWindow
+from fairdial.policy.account import Kind, MeterWindow
 from fairdial.policy.periods import MS_PER_S, Window, cycle_named, zone_named
 from fairdial.policy.rating import decimal_text
 from fairdial.policy.terms import Mode, Past, bill
@@ -239,14 +239,11 @@ class Statement:
     settled: bool = True
 
     @property
-    def account(self) -> Account:
-        """Whose it is, as it is now."""
-        return self.books.account
-
-    @property
     def adds_up(self) -> bool | None:
-        """Whether the ledger says the same; None: see `settled`."""
-        return not self.sums.differences if self.settled else None
+        """Whether the ledger says the same; None: see `settled`. A wrong charge is known to be one all the same."""
+        if self.sums.differences:
+            return False
+        return True if self.settled else None
 
     @property
     def meters(self) -> Iterator[tuple[MeterWindow, WindowSum]]:

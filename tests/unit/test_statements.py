@@ -184,6 +184,17 @@ async def test_a_call_that_ends_meanwhile_is_in_it_and_makes_no_false_alarm(
     assert moving.read == min(TRIES, times + 1)
 
 
+async def test_what_a_call_costs_is_known_to_be_wrong_also_while_calls_end(
+    counter: Counter, tmp_path: Path
+) -> None:
+    await counter.talk("call-1", 130)
+    with closing(sqlite3.connect(tmp_path / "own.sqlite", isolation_level=None)) as raw:
+        assert raw.execute("UPDATE charges SET amount_micros = amount_micros - 1").rowcount == 1
+    found = await add_up(Moving(counter, TRIES), "acme", period_of(NOON_MS))
+    assert (found.settled, found.adds_up) == (False, False)
+    assert [each.what for each in found.sums.differences] == ["call call-1"]
+
+
 @pytest.mark.parametrize(
     ("asked", "words"),
     [
