@@ -16,7 +16,15 @@ from rich.table import Table
 
 from fairdial import logs
 from fairdial.config import Logs
-from fairdial.console import cli_accounts, cli_audit, cli_cases, cli_policies, cli_replay, cli_store
+from fairdial.console import (
+    cli_accounts,
+    cli_audit,
+    cli_cases,
+    cli_notices,
+    cli_policies,
+    cli_replay,
+    cli_store,
+)
 from fairdial.console.session import (
     FOUND,
     AsJson,
@@ -47,6 +55,8 @@ app.add_typer(cli_accounts.agreements, name="agreement")
 app.add_typer(cli_cases.cases, name="case")
 app.add_typer(cli_cases.complaints, name="complaint")
 app.add_typer(cli_cases.blocks, name="block")
+app.add_typer(cli_notices.notices, name="notice")
+app.add_typer(cli_notices.contacts, name="contact")
 app.add_typer(cli_policies.rates, name="rates")
 app.add_typer(cli_policies.policies, name="policy")
 app.add_typer(cli_store.tokens, name="token")
