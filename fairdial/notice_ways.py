@@ -101,7 +101,9 @@ class WebhookWay:
 
 
 class EmailWay:
-    """Mail (RFC 5321) to the contact's address. What the server says for good (5yz) of one letter refuses it."""
+    """Mail (RFC 5321) to the contact's address. What the server says of one letter refuses that one, also for now, as
+    greylisting does; 421 and all else make it unreachable.
+    """
 
     def __init__(self, settings: Email) -> None:
         self._settings = settings
@@ -119,12 +121,10 @@ class EmailWay:
                 password=settings.password.get_secret_value() or None,
                 timeout=settings.timeout_s,
             )
-        except (
-            aiosmtplib.SMTPRecipientsRefused,
-            aiosmtplib.SMTPSenderRefused,
-            aiosmtplib.SMTPDataError,
-        ) as error:
-            raise Refused(str(error)[:SAID_MAX]) from error
+        except aiosmtplib.SMTPRecipientsRefused as error:
+            raise Refused("; ".join(str(each) for each in error.recipients)[:SAID_MAX]) from error
+        except aiosmtplib.SMTPResponseException as error:
+            raise _failure(error, isinstance(error, _OF_ONE_LETTER)) from error
         except (aiosmtplib.SMTPException, OSError) as error:
             raise Unreachable(f"{settings.host}:{settings.port}: {error}"[:SAID_MAX]) from error
 
@@ -141,12 +141,25 @@ class EmailWay:
         domain = self._settings.sender.rpartition("@")[2]
         message["Message-ID"] = f"<fairdial-{notice.id}-{notice.at_ms}@{domain}>"
         message["Auto-Submitted"] = "auto-generated"  # RFC 3834: no robot is to answer
-        message["Content-Language"] = letter.words.language
         message.set_content(letter.words.text)
+        message["Content-Language"] = letter.words.language
         return message
 
     async def close(self) -> None:
         """Nothing is kept open."""
+
+
+_OF_ONE_LETTER: Final = (
+    aiosmtplib.SMTPSenderRefused,
+    aiosmtplib.SMTPRecipientRefused,
+    aiosmtplib.SMTPDataError,
+)
+_CLOSES: Final = 421
+
+
+def _failure(error: aiosmtplib.SMTPResponseException, of_one_letter: bool) -> Exception:
+    said = f"{error.code} {error.message}"[:SAID_MAX]
+    return Refused(said) if of_one_letter and error.code != _CLOSES else Unreachable(said)
 
 
 SendMessage = Callable[[str, str, str], Awaitable[bool]]
