@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import shlex
 from collections.abc import AsyncIterator
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -10,6 +11,8 @@ from zoneinfo import ZoneInfo
 
 import pytest_asyncio
 
+from fairdial.ledger.notice import Channel
+from fairdial.ledger.sqlite import SqliteLedger
 from testbed.installation import Installation
 from testbed.ports import LOOPBACK, free_ports
 from testbed.receiver import SECRET, Receiver
@@ -163,3 +166,33 @@ def _redconnect(day: date) -> str:
         text, count = re.subn(pattern, new, text, count=1, flags=re.MULTILINE)
         assert count == 1, pattern
     return text
+
+
+async def test_each_command_of_the_page_does_what_it_says(told: Spine, port: int) -> None:
+    server = told.server
+    await server.account("acme", "quota", "alice", countries=["GB"])
+    for standing in ("suspended", "active"):
+        await server.ask("account_standing", account="acme", standing=standing)
+    dead = (await written(told, "acme", 2))[0]["notice"]
+    async with Receiver.start(port) as receiver:
+        receiver.mode_of = lambda notice: "refuse" if notice["id"] == dead else None
+        async with asyncio.timeout(20):
+            # The last attempt comes after hours; this one is given up by hand.
+            while not (await server.ask("notice_show", notice=dead))["deliveries"][0]["attempts"]:
+                await asyncio.sleep(0.05)
+        await server.stop()
+        ledger = await SqliteLedger.open(server.directory / "ledger.sqlite")
+        await ledger.not_delivered(dead, Channel.WEBHOOK, 1, "given up", None)
+        await ledger.close()
+        await server.launch()
+        receiver.mode_of = lambda _notice: None
+        page = (PROJECT / "docs/notices.md").read_text()
+        commands = re.findall(r"^\$ fairdial (.*)$", page, re.MULTILINE)
+        assert len(commands) == 6
+        for command in commands:
+            assert dead == 1 or " 1" not in command
+            done = await server.command(*shlex.split(command))
+            assert done.status == 0, f"{command}: {done.error}"
+        await receiver.until(lambda: dead in {each["id"] for each in receiver.taken})
+    shown = await server.ask("contact_show", account="acme")
+    assert (shown["language"], shown["email"], shown["line"]) == ("de", "anna@example.com", "alice")

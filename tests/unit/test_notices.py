@@ -1,6 +1,7 @@
 """Notices on their way, with real receivers: what fails, hangs and comes back gets all of them, in order, none lost."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from email.message import EmailMessage, Message
@@ -241,6 +242,19 @@ def test_a_signature_is_of_the_time_and_of_every_byte() -> None:
     assert not is_signed(SECRET, made, b'{"id":2}')
     assert not is_signed(SECRET, made.replace("1795000000", "1795000001"), b'{"id":1}')
     assert not is_signed("another", made, b'{"id":1}')
+
+
+def test_a_receiver_written_as_the_page_shows_lets_in_what_is_genuine_and_fresh() -> None:
+    page = (Path(__file__).parents[2] / "docs/notices.md").read_text()
+    [shown] = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(shown, names)  # noqa: S102
+    is_genuine = names["is_genuine"]
+    made = signature(SECRET, 1_795_000_000, b"{}")
+    assert is_genuine(SECRET, made, b"{}", 1_795_000_010)
+    assert not is_genuine(SECRET, made, b"{} ", 1_795_000_010)
+    assert not is_genuine("another", made, b"{}", 1_795_000_010)
+    assert not is_genuine(SECRET, made, b"{}", 1_795_000_310)
 
 
 # --- policies --------------------------------------------------------------------------------------------
