@@ -214,6 +214,7 @@ class Callbacks:
             ring_s=ring_s,
             lease_s=self._wait_s + lease_s,
             caller_id=plan.shown,
+            call=call,
         )
         call.names[first.id] = first.name
         if plan.own_first and await self._refuses(call, first):

@@ -37,6 +37,7 @@ from ari_handlers.resources import (
     Bridges,
     Channel,
     Channels,
+    Endpoints,
     Playbacks,
     Recordings,
 )
@@ -101,6 +102,7 @@ class Client:
         self.recordings = Recordings(self)
         self.applications = Applications(self)
         self.asterisk = AsteriskInfo(self)
+        self.endpoints = Endpoints(self)
         self.queues = queues
         self.fenced = asyncio.Event()
         self.unreadable = 0

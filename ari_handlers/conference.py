@@ -411,6 +411,7 @@ class Rooms:
                 endpoint,
                 ring_s=ring_s,
                 lease_s=ring_s + round(ANSWER_SLACK_S) + ENTRY_S,
+                call=call,
             )
             call.names[leg.id] = leg.name
             if await self._dials.seated(call, self._own.clock.now()):

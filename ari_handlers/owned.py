@@ -95,8 +95,11 @@ class Legs:
         originator: str | None = None,
         waiter: str | None = None,
         variables: Mapping[str, str] | None = None,
+        call: DialCall | None = None,
     ) -> events.ChannelInfo:
         """Ring an endpoint; the channel, once it answered. Its events belong to `queue`.
+
+        call: whose first leg, or only one, this is: its record then says what was asked.
 
         lease_s: TIMEOUT(absolute) from the first ring on, None: no end is held. waiter: the channel that waits for
         this one, which is given up when that hangs up; the two are known together until `forget`. Raises
@@ -112,7 +115,7 @@ class Legs:
             self._client.channels.originate(
                 channel_id,
                 endpoint,
-                app_args=OWN,
+                app_args=OWN if call is None else asked_in_words(call),
                 caller_id=caller_id,
                 ring_s=ring_s,
                 variables={**lease, **(variables or {})},
@@ -271,6 +274,13 @@ def talk_s(call: DialCall) -> int:
     """
     granted_s = call.state.granted_s if isinstance(call.state, Ringing) else 0
     return LONGEST_HORIZON_S if granted_s is None else granted_s
+
+
+def asked_in_words(call: DialCall) -> str:
+    """What a channel of ours comes back to the application with. Its call detail record has it too (`lastdata`, which
+    Asterisk cuts at 79 characters), where nothing else says what was dialled, and for whom.
+    """
+    return f"{OWN},{call.kind},{call.dialled},{call.line_id}"
 
 
 def new_id(switch: str) -> str:

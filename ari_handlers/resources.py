@@ -418,6 +418,19 @@ class Applications:
 
 
 @dataclass(frozen=True, slots=True)
+class Endpoints:
+    """`/endpoints`: what the switch says to phones outside of calls."""
+
+    client: Requests
+
+    async def send_message(self, to: str, sender: str, text: str) -> None:
+        """A text to an endpoint such as "pjsip:alice" (SIP MESSAGE). The switch has it then; what the phone answers is
+        not told. Raises AriError; AriRefused where there is no such endpoint, or nobody is registered there.
+        """
+        await self.client.request("PUT", "endpoints/sendMessage", {"to": to, "from": sender, "body": text})
+
+
+@dataclass(frozen=True, slots=True)
 class AsteriskInfo:
     """`/asterisk/info`."""
 

@@ -5,7 +5,8 @@ Errors name the file, the key and the cure. The defaults suit one Asterisk on th
 
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
@@ -21,9 +22,17 @@ from pydantic import (
 )
 
 from fairdial.policy.periods import zone_named
+from fairdial.policy.rating import parse_micros
 
 PREFIX = "FAIRDIAL_"
 SECRET_BYTES_MAX: Final = 1024
+SECRETS: Final = (
+    (("ari",), "password"),
+    (("ami",), "secret"),
+    (("notices", "webhook"), "secret"),
+    (("notices", "email"), "password"),
+)
+"""Sections and the secret of each, which may lie in a file that the setting `…_file` names."""
 CREDENTIALS: Final = frozenset({"$CREDENTIALS_DIRECTORY", "${CREDENTIALS_DIRECTORY}"})
 """How a path may begin: the folder that systemd makes for `LoadCredential=` (systemd.exec(5))."""
 Port = Annotated[int, Field(ge=0, le=65535)]
@@ -43,6 +52,12 @@ def _zone(name: str) -> str:
     if name:
         zone_named(name)
     return name
+
+
+def _amount(text: str) -> str:
+    """An amount of money as it is, where it is one."""
+    parse_micros(text)
+    return text
 
 
 class Ari(_Section):
@@ -256,6 +271,68 @@ class Logins(_Section):
     )
 
 
+class Webhook(_Section):
+    """Where each notice is sent as JSON, signed (docs/notices.md). secret_file: a file that holds the secret, in place
+    of `secret`.
+    """
+
+    url: Annotated[str, Field(pattern=r"^https?://[^/]+")]
+    secret: SecretStr = SecretStr("")
+    secret_file: Path | None = None
+    timeout_s: Seconds = 10.0
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        _one_of("secret", self.secret, self.secret_file)
+        if not self.secret.get_secret_value() and self.secret_file is None:
+            raise ValueError(
+                "secret is missing; without it the receiver cannot know who sends; set secret_file"
+            )
+        return self
+
+
+class Email(_Section):
+    """The mail server for notices to contacts that have an address. tls: from the first byte on, after STARTTLS, or
+    none. password_file: a file that holds the password, in place of `password`; without user nobody logs in.
+    """
+
+    host: str
+    port: Annotated[int, Field(ge=1, le=65535)] = 587
+    tls: Literal["starttls", "tls", "none"] = "starttls"
+    user: str = ""
+    password: SecretStr = SecretStr("")
+    password_file: Path | None = None
+    sender: Annotated[str, Field(pattern=r"^[^@\s]+@[^@\s]+$")]
+    timeout_s: Seconds = 20.0
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        _one_of("password", self.password, self.password_file)
+        return self
+
+
+class SipMessages(_Section):
+    """Notices as SIP MESSAGE of the switch to a line. to: where, with "{line}"; sender: whom it shows."""
+
+    to: Annotated[str, Field(pattern=r"\{line\}")] = "pjsip:{line}"
+    sender: Annotated[str, Field(pattern=r"^sips?:[^\s<>]+$")]
+
+
+class Notices(_Section):
+    """What customers are told, and how. used_percent: of an allowance; low_credit: of the account's currency.
+    templates: a folder whose files stand in for those that come with FairDial. attempts_max: of a delivery that is
+    refused, until it is given up. A way that has no section is not used.
+    """
+
+    used_percent: tuple[Annotated[int, Field(ge=50, le=100)], ...] = (80, 100)
+    low_credit: Annotated[str, AfterValidator(_amount)] = "5.00"
+    templates: Path | None = None
+    attempts_max: Annotated[int, Field(ge=1, le=1000)] = 30
+    webhook: Webhook | None = None
+    email: Email | None = None
+    sip: SipMessages | None = None
+
+
 class Logs(_Section):
     """level of what is logged; format: console for people, json for collectors; numbers: telephone numbers in
     it are masked but for their first and last digits, or written in full.
@@ -291,13 +368,14 @@ class Config(_Section):
     calls: Calls = Calls()
     cdr: Cdr = Cdr()
     logins: Logins = Logins()
+    notices: Notices = Notices()
     logs: Logs = Logs()
     _holds_secret: Path | None = PrivateAttr(None)
 
     @property
     def secret_files(self) -> tuple[Path, ...]:
         """The files of ours that hold a secret; not those in a folder of systemd's, which nobody else can read."""
-        named = (self._holds_secret, self.ari.password_file, self.ami.secret_file)
+        named = (self._holds_secret, *(secret.file for secret in _secrets(self)))
         return tuple(path for path in named if path is not None and not _by_systemd(path))
 
 
@@ -310,7 +388,7 @@ def load(path: Path | None, environment: Mapping[str, str] | None = None) -> Con
     where = "defaults" if path is None else str(path)
     if path is not None:
         document = _read(path)
-    secret_in_file = any(_given(document, *key) for key in (("ari", "password"), ("ami", "secret")))
+    secret_in_file = any(_given(document, *section, name) for section, name in SECRETS)
     _overlay(document, os.environ if environment is None else environment)
     try:
         config = Config.model_validate(document)
@@ -329,13 +407,36 @@ def with_secrets(config: Config, environment: Mapping[str, str] | None = None) -
     Apart from `load`, because only who talks to the switch must be able to read them.
     """
     where = os.environ if environment is None else environment
-    ari, ami = config.ari, config.ami
-    if ari.password_file is not None:
-        password = _secret("ari.password_file", ari.password_file, where)
-        ari = ari.model_copy(update={"password": password})
-    if ami.secret_file is not None:
-        ami = ami.model_copy(update={"secret": _secret("ami.secret_file", ami.secret_file, where)})
-    return config.model_copy(update={"ari": ari, "ami": ami})
+    for secret in _secrets(config):
+        if secret.file is not None:
+            key = ".".join((*secret.section, f"{secret.name}_file"))
+            config = _changed(config, secret.section, {secret.name: _secret(key, secret.file, where)})
+    return config
+
+
+@dataclass(frozen=True, slots=True)
+class _Secret:
+    """A secret that a section may have. file: where it lies, None: in the configuration itself, or there is none."""
+
+    section: tuple[str, ...]
+    name: str
+    file: Path | None
+
+
+def _secrets(config: Config) -> Iterator[_Secret]:
+    for section, name in SECRETS:
+        found: Any = config
+        for part in section:
+            found = None if found is None else getattr(found, part)
+        if found is not None:
+            yield _Secret(section, name, getattr(found, f"{name}_file"))
+
+
+def _changed(section: Any, path: tuple[str, ...], values: Mapping[str, Any]) -> Any:
+    """A section with other values in a section that lies in it."""
+    if not path:
+        return section.model_copy(update=values)
+    return section.model_copy(update={path[0]: _changed(getattr(section, path[0]), path[1:], values)})
 
 
 def _secret(key: str, path: Path, environment: Mapping[str, str]) -> SecretStr:
@@ -367,9 +468,11 @@ def _by_systemd(path: Path) -> bool:
     return bool(path.parts) and path.parts[0] in CREDENTIALS
 
 
-def _given(document: Mapping[str, Any], section: str, key: str) -> bool:
-    table = document.get(section)
-    return isinstance(table, dict) and bool(table.get(key))
+def _given(document: Mapping[str, Any], *path: str) -> bool:
+    found: Any = document
+    for part in path:
+        found = found.get(part) if isinstance(found, dict) else None
+    return bool(found)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -415,11 +518,21 @@ def _anchored(config: Config, folder: Path) -> Config:
             "cdr": anchored(config.cdr, "file"),
             "control": anchor(config.control),
             "asterisk_etc": anchor(config.asterisk_etc),
+            "notices": _anchored_notices(config.notices, anchored),
             "ari": anchored(config.ari, "password_file", "ca_file"),
             "ami": anchored(config.ami, "secret_file", "ca_file"),
             "store": config.store.model_copy(update={"path": anchor(config.store.path)}),
         }
     )
+
+
+def _anchored_notices(notices: Notices, anchored: Callable[..., _Section]) -> _Section:
+    ways = {
+        name: anchored(way, key)
+        for name, key in (("webhook", "secret_file"), ("email", "password_file"))
+        if (way := getattr(notices, name)) is not None
+    }
+    return anchored(notices.model_copy(update=ways), "templates")
 
 
 def _fault(fault: Mapping[str, Any]) -> str:

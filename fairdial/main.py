@@ -35,7 +35,7 @@ from ari_handlers.orphans import Orphans
 from ari_handlers.owned import Endpoints, OwnCalls, OwnRules
 from ari_handlers.probe import probe_ari
 from ari_handlers.queues import CallQueues
-from ari_handlers.resources import AriError
+from ari_handlers.resources import AriError, AriRefused
 from ari_handlers.whisper import Warnings
 from fairdial import logs
 from fairdial.cases import Cases
@@ -59,8 +59,12 @@ from fairdial.evidence import Evidence
 from fairdial.hardening import examine_files, exposed_secrets
 from fairdial.ledger.backup import back_up, restore
 from fairdial.ledger.contract import LedgerError, LedgerUnavailable, PublishedPolicy
+from fairdial.ledger.notice import Channel, NoticeRules
 from fairdial.ledger.sqlite import SqliteLedger
 from fairdial.logins import EVENTS, LoginRules, Logins
+from fairdial.notice_text import Composer, Templates
+from fairdial.notice_ways import EmailWay, SipWay, WebhookWay
+from fairdial.notices import Pace, Post, Unreachable, Way
 from fairdial.policy.account import Kind
 from fairdial.policy.book import PolicyBook
 from fairdial.policy.cards import RateCard
@@ -68,6 +72,7 @@ from fairdial.policy.document import PolicyError, parse_policy
 from fairdial.policy.numbers import DEFAULT_CACHE_SIZE, Numbering
 from fairdial.policy.periods import zone_named
 from fairdial.policy.prefixes import PrefixTable
+from fairdial.policy.rating import parse_micros
 from fairdial.policy.sizing import GrantRules
 from fairdial.records import SwitchRecords
 from fairdial.replay.detectors import look_on
@@ -246,11 +251,15 @@ class Service:
             LoginRules(logins.failures, logins.window_s, logins.block_s, logins.pbx_agents),
         )
         desk.is_blocked = self.logins.blocks
+        composer = Composer(Templates(config.notices.templates), lambda: desk.policies)
+        self.post = self._post(composer)
         self.operations = Operations(
             desk,
             cases=self.cases,
             judged=self.watch.judged,
             logins=self.logins,
+            composer=composer,
+            published=self.post.published,
             calls=self._calls,
             hang_up=self._hang_up,
             cut=self._cut,
@@ -283,6 +292,8 @@ class Service:
             undo.push_async_callback(self.watch.stop)
             await self.logins.start()
             undo.push_async_callback(self.logins.stop)
+            await self.post.start()
+            undo.push_async_callback(self.post.stop)
             await self.ami.start()
             await self.client.start()
             undo.pop_all()
@@ -299,6 +310,7 @@ class Service:
         await self.ami.stop()
         await self._control.stop()
         await self.logins.stop()
+        await self.post.stop()
         await self.watch.stop()
         log.info("stopped", calls_handed_over=len(self.dials.calls))
 
@@ -367,8 +379,31 @@ class Service:
             "queues": len(self._queues),
             "unwritten": self._desk.unwritten,
             "unwatched": self.watch.waiting,
+            "notices_pause": {str(channel): said for channel, said in self.post.paused.items()},
             "tasks": len(asyncio.all_tasks()),
         }
+
+    def _post(self, composer: Composer) -> Post:
+        settings = self._config.notices
+        ways: dict[Channel, Way] = {}
+        if settings.webhook is not None:
+            ways[Channel.WEBHOOK] = WebhookWay(settings.webhook, self._clock)
+        if settings.email is not None:
+            ways[Channel.EMAIL] = EmailWay(settings.email)
+        if settings.sip is not None:
+            ways[Channel.SIP] = SipWay(settings.sip, self._send_message)
+        rules = NoticeRules(settings.used_percent, parse_micros(settings.low_credit))
+        pace = Pace(attempts_max=settings.attempts_max)
+        return Post(self._desk.ledger, composer, ways, self._clock, rules, pace)
+
+    async def _send_message(self, to: str, sender: str, text: str) -> bool:
+        try:
+            await self.client.endpoints.send_message(to, sender, text)
+        except AriRefused:
+            return False
+        except AriError as error:
+            raise Unreachable(f"the switch did not answer: {error}") from error
+        return True
 
     async def _examine(self) -> list[Finding]:
         ari, ami = self._config.ari, self._config.ami

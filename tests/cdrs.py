@@ -1,11 +1,13 @@
 """Rows of `Master.csv` as tests write them, and replays of them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 
 from fairdial.desk import DeskRules
+from fairdial.policy.account import Kind
 from fairdial.policy.book import PolicyBook
 from fairdial.policy.document import Policy
 from fairdial.policy.numbers import Numbering
@@ -140,6 +142,7 @@ async def replayed(
     against: str | None = None,
     layout: Layout | None = None,
     grounds: Grounds | None = None,
+    codes: Mapping[str, Kind] = MappingProxyType({}),
 ) -> Replayed:
     """Replay rows, written in the order in which they are given."""
     file, accounts = folder / "Master.csv", folder / "customers.toml"
@@ -150,6 +153,6 @@ async def replayed(
     def told(outcome: Outcome) -> None:
         calls[outcome.call_id] = outcome
 
-    wanted = Wanted((file,), UTC, layout, policy, against, grounds or Grounds((accounts,)))
+    wanted = Wanted((file,), UTC, layout, policy, against, grounds or Grounds((accounts,)), codes)
     result = await replay(site(*policies), wanted, lambda _step, _done, _total: None, told)
     return Replayed(result, calls)

@@ -20,6 +20,7 @@ from fairdial.console import (
     cli_accounts,
     cli_audit,
     cli_cases,
+    cli_notices,
     cli_policies,
     cli_replay,
     cli_statement,
@@ -55,6 +56,8 @@ app.add_typer(cli_accounts.agreements, name="agreement")
 app.add_typer(cli_cases.cases, name="case")
 app.add_typer(cli_cases.complaints, name="complaint")
 app.add_typer(cli_cases.blocks, name="block")
+app.add_typer(cli_notices.notices, name="notice")
+app.add_typer(cli_notices.contacts, name="contact")
 app.add_typer(cli_policies.rates, name="rates")
 app.add_typer(cli_policies.policies, name="policy")
 app.add_typer(cli_store.tokens, name="token")

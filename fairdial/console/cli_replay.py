@@ -18,7 +18,7 @@ from rich.table import Table
 from fairdial.config import Config
 from fairdial.console.replay_tables import tables
 from fairdial.console.session import FOUND, AsJson, Session, fail, read_text, show, table
-from fairdial.policy.account import Options
+from fairdial.policy.account import Kind, Options
 from fairdial.policy.cards import RateCard
 from fairdial.policy.numbers import Habit
 from fairdial.policy.periods import zone_named
@@ -33,6 +33,8 @@ from fairdial.replay.source import SourceUnreadable
 from fairdial.replay.written import CallsFile
 
 NAMED_MAX: Final = 5
+KINDS_ASKED: Final = sorted(frozenset(Kind) - {Kind.EMERGENCY, Kind.INBOUND, Kind.MESSAGE})
+"""Kinds that a code can ask about."""
 
 
 def replay(
@@ -75,6 +77,13 @@ def replay(
         list[str] | None,
         typer.Option(metavar="CARD:CURRENCY:FILE", help="A rate card in place of the ledger's of that name."),
     ] = None,
+    code: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="CODE=KIND",
+            help="What is dialled before a number to ask about a call of that kind, such as *77=callback.",
+        ),
+    ] = None,
     csv: Annotated[Path | None, typer.Option(help="Write the calls there, one line each.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write the report there as one page.")] = None,
     mask: Annotated[bool, typer.Option("--mask", help="Hide digits of telephone numbers.")] = False,
@@ -96,6 +105,7 @@ def replay(
             None if credit is None else _micros(credit),
             tuple(_card(text) for text in rates or ()),
         ),
+        dict(_code(text) for text in code or ()),
     )
     result = _run(session, config, wanted, csv, mask=mask, quiet=as_json)
     found = report(result, mask=mask)
@@ -165,6 +175,13 @@ def _card(text: str) -> RateCard:
         return RateCard.parse(read_text(Path(file)), name, currency, file)
     except ValueError as error:
         fail(f"--rates: {error}")
+
+
+def _code(text: str) -> tuple[str, Kind]:
+    code, _, kind = text.partition("=")
+    if not code or kind not in KINDS_ASKED:
+        fail(f"--code {text!r}: write CODE=KIND, such as *77=callback; kinds are {', '.join(KINDS_ASKED)}")
+    return code, Kind(kind)
 
 
 def _micros(text: str) -> int:

@@ -5,6 +5,7 @@ Every operation takes and returns plain JSON values, so that it means the same i
 
 import asyncio
 import ipaddress
+import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -24,8 +25,10 @@ from fairdial.console.shapes import (
     card_json,
     case_entry_json,
     case_json,
+    contact_json,
     credit_json,
     line_json,
+    notice_json,
     own_number_json,
     sheet_json,
     token_json,
@@ -41,6 +44,8 @@ from fairdial.ledger.contract import (
     Role,
     Token,
 )
+from fairdial.ledger.notice import Contact, DeliveryState
+from fairdial.notice_text import Composer, NotWritten, Templates
 from fairdial.policy import publishing
 from fairdial.policy.account import (
     Account,
@@ -100,6 +105,10 @@ SERVICES = frozenset(Kind) - {Kind.EMERGENCY}
 STATEMENT_PAGE_MAX = 5_000
 """Dials whose lines are told at once."""
 
+_LANGUAGE = re.compile(r"[a-z]{2,3}(-[a-z0-9]{2,8})?")
+"""BCP 47, in small letters, as the folders of templates are named."""
+_EMAIL = re.compile(r"[^@\s,;<>\"]{1,64}@[A-Za-z0-9.-]{1,255}")
+
 NOBODY_RINGS = "no FairDial is running here to ring anybody; start `fairdial serve`"
 
 
@@ -144,12 +153,15 @@ class Operations:
         cases: Cases | None = None,
         judged: Callable[[str, str, int], None] | None = None,
         logins: Logins | None = None,
+        composer: Composer | None = None,
+        published: Callable[[], None] | None = None,
     ) -> None:
         """Without `calls`, `hang_up`, `cut`, `status`, `callback`, `rooms` and `ready` no server runs here.
 
         callback: takes the line, the number that it wants, and the number to ring first instead of the line.
         judged: hears of a case that a person has closed: its account, its detector, and when. logins: hears of sources
-        that are turned away.
+        that are turned away. composer: puts notices into words, those that come with FairDial if left out; published:
+        hears of each policy version.
         """
         self._desk = desk
         self._ledger = desk.ledger
@@ -163,6 +175,8 @@ class Operations:
         self._cases = cases or Cases(desk.ledger, lambda: desk.policies)
         self._judged = judged
         self._logins = logins
+        self._composer = composer
+        self._published = published
         self._publishing = asyncio.Lock()
         self._by_name: Mapping[str, Callable[..., Awaitable[Any]]] = {
             "account_add": self._account_add,
@@ -205,6 +219,11 @@ class Operations:
             "conference_list": self._conference_list,
             "statement": self._statement,
             "statement_lines": self._statement_lines,
+            "contact_set": self._contact_set,
+            "contact_show": self._contact_show,
+            "notice_list": self._notice_list,
+            "notice_retry": self._notice_retry,
+            "notice_show": self._notice_show,
             "token_add": self._token_add,
             "token_list": self._token_list,
             "token_remove": self._token_remove,
@@ -291,7 +310,7 @@ class Operations:
         named = frozenset(Kind(service) for service in services)
         if not named:
             raise OperationError(f"no service is named; known are {', '.join(sorted(SERVICES))}")
-        entry = await self._ledger.restrict(account, named, lift=lift)
+        entry = await self._ledger.restrict(account, named, self._desk.now_ms(), lift=lift)
         # As with a standing: after the ledger's step, so that no dial slips in between.
         cut = 0 if lift or self._cut is None else await self._cut(account=account, kinds=named)
         return account_json(entry) | {"calls_cut": cut}
@@ -355,8 +374,13 @@ class Operations:
             if faults := publishing.faults(policy, self._desk.policies, today):
                 raise OperationError("\n".join(f"{where}: {fault}" for fault in faults))
             before = self._desk.policies.at(policy.name, zone_named("UTC"), now_ms)
-            await self._ledger.publish(PublishedPolicy(policy.name, policy.version, now_ms, text))
+            await self._ledger.publish(
+                PublishedPolicy(policy.name, policy.version, now_ms, text),
+                None if before is None else before.version,
+            )
             self._desk.policies = self._desk.policies.with_published(policy)
+        if self._published is not None:
+            self._published()
         return {
             "policy": policy.name,
             "version": policy.version,
@@ -564,6 +588,51 @@ class Operations:
 
     async def _conference_list(self) -> list[Json]:
         return [] if self._rooms is None else self._rooms.rows()
+
+    async def _contact_set(
+        self, account: str, language: str | None = None, email: str | None = None, line: str | None = None
+    ) -> Json:
+        _, kept = await self._ledger.addressee(account)
+        if language is not None and not _LANGUAGE.fullmatch(language):
+            raise OperationError(f"language {language[:40]!r} is none; write it like en or pt-br")
+        if email and not _EMAIL.fullmatch(email):
+            raise OperationError(f"address {email[:80]!r} is none; write it like name@example.com")
+        contact = Contact(
+            account,
+            kept.language if language is None else language,
+            kept.email if email is None else email,
+            kept.line_id if line is None else line,
+        )
+        await self._ledger.set_contact(contact)
+        return contact_json(contact)
+
+    async def _contact_show(self, account: str) -> Json:
+        return contact_json((await self._ledger.addressee(account))[1])
+
+    async def _notice_list(
+        self,
+        account: str | None = None,
+        state: str | None = None,
+        before: int | None = None,
+        limit: int = 100,
+    ) -> list[Json]:
+        wanted = None if state is None else DeliveryState(state)
+        found = await self._ledger.notices(account, wanted, before, max(1, min(limit, 10_000)))
+        return [notice_json(*each) for each in found]
+
+    async def _notice_show(self, notice: int) -> Json:
+        found, deliveries = await self._ledger.notice(notice)
+        shown = notice_json(found, deliveries)
+        composer = self._composer or Composer(Templates(), lambda: self._desk.policies)
+        try:
+            words = composer.compose(found, *await self._ledger.addressee(found.account_id))
+        except NotWritten as error:
+            return shown | {"subject": None, "text": None, "fault": str(error)}
+        return shown | {"subject": words.subject, "text": words.text, "language": words.language}
+
+    async def _notice_retry(self, notice: int) -> Json:
+        await self._ledger.retry_notice(notice, self._desk.now_ms())
+        return await self._notice_show(notice)
 
     async def _token_add(self, name: str, role: str) -> Json:
         secret = new_secret()

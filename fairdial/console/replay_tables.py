@@ -65,7 +65,7 @@ def _summary(found: Json) -> Iterator[tuple[str, object]]:
     for key, words in (
         ("malformed", "rows malformed"),
         ("went_on", "rows of legs that went on"),
-        ("set_up", "calls that FairDial set up"),
+        ("no_calls", "requests for a callback"),
         ("repeated", "calls with the id of another"),
     ):
         if found[key]:

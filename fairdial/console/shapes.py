@@ -3,11 +3,12 @@
 Amounts of money are decimal texts, instants UTC milliseconds; what does not apply is null.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from fairdial.ledger.contract import AccountSheet, Case, CaseEntry, Charge, Token, Usage
+from fairdial.ledger.notice import Contact, Delivery, Notice
 from fairdial.policy.account import Account, Agreement, Credit, Line, OwnNumber
 from fairdial.policy.cards import RateCard
 from fairdial.policy.numbers import Number
@@ -45,6 +46,40 @@ def account_json(account: Account) -> Json:
         "estimate_s": account.options.estimate_s,
         "fraud": account.fraud,
         "restricted": sorted(account.restricted),
+    }
+
+
+def contact_json(contact: Contact) -> Json:
+    """Where an account is told."""
+    return {
+        "account": contact.account_id,
+        "language": contact.language,
+        "email": contact.email or None,
+        "line": contact.line_id or None,
+    }
+
+
+def notice_json(notice: Notice, deliveries: Sequence[Delivery]) -> Json:
+    """A notice and what became of telling it."""
+    return {
+        "notice": notice.id,
+        "account": notice.account_id,
+        "topic": str(notice.topic),
+        "at_ms": notice.at_ms,
+        "line": notice.line_id or None,
+        "clause": None if notice.clause is None else asdict(notice.clause),
+        "facts": dict(notice.facts),
+        "deliveries": [
+            {
+                "channel": str(each.channel),
+                "state": str(each.state),
+                "attempts": each.attempts,
+                "next_ms": each.next_ms if each.done_ms is None else None,
+                "done_ms": each.done_ms,
+                "last": each.last,
+            }
+            for each in deliveries
+        ],
     }
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from fairdial.ledger import provisioning, reading
+from fairdial.ledger import notices, provisioning, reading
 from fairdial.ledger.contract import (
     FLAG,
     Block,
@@ -112,16 +112,17 @@ def _take(db: sqlite3.Connection, case_id: int, taken: Taken, at_ms: int, by: st
     if taken.step is Step.RESTRICT:
         before = reading.from_services(account.restricted)
         if taken.enforced:
-            provisioning.restrict(db, account.id, taken.services, False)
+            provisioning.restrict(db, account.id, taken.services, at_ms, False, told=False)
     elif taken.step in _BARS and taken.enforced:
         standing = _BARS[taken.step]
         # Never back from a harder one.
         if _HARDER.index(standing) >= _HARDER.index(account.standing):
-            provisioning.set_standing(db, account.id, standing, at_ms, taken.fraud)
+            provisioning.set_standing(db, account.id, standing, at_ms, taken.fraud, told=False)
     db.execute(
         "UPDATE cases SET step = ?, deadline_ms = ? WHERE id = ?", (taken.step, taken.deadline_ms, case_id)
     )
     _enter(db, case_id, at_ms, str(taken.step), by, taken=taken, before=before)
+    notices.of_step(db, case_id, account.id, taken, at_ms, case.clause, case.words)
 
 
 def follow_up(db: sqlite3.Connection, case_id: int, taken: Taken | None, at_ms: int) -> CaseChange:
@@ -160,7 +161,7 @@ def _undo(db: sqlite3.Connection, case: Case, at_ms: int, by: str) -> None:
         account = reading.need_account(db, case.account_id)
         if row["what"] == Step.RESTRICT:
             took = reading.to_services(row["services"]) - reading.to_services(row["before"]) - wanted
-            provisioning.restrict(db, account.id, took, True)
+            provisioning.restrict(db, account.id, took, at_ms, True)
             _enter(db, case.id, at_ms, "undone", by, services=took, note=f"restriction {row['rule']}")
         elif row["what"] in _BARS and account.standing == _BARS[Step(row["what"])]:
             back = max(Standing(row["before"]), standing, key=_HARDER.index)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
+from fairdial.ledger.notice import Channel, Contact, Delivery, DeliveryState, Notice, NoticeRules
 from fairdial.policy.account import (
     Account,
     Agreement,
@@ -668,7 +669,9 @@ class Ledger(Protocol):
         """
         ...
 
-    async def restrict(self, account_id: str, services: Collection[Kind], *, lift: bool = False) -> Account:
+    async def restrict(
+        self, account_id: str, services: Collection[Kind], at_ms: int, *, lift: bool = False
+    ) -> Account:
         """Take services from an account for now, or with `lift` give them back. Repeating changes nothing (S4).
 
         Raises NotFound, ValueError (emergency calls).
@@ -690,8 +693,10 @@ class Ledger(Protocol):
         """
         ...
 
-    async def publish(self, policy: PublishedPolicy) -> None:
+    async def publish(self, policy: PublishedPolicy, before: str | None = None) -> None:
         """Keep a policy version. Repeating with the same text changes nothing.
+
+        before: the version that it takes the place of, of which `announce_next` tells; None: nobody is told.
 
         Raises AlreadyExists (that version, with another text).
         """
@@ -839,6 +844,62 @@ class Ledger(Protocol):
 
     async def tokens(self) -> tuple[Token, ...]:
         """All tokens by name."""
+        ...
+
+    async def set_notice_rules(self, rules: NoticeRules) -> None:
+        """What is told of from now on, and how. Until then nothing is."""
+        ...
+
+    async def set_contact(self, contact: Contact) -> None:
+        """Where an account is told. Raises NotFound (account, or that line of it)."""
+        ...
+
+    async def addressee(self, account_id: str) -> tuple[Account, Contact]:
+        """An account, and where it is told: where nobody has said, in the default language and without an address.
+        Raises NotFound (account).
+        """
+        ...
+
+    async def announce_next(self, limit: int) -> int:
+        """Tell the next accounts, `limit` of them, of a policy version that was published; how many were told. 0: there
+        is nothing more to announce.
+        """
+        ...
+
+    async def due_notices(self, channel: Channel, now_ms: int, limit: int) -> tuple[Delivery, ...]:
+        """What is to be told that way now: for each account the earliest that waits, the longest due first."""
+        ...
+
+    async def delivered(self, notice_id: int, channel: Channel, at_ms: int) -> None:
+        """It was told. Repeating changes nothing."""
+        ...
+
+    async def not_delivered(
+        self, notice_id: int, channel: Channel, at_ms: int, said: str, next_ms: int | None
+    ) -> None:
+        """An attempt failed; said: why. next_ms: not before is the next one; None: it is given up."""
+        ...
+
+    async def retry_notice(self, notice_id: int, at_ms: int) -> tuple[Delivery, ...]:
+        """Try again what was given up. Raises NotFound, ConstraintViolated (nothing was)."""
+        ...
+
+    async def notices(
+        self,
+        account_id: str | None = None,
+        state: DeliveryState | None = None,
+        before_id: int | None = None,
+        limit: int = 100,
+    ) -> tuple[tuple[Notice, tuple[Delivery, ...]], ...]:
+        """The latest notices before `before_id`, newest first; state: those with a delivery in it."""
+        ...
+
+    async def notice(self, notice_id: int) -> tuple[Notice, tuple[Delivery, ...]]:
+        """One notice. Raises NotFound."""
+        ...
+
+    async def untold(self) -> Mapping[tuple[Channel, DeliveryState], int]:
+        """How many deliveries wait, and how many were given up."""
         ...
 
     async def probe(self) -> None:

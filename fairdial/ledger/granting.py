@@ -5,13 +5,13 @@ Each is one transaction of the writer. What each promises stands at the method o
 
 import sqlite3
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import groupby
 from operator import itemgetter
 
 import msgspec
 
-from fairdial.ledger import crediting, reading, rooms
+from fairdial.ledger import crediting, notices, reading, rooms
 from fairdial.ledger.contract import (
     ConstraintViolated,
     Extend,
@@ -296,11 +296,13 @@ def settle(
     if grant.granted_s is not None:
         used_s = min(used_s, grant.granted_s)
     start_ms = _talk_began_ms(grant, used_s, ended_ms, estimated)
-    past = _meter(db, grant, start_ms, used_s)
+    past = _meter(db, grant, start_ms, used_s, ended_ms)
     if grant.room is not None:
-        rooms.meter(db, grant, (start_ms, start_ms + used_s * MS_PER_S))
+        rooms.meter(db, grant, (start_ms, start_ms + used_s * MS_PER_S), ended_ms)
     charged_micros = _charge(db, grant, used_s, past, ended_ms)
     _close(db, grant, used_s, ended_ms, estimated)
+    if grant.bound_by and used_s and used_s == grant.granted_s and not estimated:
+        notices.of_cut(db, grant, ended_ms)
     return replace(
         grant,
         state=GrantState.SETTLED,
@@ -314,7 +316,7 @@ def settle(
 def _count_message(db: sqlite3.Connection, dial: Dial) -> None:
     """A message is one unit on each of its meters, and over at once."""
     grant = reading.need_grant(db, dial.call_id)
-    past = _meter(db, grant, dial.at_ms, 1)
+    past = _meter(db, grant, dial.at_ms, 1, dial.at_ms)
     _charge(db, grant, 1, past, dial.at_ms)
     _close(db, grant, 0, dial.at_ms, False)
 
@@ -336,8 +338,17 @@ def _talk_began_ms(grant: Grant, used_s: int, ended_ms: int, estimated: bool) ->
     return max(grant.authorised_ms, ended_ms - used_s * MS_PER_S)
 
 
-def _meter(db: sqlite3.Connection, grant: Grant, start_ms: int, used_s: int) -> Past:
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """Whose use it is and when it was written, for a notice of it."""
+
+    line_id: str
+    at_ms: int
+
+
+def _meter(db: sqlite3.Connection, grant: Grant, start_ms: int, used_s: int, ended_ms: int) -> Past:
     """Write `used_s` of use from `start_ms` on the meters that the grant holds, and release the rest."""
+    said = _Said(grant.line_id, ended_ms)
     endless = grant.granted_s is None
     stretches: list[_Stretch] = []
     weight = 1
@@ -346,7 +357,7 @@ def _meter(db: sqlite3.Connection, grant: Grant, start_ms: int, used_s: int) -> 
         holds = list(same)
         parts = split_s(start_ms, used_s, [Window(hold["start_ms"], hold["end_ms"]) for hold in holds])
         if any(hold["over"] for hold in holds):
-            past = _use_past(db, holds, parts)
+            past = _use_past(db, holds, parts, said)
             stretches += past
             weight = max(weight, holds[0]["weight"]) if past else weight
             continue
@@ -355,11 +366,11 @@ def _meter(db: sqlite3.Connection, grant: Grant, start_ms: int, used_s: int) -> 
             for hold in holds
         ]
         for hold, part_s in zip(holds, fit_s(parts, bounds), strict=True):
-            _use(db, hold, part_s * hold["weight"], endless)
+            _use(db, hold, part_s * hold["weight"], endless, said)
     return Past(tuple(stretches), weight)
 
 
-def _use(db: sqlite3.Connection, hold: sqlite3.Row, used_units: int, endless: bool) -> None:
+def _use(db: sqlite3.Connection, hold: sqlite3.Row, used_units: int, endless: bool, said: _Said) -> None:
     if endless:
         # Granted without an end while the meter had no limit. If it has got one since, what was
         # talked is stored as that limit: nothing more is granted, and the check stays true.
@@ -368,15 +379,24 @@ def _use(db: sqlite3.Connection, hold: sqlite3.Row, used_units: int, endless: bo
             " WHERE account_id = ? AND allowance = ? AND start_ms = ? AND end_ms = ?",
             (used_units, *_key(hold)),
         )
-    _write_use(db, hold, used_units, 0)
+    _write_use(db, hold, used_units, 0, said)
 
 
-def _write_use(db: sqlite3.Connection, hold: sqlite3.Row, used_units: int, over_units: int) -> None:
-    db.execute(
+def _write_use(
+    db: sqlite3.Connection, hold: sqlite3.Row, used_units: int, over_units: int, said: _Said
+) -> None:
+    meter = db.execute(
         "UPDATE meters SET reserved_units = reserved_units - ?, used_units = used_units + ?,"
         " over_units = over_units + ?, calls = calls + ?"
-        " WHERE account_id = ? AND allowance = ? AND start_ms = ? AND end_ms = ?",
+        " WHERE account_id = ? AND allowance = ? AND start_ms = ? AND end_ms = ? RETURNING *",
         (hold["hold_units"], used_units, over_units, int(used_units + over_units > 0), *_key(hold)),
+    ).fetchone()
+    notices.of_meter(
+        db,
+        meter,
+        (meter["used_units"] - used_units, meter["over_units"] - over_units),
+        said.at_ms,
+        said.line_id,
     )
     db.execute(
         "UPDATE holds SET used_units = ?, over_units = ?"
@@ -389,7 +409,9 @@ def _key(hold: sqlite3.Row) -> tuple[str, str, int, int]:
     return hold["account_id"], hold["allowance"], hold["start_ms"], hold["end_ms"]
 
 
-def _use_past(db: sqlite3.Connection, holds: Sequence[sqlite3.Row], parts: Sequence[int]) -> list[_Stretch]:
+def _use_past(
+    db: sqlite3.Connection, holds: Sequence[sqlite3.Row], parts: Sequence[int], said: _Said
+) -> list[_Stretch]:
     """Use an allowance past which calls go on; returns the stretches of the talk that lie past it."""
     begin_s, past = 0, []
     for hold, part_s in zip(holds, parts, strict=True):
@@ -400,7 +422,7 @@ def _use_past(db: sqlite3.Connection, holds: Sequence[sqlite3.Row], parts: Seque
             room_units = max(0, hold["limit_units"] - hold["meter_used_units"] - others_units)
             included_s = min(part_s, room_units // weight)
         over_s = part_s - included_s
-        _write_use(db, hold, included_s * weight, over_s * weight)
+        _write_use(db, hold, included_s * weight, over_s * weight, said)
         if over_s:
             past.append((begin_s + included_s, begin_s + part_s))
         begin_s += part_s
@@ -450,6 +472,7 @@ def _pay_from_credit(db: sqlite3.Connection, grant: Grant, amount_micros: int, a
     )
     if amount_micros:
         crediting.note_credit(db, grant.account_id, "call", grant.call_id, -amount_micros, at_ms, "")
+        notices.of_credit(db, grant.account_id, amount_micros, grant.call_id, at_ms)
 
 
 def release(db: sqlite3.Connection, call_id: str) -> Grant | None:

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import msgspec
 
-from fairdial.ledger import reading
+from fairdial.ledger import notices, reading
 from fairdial.ledger.contract import (
     AlreadyExists,
     BatchRefused,
@@ -157,8 +157,9 @@ def _holds(db: sqlite3.Connection, account_id: str, consent: Consent) -> bool:
 
 
 def set_standing(
-    db: sqlite3.Connection, account_id: str, standing: Standing, at_ms: int, fraud: bool
+    db: sqlite3.Connection, account_id: str, standing: Standing, at_ms: int, fraud: bool, *, told: bool = True
 ) -> Account:
+    """told: False where a notice of another kind says it."""
     if fraud and standing is not Standing.TERMINATED:
         raise ValueError(f"an account is terminated for fraud, not {standing}; terminate it")
     account = reading.need_account(db, account_id)
@@ -166,10 +167,21 @@ def set_standing(
     fraud = standing is Standing.TERMINATED and (fraud or account.fraud)
     db.execute("UPDATE accounts SET standing = ?, fraud = ? WHERE id = ?", (standing, int(fraud), account_id))
     forfeit(db, account_id, at_ms)
+    if told:
+        notices.of_standing(db, account_id, account.standing, standing, at_ms)
     return reading.need_account(db, account_id)
 
 
-def restrict(db: sqlite3.Connection, account_id: str, services: Collection[Kind], lift: bool) -> Account:
+def restrict(
+    db: sqlite3.Connection,
+    account_id: str,
+    services: Collection[Kind],
+    at_ms: int,
+    lift: bool,
+    *,
+    told: bool = True,
+) -> Account:
+    """told: False where a notice of another kind says it."""
     account = reading.need_account(db, account_id)
     taken, named = account.restricted, frozenset(services)
     account = replace(account, restricted=taken - named if lift else taken | named)
@@ -177,6 +189,8 @@ def restrict(db: sqlite3.Connection, account_id: str, services: Collection[Kind]
         "UPDATE accounts SET restricted = ? WHERE id = ?",
         (reading.from_services(account.restricted), account_id),
     )
+    if told:
+        notices.of_services(db, account_id, account.restricted ^ taken, at_ms, lifted=lift)
     return account
 
 
@@ -301,7 +315,7 @@ def _provide(db: sqlite3.Connection, what: Provision, at_ms: int, lines_max: Lin
             return agree(db, what)
 
 
-def publish(db: sqlite3.Connection, policy: PublishedPolicy) -> None:
+def publish(db: sqlite3.Connection, policy: PublishedPolicy, before: str | None) -> None:
     row = db.execute(
         "SELECT text FROM policies WHERE name = ? AND version = ?", (policy.name, policy.version)
     ).fetchone()
@@ -310,6 +324,8 @@ def publish(db: sqlite3.Connection, policy: PublishedPolicy) -> None:
             "INSERT INTO policies (name, version, published_ms, text) VALUES (?, ?, ?, ?)",
             (policy.name, policy.version, policy.published_ms, policy.text),
         )
+        if before is not None:
+            notices.announce(db, policy.name, policy.version, before, policy.published_ms)
     elif row["text"] != policy.text:
         raise AlreadyExists(
             f"version {policy.version!r} of policy {policy.name!r} was published with another text; "

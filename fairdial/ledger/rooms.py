@@ -9,6 +9,7 @@ which at least one was there. While a number rings it uses nothing of the clock.
 import sqlite3
 from collections.abc import Sequence
 
+from fairdial.ledger import notices
 from fairdial.ledger.contract import Grant, GrantState
 from fairdial.policy.periods import MS_PER_S, Window, covered_ms, most_in_window_s
 
@@ -37,8 +38,8 @@ def enter(db: sqlite3.Connection, call_id: str, room: str) -> None:
         _hand_over(db, call_id, call_id, rest_units, row)
 
 
-def meter(db: sqlite3.Connection, grant: Grant, stay: _Stretch) -> None:
-    """Count the stay of a grant that is about to be settled; what the room still needs goes to who stays."""
+def meter(db: sqlite3.Connection, grant: Grant, stay: _Stretch, at_ms: int) -> None:
+    """Count the stay of a grant that is settled at `at_ms`; what the room still needs goes to who stays."""
     room = str(grant.room)
     before = _stays(db, room)
     others = [row for row in _live(db, room) if row["call_id"] != grant.call_id]
@@ -54,10 +55,13 @@ def meter(db: sqlite3.Connection, grant: Grant, stay: _Stretch) -> None:
         left_units = max(0, row["hold_units"] - more_units)
         rest_units = _needed_units(left_units, others, [*before, stay], window)
         _release(db, row, row["hold_units"] - rest_units)
-        db.execute(
+        used = db.execute(
             "UPDATE meters SET used_units = used_units + ?, calls = calls + ?"
-            " WHERE account_id = ? AND allowance = ? AND start_ms = ? AND end_ms = ?",
+            " WHERE account_id = ? AND allowance = ? AND start_ms = ? AND end_ms = ? RETURNING *",
             (more_units, int(last and clock_s > 0), *_key(row)),
+        ).fetchone()
+        notices.of_meter(
+            db, used, (used["used_units"] - more_units, used["over_units"]), at_ms, grant.line_id
         )
         if more_units:
             _note_use(db, grant.call_id, row, more_units)

@@ -1,10 +1,10 @@
 """The ledger on SQLite: the contract's methods, each one step of the writer or one reading."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from fairdial.ledger import cases, granting, provisioning, reading, statements, witnessing
+from fairdial.ledger import cases, granting, notices, provisioning, reading, statements, witnessing
 from fairdial.ledger.contract import (
     AccountSheet,
     Block,
@@ -32,6 +32,7 @@ from fairdial.ledger.contract import (
     SettledPage,
     Token,
 )
+from fairdial.ledger.notice import Channel, Contact, Delivery, DeliveryState, Notice, NoticeRules
 from fairdial.ledger.writer import Step, Writer, touch
 from fairdial.policy.account import (
     Account,
@@ -172,8 +173,10 @@ class SqliteLedger:
             lambda db: provisioning.set_standing(db, account_id, standing, at_ms, fraud)
         )
 
-    async def restrict(self, account_id: str, services: Collection[Kind], *, lift: bool = False) -> Account:
-        return await self._writer.do(lambda db: provisioning.restrict(db, account_id, services, lift))
+    async def restrict(
+        self, account_id: str, services: Collection[Kind], at_ms: int, *, lift: bool = False
+    ) -> Account:
+        return await self._writer.do(lambda db: provisioning.restrict(db, account_id, services, at_ms, lift))
 
     async def set_line_standing(self, line_id: str, standing: Standing) -> Line:
         return await self._writer.do(lambda db: provisioning.set_line_standing(db, line_id, standing))
@@ -188,8 +191,8 @@ class SqliteLedger:
     ) -> tuple[int, int]:
         return await self._writer.do(lambda db: provisioning.provision(db, entries, at_ms, lines_max, keep))
 
-    async def publish(self, policy: PublishedPolicy) -> None:
-        await self._writer.do(lambda db: provisioning.publish(db, policy))
+    async def publish(self, policy: PublishedPolicy, before: str | None = None) -> None:
+        await self._writer.do(lambda db: provisioning.publish(db, policy, before))
 
     async def published(self) -> tuple[PublishedPolicy, ...]:
         return await self._writer.read(reading.published)
@@ -300,3 +303,46 @@ class SqliteLedger:
         return await self._writer.read(
             lambda db: statements.settled_calls(db, account_id, period, after, limit)
         )
+
+    # Notices.
+
+    async def set_notice_rules(self, rules: NoticeRules) -> None:
+        await self._writer.do(lambda db: notices.set_rules(db, rules))
+
+    async def set_contact(self, contact: Contact) -> None:
+        await self._writer.do(lambda db: notices.set_contact(db, contact))
+
+    async def addressee(self, account_id: str) -> tuple[Account, Contact]:
+        return await self._writer.read(lambda db: notices.addressee(db, account_id))
+
+    async def announce_next(self, limit: int) -> int:
+        return await self._writer.do(lambda db: notices.announce_next(db, limit))
+
+    async def due_notices(self, channel: Channel, now_ms: int, limit: int) -> tuple[Delivery, ...]:
+        return await self._writer.read(lambda db: notices.due(db, channel, now_ms, limit))
+
+    async def delivered(self, notice_id: int, channel: Channel, at_ms: int) -> None:
+        await self._writer.do(lambda db: notices.delivered(db, notice_id, channel, at_ms))
+
+    async def not_delivered(
+        self, notice_id: int, channel: Channel, at_ms: int, said: str, next_ms: int | None
+    ) -> None:
+        await self._writer.do(lambda db: notices.not_delivered(db, notice_id, channel, at_ms, said, next_ms))
+
+    async def retry_notice(self, notice_id: int, at_ms: int) -> tuple[Delivery, ...]:
+        return await self._writer.do(lambda db: notices.retry(db, notice_id, at_ms))
+
+    async def notices(
+        self,
+        account_id: str | None = None,
+        state: DeliveryState | None = None,
+        before_id: int | None = None,
+        limit: int = 100,
+    ) -> tuple[tuple[Notice, tuple[Delivery, ...]], ...]:
+        return await self._writer.read(lambda db: notices.latest(db, account_id, state, before_id, limit))
+
+    async def notice(self, notice_id: int) -> tuple[Notice, tuple[Delivery, ...]]:
+        return await self._writer.read(lambda db: notices.one(db, notice_id))
+
+    async def untold(self) -> Mapping[tuple[Channel, DeliveryState], int]:
+        return await self._writer.read(notices.counts)

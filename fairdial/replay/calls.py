@@ -1,13 +1,14 @@
 """Records put together into calls, and the calls in the order in which they began, however many there are.
 
 A file has its records in the order in which calls ended; a decision needs them in the order in which they began.
-What one channel recorded is one call (`Grouping`; what its records add up to says `witness.talk`). `Sorter` keeps the
-calls in a file of its own, sorted piece by piece, so that memory does not grow with their number. Leaves to
-`attribution` whose they are, and to `run` which of them go on with another.
+What one channel recorded is one call, or what both legs of a call did that FairDial set up (`Grouping`; what records
+add up to says `witness.talk`). `Sorter` keeps the calls in a file of its own, sorted piece by piece, so that memory
+does not grow with their number. Leaves to `attribution` whose they are, and to `run` which of them go on with another.
 """
 
 import heapq
 import os
+import re
 import struct
 import tempfile
 from collections import OrderedDict
@@ -27,6 +28,16 @@ RUN_CALLS: Final = 50_000
 """Calls that are sorted in memory at once, each some 400 bytes."""
 CONFERENCE: Final = "ConfBridge"
 """The application whose channels are metered one by one, whoever else is in the bridge."""
+ROOM: Final = "room"
+"""What a channel came to our Stasis application with that came into a room of ours."""
+OWN: Final = "own"
+"""What a leg came with that FairDial rang itself; words that say what was asked may follow."""
+COLLECT: Final = "place-collect"
+"""What a caller came with whose call the called line is to pay for."""
+_STASIS: Final = "Stasis"
+_SECOND: Final = "-own-second"
+"""Ends the id of the leg that FairDial rings for another channel, whose id is the rest."""
+_OWN_ID: Final = re.compile(r"(.*-)?own-[0-9a-f]{16}")
 _READ_BYTES: Final = 64 * 1024
 _HEAD: Final = struct.Struct(">qII")
 
@@ -34,9 +45,9 @@ _HEAD: Final = struct.Struct(">qII")
 class Recorded(msgspec.Struct, array_like=True, frozen=True):
     """What the records of one channel say. Instants are UTC milliseconds.
 
-    unique_id: of the channel, or made up where none is recorded. channel, legs: names of the channel and of those
-    that it was with. answer_ms None: nobody answered. talk_s: seconds of talk, at least 1 for what was answered.
-    kind: where the file says it, "" otherwise.
+    unique_id: of the channel, of the first of two that FairDial rang, or made up where none is recorded. channel, legs:
+    names of the channel and of those that it was with; leg_ends_ms: until when it was with each. answer_ms None: nobody
+    answered. talk_s: seconds of talk, at least 1 for what was answered. kind: where the file says it, "" otherwise.
     """
 
     start_ms: int
@@ -46,12 +57,23 @@ class Recorded(msgspec.Struct, array_like=True, frozen=True):
     unique_id: str
     channel: str
     legs: tuple[str, ...]
+    leg_ends_ms: tuple[int, ...]
     account_code: str
     src: str
     dst: str
     last_app: str
     last_data: str
     kind: str
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """What the channel came to our Stasis application with, where it was still there when it ended."""
+        return _words(self.last_app, self.last_data)
+
+    @property
+    def in_room(self) -> bool:
+        """Whether it was in a conference, where each is metered by itself."""
+        return _in_room(self.last_app, self.words)
 
 
 class Grouping:
@@ -67,10 +89,12 @@ class Grouping:
         """Take one more record; the calls that are complete now."""
         self._rows += 1
         word = "" if kind is None else str(kind)
+        # The two legs of a call that FairDial set up have each a record of its own.
+        channel = cdr.unique_id.removesuffix(_SECOND)
         if not cdr.unique_id:
             yield _recorded([cdr], f"row-{self._rows}", word)
-        elif (known := self._open.get(cdr.unique_id)) is None:
-            self._open[cdr.unique_id] = (self._rows, [cdr], word)
+        elif (known := self._open.get(channel)) is None:
+            self._open[channel] = (self._rows, [cdr], word)
         elif not any(_is_same(cdr, other) for other in known[1]):
             known[1].append(cdr)
         yield from self._complete(self._rows - self._group_rows)
@@ -89,18 +113,26 @@ class Grouping:
 
 
 def _is_same(cdr: Cdr, other: Cdr) -> bool:
-    return (cdr.start_ms, cdr.end_ms, cdr.dst_channel) == (other.start_ms, other.end_ms, other.dst_channel)
+    return (cdr.unique_id, cdr.start_ms, cdr.end_ms, cdr.dst_channel) == (
+        *(other.unique_id, other.start_ms, other.end_ms, other.dst_channel),
+    )
 
 
 def _recorded(cdrs: list[Cdr], unique_id: str, kind: str) -> Recorded:
-    first = cdrs[0] if len(cdrs) == 1 else min(cdrs, key=lambda cdr: cdr.start_ms)
-    if len(cdrs) == 1:
+    first = (
+        cdrs[0] if len(cdrs) == 1 else min(cdrs, key=lambda cdr: (cdr.unique_id != unique_id, cdr.start_ms))
+    )
+    shape = _shape(cdrs, first)
+    if len(cdrs) == 1 and shape is not Shape.JOINED:
         answer_ms = first.answer_ms if first.answered else None
         end_ms, talk_s = first.end_ms, _talk_s(first)
-        legs: tuple[str, ...] = (first.dst_channel,) if first.dst_channel else ()
+        legs = {first.dst_channel: first.end_ms} if first.dst_channel else {}
     else:
-        answer_ms, end_ms, talk_s = _together(cdrs, unique_id, first.start_ms)
-        legs = tuple(dict.fromkeys(cdr.dst_channel for cdr in cdrs if cdr.dst_channel))
+        answer_ms, end_ms, talk_s = _together(cdrs, unique_id, shape, first.start_ms)
+        legs = {}
+        for cdr in cdrs:
+            if cdr.dst_channel:
+                legs[cdr.dst_channel] = max(cdr.end_ms, legs.get(cdr.dst_channel, cdr.end_ms))
     return Recorded(
         first.start_ms,
         answer_ms,
@@ -108,7 +140,8 @@ def _recorded(cdrs: list[Cdr], unique_id: str, kind: str) -> Recorded:
         talk_s,
         unique_id,
         first.channel,
-        legs,
+        tuple(legs),
+        tuple(legs.values()),
         first.account_code,
         first.src,
         first.dst,
@@ -130,11 +163,28 @@ def _talk_s(cdr: Cdr) -> int:
     return max(1, cdr.bill_s, min(between_s, cdr.bill_s + 1))
 
 
-def _together(cdrs: list[Cdr], unique_id: str, start_ms: int) -> tuple[int | None, int, int]:
-    """Answer, end and seconds of talk of a channel with several records."""
-    alone = any(cdr.last_app == CONFERENCE for cdr in cdrs) or not any(cdr.dst_channel for cdr in cdrs)
-    shape = Shape.ALONE if alone else Shape.DIALLED
-    found = talk(cdrs, channel_id=unique_id, shape=shape, from_ms=start_ms)
+def _shape(cdrs: list[Cdr], first: Cdr) -> Shape:
+    words = _words(first.last_app, first.last_data)
+    if _in_room(first.last_app, words) or any(cdr.last_app == CONFERENCE for cdr in cdrs):
+        return Shape.ALONE
+    ours = words[:1] == (COLLECT,) or _OWN_ID.fullmatch(first.unique_id) or first.unique_id.endswith(_SECOND)
+    if ours:
+        return Shape.JOINED
+    return Shape.DIALLED if any(cdr.dst_channel for cdr in cdrs) else Shape.ALONE
+
+
+def _words(last_app: str, last_data: str) -> tuple[str, ...]:
+    return tuple(last_data.split(",")[1:]) if last_app == _STASIS else ()
+
+
+def _in_room(last_app: str, words: tuple[str, ...]) -> bool:
+    return last_app == CONFERENCE or words[:1] == (ROOM,) or words[:2] == (OWN, Kind.CONFERENCE)
+
+
+def _together(cdrs: list[Cdr], unique_id: str, shape: Shape, start_ms: int) -> tuple[int | None, int, int]:
+    """Answer, end and seconds of talk of a channel with several records, or of two legs of one call."""
+    leg_ids = (f"{unique_id}{_SECOND}",) if shape is Shape.JOINED else ()
+    found = talk(cdrs, channel_id=unique_id, leg_ids=leg_ids, shape=shape, from_ms=start_ms)
     if found is None or not found.answered:
         return None, max(cdr.end_ms for cdr in cdrs), 0
     # `talk` reckons with the middle of each second; records and their order here with its beginning.

@@ -6,7 +6,7 @@ be kept for later. Leaves to `engine` what becomes of a call, and to `report` ho
 
 import heapq
 import re
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import tzinfo
 from itertools import groupby, islice
@@ -14,9 +14,12 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from fairdial.answer import endpoint_of
 from fairdial.desk import Desk
 from fairdial.ledger.contract import Usage
+from fairdial.policy.account import Kind
 from fairdial.policy.numbers import Habit
 from fairdial.policy.periods import MS_PER_S
 from fairdial.replay.attribution import Aside, Attribution
@@ -39,7 +42,10 @@ Watch = Callable[[Desk], Callable[[int | None], Awaitable[tuple[Flag, ...]]]]
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What to replay. zone: of the records' times; policy, against: as `prepare` takes them, against None: one run."""
+    """What to replay. zone: of the records' times; policy, against: as `prepare` takes them, against None: one run.
+
+    codes: by what is dialled before a number, the kind of call that the dialplan then asks about.
+    """
 
     files: tuple[Path, ...]
     zone: tzinfo
@@ -47,16 +53,18 @@ class Wanted:
     policy: str | None = None
     against: str | None = None
     grounds: Grounds = field(default_factory=Grounds)
+    codes: Mapping[str, Kind] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
 class Result:
     """All that a replay found. policy, against: the labels of what decided.
 
-    went_on: records that go on with another call, such as that of a leg which was transferred; set_up: calls that
-    FairDial set up itself, which are not replayed; repeated: calls with the id of another. from_ms, to_ms: the first
-    start and the last end, None without a call. second: the sums under `against`. usage: the first USAGE_MAX meters as
-    they stand at the end, by account; usage_left: how many more there are.
+    went_on: records that go on with another call, such as that of a leg which was transferred; no_calls: channels that
+    asked for a callback, which has records of its own, and legs of calls whose own record is missing; repeated: calls
+    with the id of another. from_ms, to_ms: the first start and the last end, None without a call. second: the sums
+    under `against`. usage: the first USAGE_MAX meters as they stand at the end, by account; usage_left: how many more
+    there are.
     """
 
     files: tuple[Path, ...]
@@ -71,7 +79,7 @@ class Result:
     strangers: Strangers = field(default_factory=Strangers)
     calls: int = 0
     went_on: int = 0
-    set_up: int = 0
+    no_calls: int = 0
     repeated: int = 0
     from_ms: int | None = None
     to_ms: int | None = None
@@ -112,7 +120,7 @@ async def replay(
             gathered.differences,
         )
         flagged = None if watch is None else watch(runs[0].desk)
-        await _Replay(site, runs, gathered, result).through(sorter, progress)
+        await _Replay(site, runs, gathered, result, wanted.codes).through(sorter, progress)
         meters = iter(runs[0].ledger.usage())
         result.usage = tuple(islice(meters, USAGE_MAX))
         result.usage_left = sum(1 for _ in meters)
@@ -175,11 +183,13 @@ class _Gathered:
 class _Replay:
     """The calls in their order, through every run."""
 
-    def __init__(self, site: Site, runs: list[Prepared], gathered: _Gathered, result: Result) -> None:
+    def __init__(
+        self, site: Site, runs: list[Prepared], gathered: _Gathered, result: Result, codes: Mapping[str, Kind]
+    ) -> None:
         ledger = runs[0].ledger
         lines = {line.id: line for line in ledger.lines()}
         self._attribution = Attribution(
-            lines, ledger.line_numbers(), site.numbering, Habit(site.rules.region)
+            lines, ledger.line_numbers(), site.numbering, Habit(site.rules.region), codes=codes
         )
         self._engines = [
             Engine(run.desk, run.clock, run.ledger, site.lead_s, told)
@@ -187,6 +197,7 @@ class _Replay:
         ]
         self._result = result
         self._up = _Up()
+        self._rooms = _Rooms()
 
     async def through(self, sorter: Sorter, progress: Progress) -> None:
         """Replay all of them."""
@@ -205,10 +216,11 @@ class _Replay:
                 if not self._goes_on(call):
                     new.append((seen, call))
                     self._up.add(seen, call)
+                    self._rooms.add(call)
             for engine in self._engines:
                 await engine.until(at_ms)
             for number, call in new:
-                await self._begin(number, call)
+                await self._begin(number, self._rooms.whole(call))
         for engine in self._engines:
             await engine.until(None)
         result.repeated += self._engines[0].repeated
@@ -230,8 +242,8 @@ class _Replay:
     async def _begin(self, number: int, call: Recorded) -> None:
         result = self._result
         asked = self._attribution.asked(call)
-        if asked is Aside.SET_UP:
-            result.set_up += 1
+        if asked is Aside.NO_CALL:
+            result.no_calls += 1
         elif asked is Aside.UNKNOWN:
             result.strangers.add(call.account_code or endpoint_of(call.channel) or call.channel)
         else:
@@ -275,6 +287,34 @@ class _Up:
                     del self._numbers[name]
         found = [self._numbers.get(_half(name)) for name in (call.channel, *call.legs)]
         return tuple(dict.fromkeys(known[0] for known in found if known is not None))
+
+
+class _Rooms:
+    """Until when people were in a conference: who came in later has no record from then on, the others' name it."""
+
+    def __init__(self) -> None:
+        self._until_ms: dict[str, int] = {}
+        self._ends: list[tuple[int, str]] = []
+
+    def add(self, call: Recorded) -> None:
+        """A call begins, which says of others until when they were there."""
+        while self._ends and self._ends[0][0] < call.start_ms - MS_PER_S:
+            end_ms, name = heapq.heappop(self._ends)
+            if self._until_ms.get(name) == end_ms:
+                del self._until_ms[name]
+        for name, end_ms in zip(call.legs, call.leg_ends_ms, strict=True) if call.in_room else ():
+            if _CHANNEL.search(name) and end_ms > self._until_ms.get(name, 0):
+                self._until_ms[name] = end_ms
+                heapq.heappush(self._ends, (end_ms, name))
+
+    def whole(self, call: Recorded) -> Recorded:
+        """A call with all its time in the conference that is known."""
+        more_ms = self._until_ms.get(call.channel, 0) - call.end_ms
+        if not call.in_room or call.answer_ms is None or more_ms <= 0:
+            return call
+        return msgspec.structs.replace(
+            call, end_ms=call.end_ms + more_ms, talk_s=call.talk_s + more_ms // MS_PER_S
+        )
 
 
 _CHANNEL: Final = re.compile(r"-[0-9a-f]{8}(;[12])?$")

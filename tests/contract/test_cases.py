@@ -89,7 +89,7 @@ async def test_its_step_is_taken_with_it(acme: Ledger) -> None:
     assert (await account(acme)).standing is Standing.ACTIVE
     assert (await account(acme, "other")).restricted == frozenset()
     # What has been done is not done again by feeding it.
-    await acme.restrict("acme", OUT, lift=True)
+    await acme.restrict("acme", OUT, NOON_MS, lift=True)
     await acme.report(replace(FOUND, first=RESTRICT, at_ms=NOON_MS + 1))
     assert (await account(acme)).restricted == frozenset()
 
@@ -177,7 +177,7 @@ async def test_a_closed_case_is_judged_once(acme: Ledger) -> None:
 
 
 async def test_undoing_gives_back_what_the_case_took(acme: Ledger) -> None:
-    await acme.restrict("acme", [Kind.CALLBACK])
+    await acme.restrict("acme", [Kind.CALLBACK], NOON_MS)
     both = replace(RESTRICT, services=frozenset({Kind.OUTBOUND, Kind.CALLBACK}))
     steps = rungs(rung("end", 1, "suspend"))
     case = await case_of(acme, replace(FOUND, first=both, rungs=steps))

@@ -371,9 +371,9 @@ async def test_a_call_of_a_service_that_was_restricted_gets_no_renewal(
     credit.use(priced_plan(countries='["DE"]'))
     await credit.pay_in(2 * UNIT)
     await credit.allow("call-1")
-    await ledger.restrict("acme", {Kind.OUTBOUND})
+    await ledger.restrict("acme", {Kind.OUTBOUND}, NOON_MS)
     assert (await credit.desk.renew("call-1", 5_000)).granted_s == 47
-    await ledger.restrict("acme", {Kind.OUTBOUND}, lift=True)
+    await ledger.restrict("acme", {Kind.OUTBOUND}, NOON_MS, lift=True)
     assert ((await credit.desk.renew("call-1", 5_000)).granted_s or 0) > 47
 
 

@@ -138,17 +138,17 @@ async def test_calls_of_a_kind_that_is_restricted_are_told(ledger: Ledger) -> No
     await authorise(ledger, outbound("out"))
     await authorise(ledger, outbound("within", kind=Kind.INTERNAL, dialled="101"))
     await authorise(ledger, outbound("others", line_id="bob"))
-    await ledger.restrict("acme", {Kind.OUTBOUND})
+    await ledger.restrict("acme", {Kind.OUTBOUND}, NOON_MS)
     assert await ledger.barred_grants() == ("out",)
-    await ledger.restrict("acme", {Kind.INTERNAL, Kind.MESSAGE})
+    await ledger.restrict("acme", {Kind.INTERNAL, Kind.MESSAGE}, NOON_MS)
     assert await ledger.barred_grants() == ("out", "within")
-    await ledger.restrict("acme", {Kind.OUTBOUND}, lift=True)
+    await ledger.restrict("acme", {Kind.OUTBOUND}, NOON_MS, lift=True)
     assert await ledger.barred_grants() == ("within",)
 
 
 async def test_a_restriction_is_seen_by_the_next_dial_and_kept_until_it_is_lifted(ledger: Ledger) -> None:
     await provision(ledger)
-    account = await ledger.restrict("acme", {Kind.OUTBOUND})
+    account = await ledger.restrict("acme", {Kind.OUTBOUND}, NOON_MS)
     assert account.restricted == {Kind.OUTBOUND}
     assert refusal_in(await authorise(ledger, outbound("one"))) is Reason.SERVICE_RESTRICTED
     # Neither its own contents again nor a standing lifts it.
@@ -158,12 +158,12 @@ async def test_a_restriction_is_seen_by_the_next_dial_and_kept_until_it_is_lifte
     assert refusal_in(await authorise(ledger, outbound("two"))) is Reason.SERVICE_RESTRICTED
     within = outbound("three", kind=Kind.INTERNAL, dialled="101")
     assert isinstance((await authorise(ledger, within)).decision, Allow)
-    assert (await ledger.restrict("acme", {Kind.OUTBOUND}, lift=True)).restricted == frozenset()
+    assert (await ledger.restrict("acme", {Kind.OUTBOUND}, NOON_MS, lift=True)).restricted == frozenset()
     assert isinstance((await authorise(ledger, outbound("four"))).decision, Allow)
     with pytest.raises(NotFound):
-        await ledger.restrict("nosuch", {Kind.OUTBOUND})
+        await ledger.restrict("nosuch", {Kind.OUTBOUND}, NOON_MS)
     with pytest.raises(ValueError, match="emergency calls cannot be restricted"):
-        await ledger.restrict("acme", {Kind.EMERGENCY})
+        await ledger.restrict("acme", {Kind.EMERGENCY}, NOON_MS)
 
 
 async def test_an_answer_that_is_known_only_with_the_end_is_noted_with_it(ledger: Ledger) -> None:

@@ -141,8 +141,8 @@ def test_a_settlement_that_is_wrong_is_found(
 
 
 def test_a_settlement_that_forgets_its_seconds_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    def use_nothing(db: sqlite3.Connection, hold: sqlite3.Row, _used: int, over_units: int) -> None:
-        _write_use(db, hold, 0, over_units)
+    def use_nothing(db: sqlite3.Connection, hold: sqlite3.Row, _used: int, *rest: Any) -> None:
+        _write_use(db, hold, 0, *rest)
 
     _write_use = granting._write_use
     monkeypatch.setattr(granting, "_write_use", use_nothing)

@@ -33,6 +33,15 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         *("fairdial.passwords", "fairdial.pjsip", "fairdial.switch_files"),
     ),
     "fairdial.logs": ("fairdial.config",),
+    "fairdial.notice_text": ("fairdial.policy", "fairdial.ledger.notice"),
+    "fairdial.notices": (
+        *("fairdial.policy", "fairdial.ledger.contract", "fairdial.ledger.notice", "fairdial.clock"),
+        "fairdial.notice_text",
+    ),
+    "fairdial.notice_ways": (
+        *("fairdial.policy", "fairdial.ledger.notice", "fairdial.clock", "fairdial.config"),
+        "fairdial.notices",
+    ),
     "fairdial.doctor": ("fairdial.config", "fairdial.clock"),
     "fairdial.ledger": ("fairdial.policy",),
     "fairdial.desk": (
@@ -114,6 +123,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         *_SHELL,
         "fairdial.replay",
         "fairdial.cases",
+        *("fairdial.ledger.notice", "fairdial.notice_text"),
         "fairdial.attempts",
         "fairdial.provision",
         "fairdial.config",

@@ -263,14 +263,104 @@ async def test_an_emergency_call_needs_no_account_and_is_not_metered(tmp_path: P
     assert (found.of(1).reason, found.of(1).account_id, found.of(1).metered_s) == ("emergency", None, 0)
 
 
-async def test_calls_that_fairdial_set_up_itself_are_left_out(tmp_path: Path) -> None:
+# --- calls that FairDial set up -----------------------------------------------------------------------
+
+OWN = "own-0123456789abcdef"
+LEGS = parse_policy(
+    PLAN.replace('"voicemail"]', '"voicemail", "callback", "collect", "conference"]').replace(
+        'counts = ["outbound", "inbound"]',
+        'counts = ["outbound", "inbound", "callback", "collect", "conference"]\nweights = { callback = 2 }',
+    ),
+    "plan.toml",
+)
+
+
+def first_leg(talk_s: int | None, joined: bool = True, words: str = "callback,02079460123,alice") -> str:
+    """Of a callback: rung from the start on, answered after five seconds."""
+    return row(
+        1,
+        0,
+        talk_s,
+        dst="s",
+        dst_channel=None if joined else "",
+        unique_id=OWN,
+        last_app="Stasis",
+        last_data=f"fairdial,own,{words}",
+    )
+
+
+def second_leg(at_s: int, talk_s: int | None, channel_id: str = OWN) -> str:
+    """The other one, answered five seconds after `at_s`."""
+    return row(
+        2,
+        at_s,
+        talk_s,
+        dst="s",
+        channel="PJSIP/carrier-00000001",
+        dst_channel="",
+        unique_id=f"{channel_id}-own-second",
+        last_app="Stasis",
+        last_data="fairdial,own",
+    )
+
+
+async def test_a_callback_counts_from_the_answer_of_its_second_leg_and_twice(tmp_path: Path) -> None:
+    # Written in the order of their ends; the first leg is up from second 5 to 48, the second answers at 18.
+    found = await replayed(tmp_path, [second_leg(13, 0), first_leg(43)], LEGS)
+    [outcome] = found.calls.values()
+    assert (outcome.call_id, outcome.kind, outcome.line_id) == (f"{OWN}-own", Kind.CALLBACK, "alice")
+    assert (outcome.dialled, outcome.decision, outcome.metered_s) == ("02079460123", "allow", 30)
+    assert found.used_units == {"acme": 60}
+
+
+async def test_a_callback_whose_second_leg_never_answered_uses_nothing(tmp_path: Path) -> None:
+    found = await replayed(tmp_path, [second_leg(13, None), first_leg(20, joined=False)], LEGS)
+    [outcome] = found.calls.values()
+    assert (outcome.decision, outcome.metered_s) == ("allow", 0)
+    assert found.used_units == {"acme": 0}
+
+
+async def test_a_callback_that_the_policy_refuses_is_refused(tmp_path: Path) -> None:
+    rows = [second_leg(13, 0), first_leg(43, words=f"callback,{PREMIUM},alice")]
+    found = await replayed(tmp_path, rows, LEGS)
+    [outcome] = found.calls.values()
+    assert (outcome.decision, outcome.metered_s) == ("refuse", 0)
+
+
+@pytest.mark.parametrize(("talk_s", "used_s"), [(20, 20), (None, 0)])
+async def test_a_reverse_charge_call_is_the_called_lines_from_its_acceptance_on(
+    tmp_path: Path, talk_s: int | None, used_s: int
+) -> None:
+    words = "fairdial,place-collect,02079460123,alice"
+    asks = row(3, 0, talk_s, line="carol", last_app="Stasis", last_data=words, ring_s=9)
+    found = await replayed(tmp_path, [asks, second_leg(1, 0, call_of(3)[:-2])], LEGS)
+    [outcome] = found.calls.values()
+    assert (outcome.call_id, outcome.kind) == (f"{call_of(3)[:-2]}-own", Kind.COLLECT)
+    assert (outcome.account_id, outcome.metered_s) == ("acme", used_s)
+
+
+async def test_who_was_called_into_a_room_is_in_the_conference(tmp_path: Path) -> None:
+    found = await replayed(tmp_path, [first_leg(25, joined=False, words="conference,600,alice")], LEGS)
+    [outcome] = found.calls.values()
+    assert (outcome.call_id, outcome.kind, outcome.metered_s) == (f"{OWN}-own", Kind.CONFERENCE, 25)
+
+
+async def test_requests_for_a_callback_and_legs_without_their_call_are_no_calls(tmp_path: Path) -> None:
     rows = [
-        row(1, 0, 30, unique_id="own-0af1", last_app="Stasis"),
+        second_leg(0, 30),
         row(2, 5, 30, last_app="Stasis", last_data="fairdial,place-callback,02079460123,"),
         row(3, 9, 30),
     ]
-    found = await replayed(tmp_path, rows, plan())
-    assert (list(found.calls), found.result.set_up) == ([call_of(3)], 2)
+    found = await replayed(tmp_path, rows, LEGS)
+    assert (list(found.calls), found.result.no_calls) == ([call_of(3)], 2)
+
+
+async def test_a_code_before_the_number_says_what_is_asked_about(tmp_path: Path) -> None:
+    rows = [row(1, 0, 30, dst="*7702079460123"), row(2, 100, 30, dst="*7802079460123")]
+    found = await replayed(tmp_path, rows, LEGS, codes={"*77": Kind.CALLBACK, "*7": Kind.INTERNAL})
+    assert (found.of(1).kind, found.of(1).dialled) == (Kind.CALLBACK, "02079460123")
+    assert found.of(2).kind is Kind.INTERNAL
+    assert found.used_units == {"acme": 60}
 
 
 # --- calls with several records ---------------------------------------------------------------------
@@ -331,7 +421,7 @@ async def test_the_far_end_of_a_local_channel_is_no_call_of_its_own(
 async def test_who_is_in_a_conference_is_in_a_call_of_his_own_and_the_rooms_clock_runs_once(
     tmp_path: Path,
 ) -> None:
-    """Each record names another who is in the room."""
+    """Who was there before has the record of both; a newcomer's own ends as he meets him."""
 
     def seat(number: int, line: str, at_s: int, stay_s: int, other: str) -> str:
         return row(
@@ -339,8 +429,9 @@ async def test_who_is_in_a_conference_is_in_a_call_of_his_own_and_the_rooms_cloc
         )
 
     rows = [
-        seat(2, "bob", 20, 40, "PJSIP/carol-00000003"),
-        seat(1, "alice", 0, 100, "PJSIP/bob-00000002"),
+        seat(2, "bob", 20, 1, ""),
+        seat(1, "alice", 0, 60, "PJSIP/bob-00000002"),
+        seat(1, "alice", 50, 50, "PJSIP/dora-00000003"),
         seat(3, "dora", 50, 80, ""),
     ]
     customers = '[[account]]\naccount = "acme"\npolicy = "kryptotel"\n' + "".join(

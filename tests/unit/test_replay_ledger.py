@@ -85,7 +85,7 @@ async def test_the_copy_has_who_is_there_and_no_calls(tmp_path: Path, live: Sqli
     await live.set_line_standing("bob", Standing.SUSPENDED)
     await live.add_number(OwnNumber("+442079460000", "acme", "alice"))
     await live.agree(Agreement("acme", Consent.SURCHARGE, "Ann", NOON_MS))
-    await live.restrict("other", [Kind.CONFERENCE])
+    await live.restrict("other", [Kind.CONFERENCE], NOON_MS)
     await live.publish(PublishedPolicy("plan", "1", NOON_MS, "text"))
     await authorise(live, outbound("live-1", line_id="bob"))
     await authorise(live, outbound("live-2"))

@@ -220,6 +220,7 @@ def recorded(number: int, start_ms: int) -> Recorded:
         f"1795262400.{number}",
         name,
         (),
+        (),
         "alice",
         "alice",
         PREMIUM,
