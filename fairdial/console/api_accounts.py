@@ -246,13 +246,15 @@ def routes(operations: Operations, once: Once) -> APIRouter:
     @router.put("/accounts/{account}/restrictions/{service}", summary="Take a service from it for now")
     async def restrict(by: Operator, account: AccountId, service: Service) -> AccountChange:
         return AccountChange(
-            **await acts.change(by, None, "account_restrict", account=account, services=[service])
+            **await acts.change(by, None, "account_restrict", account=account, services=[str(service)])
         )
 
     @router.delete("/accounts/{account}/restrictions/{service}", summary="Give a service back")
     async def lift(by: Operator, account: AccountId, service: Service) -> AccountChange:
         return AccountChange(
-            **await acts.change(by, None, "account_restrict", account=account, services=[service], lift=True)
+            **await acts.change(
+                by, None, "account_restrict", account=account, services=[str(service)], lift=True
+            )
         )
 
     @router.put("/accounts/{account}/subscription", summary="Put it on a policy, with what was bought")
