@@ -7,6 +7,7 @@ Served by uvicorn inside FairDial's own loop; signals stay with the composition 
 
 import asyncio
 import contextlib
+import json
 import os
 import socket
 from collections.abc import Iterator
@@ -52,14 +53,36 @@ ROUTES = (
 """In the order in which they are described."""
 
 
+class _Description:
+    """`/openapi.json`. Making it takes half a second: once, and not on the loop that answers calls."""
+
+    def __init__(self, app: FastAPI) -> None:
+        self._app = app
+        self._made: asyncio.Future[bytes] | None = None
+
+    async def __call__(self) -> Response:
+        """The answer to whoever asks."""
+        if self._made is None:
+            self._made = asyncio.ensure_future(asyncio.to_thread(self._make))
+        # Shielded: who gives up takes it from nobody else.
+        return Response(await asyncio.shield(self._made), media_type="application/json")
+
+    def _make(self) -> bytes:
+        return json.dumps(http.describe(self._app)).encode()
+
+
 def create_app(operations: Operations, gate: Gate) -> FastAPI:
     """The application, on the operations of a running FairDial."""
-    app = FastAPI(title="FairDial", version=version("fairdial"), docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="FairDial", version=version("fairdial"), docs_url=None, redoc_url=None, openapi_url=None
+    )
     app.add_middleware(Bounded)
     http.tell_errors(app, gate)
     once = Once()
     for routes in ROUTES:
         app.include_router(routes(operations, once), prefix="/v1", responses=http.ERRORS)
+
+    app.add_api_route("/openapi.json", _Description(app).__call__, include_in_schema=False)
 
     @app.get("/healthz", summary="Whether the process lives")
     async def healthz() -> dict[str, str]:

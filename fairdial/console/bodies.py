@@ -3,7 +3,7 @@
 A body is read when a route asks for it: so much as fits into BODY_BYTES_MAX, within BODY_WITHIN_S. A route that takes
 files allows more of both once it knows who sends them (`allow_file`). Where an answer is given before the body was
 read, the connection is closed behind it, since what still comes is no request. Who does not even send the head of a
-request in time is not waited for either (`Protocol`).
+request in time is not waited for either, nor who does not take the answer (`Protocol`).
 """
 
 import asyncio
@@ -20,6 +20,9 @@ BODY_WITHIN_S = 10.0
 FILE_BYTES_MAX = 8 * 1024 * 1024
 """A rate card of 40,000 rows is about 2 MB. Only who may load one has so much read of what it sends."""
 FILE_WITHIN_S = 60.0
+
+TAKEN_WITHIN_S = 30.0
+"""For the next piece of an answer to be taken."""
 
 HEAD_WITHIN_S = 5.0
 """From the connection, or from the first byte of a further request on it."""
@@ -98,9 +101,10 @@ def allow_file(scope: Scope) -> None:
 
 
 class Protocol(H11Protocol):
-    """HTTP/1.1 as uvicorn has it, on connections that are closed where no request comes: there are few of them."""
+    """HTTP/1.1 as uvicorn has it, on connections that are closed where nothing moves: there are few of them."""
 
     _too_late: asyncio.TimerHandle | None = None
+    _stuck: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -108,7 +112,18 @@ class Protocol(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_waiting()
+        self.resume_writing()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._stuck = self.loop.call_later(TAKEN_WITHIN_S, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._stuck is not None:
+            self._stuck.cancel()
+            self._stuck = None
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)

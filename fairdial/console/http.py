@@ -98,8 +98,18 @@ def problem(code: int, title: str, detail: str, headers: dict[str, str] | None =
 
 
 def error_answer(description: str) -> dict[str, Any]:
-    """How an answer that is a problem is described (OpenAPI)."""
-    return {"description": description, "content": {PROBLEM: {"schema": Problem.model_json_schema()}}}
+    """How an answer that is a problem is described (OpenAPI); `describe` says what a problem is."""
+    return {
+        "description": description,
+        "content": {PROBLEM: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+    }
+
+
+def describe(app: FastAPI) -> dict[str, Any]:
+    """The description of the API (OpenAPI), whole."""
+    told = app.openapi()
+    told["components"]["schemas"]["Problem"] = Problem.model_json_schema()
+    return told
 
 
 ERRORS: dict[int | str, dict[str, Any]] = {

@@ -26,6 +26,7 @@ from fairdial.console.shapes import (
     case_entry_json,
     case_json,
     credit_json,
+    flat_json,
     line_json,
     number_json,
     own_number_json,
@@ -450,10 +451,10 @@ class Operations:
         self, account: str | None = None, limit: int = 100, after: str | None = None
     ) -> list[Json]:
         records = await self._ledger.decisions(account, max(1, min(limit, 10_000)), after)
-        return [asdict(record) | {"cut_clause": self._cut_clause(record)} for record in records]
+        return [flat_json(record) | {"cut_clause": self._cut_clause(record)} for record in records]
 
     async def _differences(self, limit: int = 100) -> list[Json]:
-        return [asdict(each) for each in await self._ledger.differences(max(1, min(limit, 10_000)))]
+        return [flat_json(each) for each in await self._ledger.differences(max(1, min(limit, 10_000)))]
 
     def _cut_clause(self, record: DecisionRecord) -> str | None:
         """The clause by which a call was cut, of the version with which it started."""

@@ -12,6 +12,7 @@ import pytest
 from fairdial.clock import SystemClock
 from fairdial.console.access import Gate
 from fairdial.console.api import HttpServer, create_app
+from fairdial.console.http import describe
 from fairdial.console.operations import CallRow, Operations
 from fairdial.desk import Asked, Desk, DeskRules
 from fairdial.ledger.contract import Role
@@ -97,7 +98,7 @@ async def api(operations: Operations) -> AsyncIterator[Api]:
 def described() -> Mapping[str, Any]:
     """The description of the API, with nothing behind it."""
     app = create_app(Operations.__new__(Operations), None)  # type: ignore[arg-type]
-    return app.openapi()
+    return describe(app)
 
 
 def operations_of(told: Mapping[str, Any]) -> Iterator[tuple[Route, Mapping[str, Any]]]:
@@ -107,9 +108,10 @@ def operations_of(told: Mapping[str, Any]) -> Iterator[tuple[Route, Mapping[str,
                 yield (method.upper(), path), operation
 
 
-OPERATIONS = dict(operations_of(described()))
+DESCRIBED = described()
+OPERATIONS = dict(operations_of(DESCRIBED))
 ROUTES = sorted(OPERATIONS)
-SCHEMAS: Mapping[str, Mapping[str, Any]] = described()["components"]["schemas"]
+SCHEMAS: Mapping[str, Mapping[str, Any]] = DESCRIBED["components"]["schemas"]
 
 
 def example_path(path: str, operation: Mapping[str, Any]) -> str:
@@ -280,3 +282,17 @@ async def test_a_page_has_all_that_the_operation_tells(
     assert (await api.ask("GET", path))[1] == {"items": as_json(found), "next": None}
     for query in ("?limit=0", "?limit=1001", "?limit=x"):
         assert (await api.problem("GET", path + query))[0] == 422
+
+
+# --- what there is ------------------------------------------------------------------------------------
+
+
+WITHOUT_A_ROUTE = {"ready"}
+"""`/readyz` asks that, without a token."""
+
+
+async def test_each_operation_has_a_route(operations: Operations) -> None:
+    """What the command line can ask a running FairDial for, a billing system can."""
+    modules = (PROJECT / "fairdial" / "console").glob("api_*.py")
+    asked = {name for file in modules for name in re.findall(r'"([a-z_]+)"', file.read_text())}
+    assert set(operations._by_name) - asked == WITHOUT_A_ROUTE

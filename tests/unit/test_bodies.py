@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from io import BytesIO
@@ -166,6 +167,29 @@ async def test_who_sends_no_request_is_not_waited_for(
     await silent.says(began)
     assert await silent.closed()
     writer.close()
+    assert (await api.ask("POST", "/v1/callbacks", CALLBACK))[0] == 202
+
+
+async def test_who_does_not_take_the_answer_is_not_waited_for(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bodies, "TAKEN_WITHIN_S", SOON_S)
+    await api.ask("GET", "/openapi.json")
+    asking = head("GET", "/openapi.json", api.viewer, 0).encode()
+    loop, deaf = asyncio.get_running_loop(), socket.socket()
+    deaf.setblocking(False)
+
+    async def ask_on_and_on() -> None:
+        # Each answer is 170 KB, and none is read: at the latest when no buffer takes more it is noticed.
+        while True:
+            await loop.sock_sendall(deaf, asking * 100)
+            await asyncio.sleep(SOON_S / 10)
+
+    with deaf:
+        await loop.sock_connect(deaf, ("127.0.0.1", api.server.port))
+        async with asyncio.timeout(10):
+            with pytest.raises(ConnectionError):
+                await ask_on_and_on()
     assert (await api.ask("POST", "/v1/callbacks", CALLBACK))[0] == 202
 
 
