@@ -5,7 +5,9 @@ Leaves what can be asked to the routes (modules `api_*.py`), tokens to `access.p
 """
 
 import hashlib
+import json
 from collections.abc import Callable, Mapping
+from importlib import resources
 from typing import Annotated, Any, Generic, TypeVar
 from urllib.parse import quote
 
@@ -105,10 +107,21 @@ def error_answer(description: str) -> dict[str, Any]:
     }
 
 
+ANSWERS = "answers.json"
+"""Beside this module: an example of each answer, by "METHOD /route"; `tests/api_examples.py` writes it."""
+
+
 def describe(app: FastAPI) -> dict[str, Any]:
-    """The description of the API (OpenAPI), whole."""
+    """The description of the API (OpenAPI), whole. Reads a file, and takes half a second."""
     told = app.openapi()
     told["components"]["schemas"]["Problem"] = Problem.model_json_schema()
+    answers = json.loads(resources.files("fairdial.console").joinpath(ANSWERS).read_text("utf-8"))
+    for path, operations in told["paths"].items():
+        for method, operation in operations.items():
+            answer = answers.get(f"{method.upper()} {path}")
+            done = next(each for code, each in operation["responses"].items() if code.startswith("2"))
+            if answer is not None:
+                done["content"]["application/json"]["example"] = answer
     return told
 
 

@@ -131,9 +131,15 @@ def agree(db: sqlite3.Connection, agreement: Agreement) -> bool:
     reading.need_account(db, agreement.account_id)
     if _holds(db, agreement.account_id, agreement.consent):
         return False
+    key = (agreement.account_id, agreement.consent)
+    row = db.execute(
+        "SELECT coalesce(max(at_ms), -1) AS at_ms FROM agreements WHERE account_id = ? AND consent = ?", key
+    ).fetchone()
+    # After the one before, also where that was withdrawn in the same millisecond, or the clock was set back since.
+    at_ms = max(agreement.at_ms, row["at_ms"] + 1)
     db.execute(
         "INSERT INTO agreements (account_id, consent, at_ms, agreed_by, note) VALUES (?, ?, ?, ?, ?)",
-        (agreement.account_id, agreement.consent, agreement.at_ms, agreement.agreed_by, agreement.note),
+        (*key, at_ms, agreement.agreed_by, agreement.note),
     )
     return True
 

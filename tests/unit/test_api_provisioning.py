@@ -8,8 +8,8 @@ from structlog.testing import capture_logs
 from fairdial.console.api_policies import EXAMPLE
 from fairdial.logs import mask_numbers
 from fairdial.policy.account import Kind
+from tests.api_examples import CALL
 from tests.unit.test_api import Api
-from tests.unit.test_api_routes import CALL
 from tests.unit.test_api_routes import api as api
 from tests.unit.test_api_routes import operations as operations
 

@@ -2,32 +2,31 @@
 
 import json
 import re
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlencode
 
 import pytest
 
-from fairdial.clock import SystemClock
-from fairdial.console.access import Gate
-from fairdial.console.api import HttpServer, create_app
-from fairdial.console.http import describe
-from fairdial.console.operations import CallRow, Operations
-from fairdial.desk import Asked, Desk, DeskRules
+from fairdial.console.operations import Operations
 from fairdial.ledger.contract import Role
-from fairdial.ledger.sqlite import SqliteLedger
-from fairdial.main import load_policies
-from fairdial.policy.account import Kind
-from tests.unit.test_api import Api, Switch
-from tests.unit.test_desk import NUMBERING
+from tests.api_examples import (
+    OPERATIONS,
+    SCHEMAS,
+    Route,
+    answers,
+    example_bodies,
+    example_path,
+    prepared,
+    sent,
+    served,
+)
+from tests.unit.test_api import Api
 
 PROJECT = Path(__file__).parents[2]
 PAGE = (PROJECT / "docs" / "api.md").read_text()
 
-CALL = "1795262400.17"
 ROW = re.compile(r"^\| `([A-Z]+) (/v1/\S+)` \| (\w+) \| (\d{3}): .*\|$", re.MULTILINE)
-Route = tuple[str, str]
 
 
 def table() -> dict[Route, tuple[Role, int]]:
@@ -36,112 +35,8 @@ def table() -> dict[Route, tuple[Role, int]]:
 
 
 TABLE = table()
-RANK = [None, Role.VIEWER, Role.OPERATOR, Role.ADMIN]
-
-
-def open_operations(desk: Desk, switch: Switch) -> Operations:
-    """Operations on a stand-in for the switch, on which one call is up."""
-    row = CallRow(CALL, "alice", "outbound", "02079460123", "talking", 60, 3, 57)
-
-    async def hang_up(call: str) -> bool:
-        return call == CALL
-
-    return Operations(
-        desk,
-        calls=lambda: [row],
-        hang_up=hang_up,
-        callback=switch.callback,
-        rooms=switch,
-        status=lambda: {"ari": True},
-    )
-
-
-@pytest.fixture
-async def operations(tmp_path: Path) -> AsyncIterator[Operations]:
-    """On the shipped policies, with all that the examples speak of: acme with its line alice, and more."""
-    ledger = await SqliteLedger.open(tmp_path / "ledger.sqlite")
-    desk = Desk(ledger, load_policies(PROJECT / "policies"), NUMBERING, SystemClock(), DeskRules())
-    made = open_operations(desk, Switch())
-    for name, given in (
-        (
-            "account_add",
-            {"account": "acme", "policy": "voxdirect", "zone": "Europe/London", "countries": ["GB"]},
-        ),
-        ("line_add", {"line": "alice", "account": "acme"}),
-        ("number_add", {"number": "+442079460000", "account": "acme", "line": "alice"}),
-        ("agreement_add", {"account": "acme", "consent": "surcharge", "agreed_by": "Ann Lee"}),
-        ("account_restrict", {"account": "acme", "services": ["conference"]}),
-        ("case_flag", {"account": "acme", "note": "sells minutes", "by": "ann"}),
-        ("block_add", {"source": "192.0.2.1", "seconds": 600, "why": "by hand"}),
-        ("token_add", {"name": "portal", "role": "viewer"}),
-    ):
-        await made.call(name, given)
-    await desk.authorise(Asked(CALL, Kind.OUTBOUND, "02079460123", "alice", "PJSIP/alice-1", 60))
-    yield made
-    await desk.close()
-    await ledger.close()
-
-
-@pytest.fixture
-async def api(operations: Operations) -> AsyncIterator[Api]:
-    ledger = operations._ledger
-    server = HttpServer(create_app(operations, Gate(ledger, SystemClock())), "127.0.0.1", 0)
-    held = [
-        (await operations.call("token_add", {"name": f"the {role}", "role": role}))["token"]
-        for role in ("viewer", "admin")
-    ]
-    await server.start()
-    yield Api(server, operations, Switch(), *held)
-    await server.stop()
-
-
-def described() -> Mapping[str, Any]:
-    """The description of the API, with nothing behind it."""
-    app = create_app(Operations.__new__(Operations), None)  # type: ignore[arg-type]
-    return describe(app)
-
-
-def operations_of(told: Mapping[str, Any]) -> Iterator[tuple[Route, Mapping[str, Any]]]:
-    for path, methods in told["paths"].items():
-        for method, operation in methods.items():
-            if path.startswith("/v1/"):
-                yield (method.upper(), path), operation
-
-
-DESCRIBED = described()
-OPERATIONS = dict(operations_of(DESCRIBED))
 ROUTES = sorted(OPERATIONS)
-SCHEMAS: Mapping[str, Mapping[str, Any]] = DESCRIBED["components"]["schemas"]
-
-
-def example_path(path: str, operation: Mapping[str, Any]) -> str:
-    """The route with the examples of its parameters in their places; of a query only what is required."""
-    query = {}
-    for parameter in operation.get("parameters", []):
-        name, examples = parameter["name"], parameter["schema"].get("examples")
-        if parameter["in"] == "path":
-            assert examples, f"{path}: {name} has no example"
-            path = path.replace(f"{{{name}}}", quote(str(examples[0]), safe="+"))
-        elif parameter["in"] == "query" and parameter.get("required"):
-            assert examples, f"{path}: {name} has no example"
-            query[name] = str(examples[0])
-    return f"{path}?{urlencode(query)}" if query else path
-
-
-def example_bodies(operation: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """An example body for each media type that is taken; one that is empty where none is."""
-    if "requestBody" not in operation:
-        return [("", None)]
-    found = []
-    for media_type, content in operation["requestBody"]["content"].items():
-        if media_type != "application/json":
-            found.append((media_type, content["example"]))
-            continue
-        schema = SCHEMAS[content["schema"]["$ref"].rpartition("/")[2]]
-        properties = schema["properties"].items()
-        in_parts = {name: each["examples"][0] for name, each in properties if "examples" in each}
-        found.append((media_type, schema.get("examples", [in_parts])[0]))
-    return found
+RANK = [None, Role.VIEWER, Role.OPERATOR, Role.ADMIN]
 
 
 # --- the table ---------------------------------------------------------------------------------------
@@ -150,6 +45,19 @@ def example_bodies(operation: Mapping[str, Any]) -> list[tuple[str, Any]]:
 def test_the_table_has_every_route_and_no_other() -> None:
     assert sorted(TABLE) == ROUTES
     assert len(ROW.findall(PAGE)) == len(TABLE)
+
+
+@pytest.fixture
+async def operations(tmp_path: Path) -> AsyncIterator[Operations]:
+    """On the shipped policies, with all that the examples speak of."""
+    async with prepared(tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
+async def api(operations: Operations) -> AsyncIterator[Api]:
+    async with served(operations) as api:
+        yield api
 
 
 async def tokens(operations: Operations) -> dict[Role | None, str | None]:
@@ -165,7 +73,7 @@ async def test_a_route_is_for_the_role_of_the_table_and_those_above(api: Api, ro
     shown = example_path(path, OPERATIONS[route])
     [(media_type, body), *_] = example_bodies(OPERATIONS[route])
     for role in RANK:
-        status, told = await sent(api, method, shown, media_type, body, held[role])
+        status, told, _ = await sent(api, method, shown, media_type, body, held[role])
         if role is None:
             assert status == 401
         elif RANK.index(role) < RANK.index(needed):
@@ -173,17 +81,6 @@ async def test_a_route_is_for_the_role_of_the_table_and_those_above(api: Api, ro
         else:
             # Of what is done once, such as a DELETE, who comes second hears that it is gone.
             assert status not in (401, 403), told
-
-
-async def sent(
-    api: Api, method: str, path: str, media_type: str, body: Any, token: str | None
-) -> tuple[int, Any]:
-    if media_type in ("", "application/json"):
-        status, told, _ = await api.ask(method, path, body, token=token)
-    else:
-        headers = {"Content-Type": media_type}
-        status, told, _ = await api.ask(method, path, token=token, data=body.encode(), headers=headers)
-    return status, told
 
 
 # --- the description -----------------------------------------------------------------------------------
@@ -220,22 +117,20 @@ def test_a_body_takes_no_field_that_is_not_known_and_has_an_example(name: str) -
 
 
 @pytest.mark.parametrize("route", ROUTES, ids=" ".join)
-async def test_the_examples_of_a_route_work(api: Api, route: Route) -> None:
-    method, path = route
-    admin = (await tokens(api.operations))[Role.ADMIN]
-    for media_type, body in example_bodies(OPERATIONS[route]):
-        headers = {"Content-Type": media_type} if media_type not in ("", "application/json") else {}
-        raw = {"data": body.encode()} if headers else {"body": body}
-        status, told, answered = await api.ask(
-            method, example_path(path, OPERATIONS[route]), token=admin, headers=headers, **raw
-        )
-        assert status == TABLE[route][1], told
-        assert ("Location" in answered) == (status == 201)
+async def test_the_examples_of_a_route_are_asked_and_answered_as_described(api: Api, route: Route) -> None:
+    """After a change of what is answered: `python -m tests.api_examples`."""
+    status = TABLE[route][1]
+    found = await answers(api, route)
+    for code, told, headers in found:
+        assert code == status, told
+        assert ("Location" in headers) == (status == 201)
         if status == 201:
-            where = answered["Location"]
+            where = headers["Location"]
             # Tokens are listed, and not shown one by one.
-            found = "/v1/tokens" if where.startswith("/v1/tokens/") else where
-            assert (await api.ask("GET", found, token=admin))[0] == 200
+            shown = "/v1/tokens" if where.startswith("/v1/tokens/") else where
+            assert (await api.ask("GET", shown))[0] == 200
+    content = OPERATIONS[route]["responses"][str(status)].get("content", {})
+    assert [content[each]["example"] for each in content] == [found[0][1] for _ in content]
 
 
 # --- what is answered -------------------------------------------------------------------------------
