@@ -179,6 +179,11 @@ class Desk:
         """Whether the ledger does not know yet all that is known of that call: it must not be estimated."""
         return self._unwritten.awaits(call_id)
 
+    @property
+    def region(self) -> str:
+        """How lines dial that name no region."""
+        return self._rules.region
+
     def now_ms(self) -> int:
         """The present, in milliseconds since the epoch (UTC)."""
         return self._clock.now().wall_ms

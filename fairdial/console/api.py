@@ -7,6 +7,7 @@ Served by uvicorn inside FairDial's own loop; signals stay with the composition 
 
 import asyncio
 import contextlib
+import json
 import os
 import socket
 from collections.abc import Iterator
@@ -15,75 +16,77 @@ from importlib.metadata import version
 import uvicorn
 from fastapi import FastAPI, Response, status
 from fastapi.responses import JSONResponse
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from fairdial.console import api_calls, api_notices, api_statements, http
+from fairdial.console import (
+    api_access,
+    api_accounts,
+    api_calls,
+    api_cases,
+    api_decisions,
+    api_files,
+    api_lines,
+    api_notices,
+    api_policies,
+    api_statements,
+    http,
+)
 from fairdial.console.access import Gate
+from fairdial.console.bodies import Bounded, Protocol
 from fairdial.console.once import Once
 from fairdial.console.operations import Operations
 
 PEERS_MAX = 64
 """Connections at once; more are answered 503."""
 
-BODY_BYTES_MAX = 64 * 1024
-"""Of a request; read before it is known who asks."""
-
 STOP_WITHIN_S = 0.5
 """For answers that are under way when FairDial stops."""
 
 
-class _Bounded:
-    """Refuses requests that are too large before anything reads them."""
+ROUTES = (
+    api_accounts.routes,
+    api_lines.routes,
+    api_policies.routes,
+    api_files.routes,
+    api_calls.routes,
+    api_decisions.routes,
+    api_cases.routes,
+    api_notices.routes,
+    api_statements.routes,
+    api_access.routes,
+)
+"""In the order in which they are described."""
 
-    def __init__(self, app: ASGIApp) -> None:
+
+class _Description:
+    """`/openapi.json`. Making it takes half a second: once, and not on the loop that answers calls."""
+
+    def __init__(self, app: FastAPI) -> None:
         self._app = app
+        self._made: asyncio.Future[bytes] | None = None
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        announced = dict(scope["headers"]).get(b"content-length", b"0")
-        if announced.isdigit() and len(announced) < 20 and int(announced) <= BODY_BYTES_MAX:
-            body = await _read(receive)
-            if body is not None:
-                await self._app(scope, _again(body, receive), send)
-                return
-        too_large = f"a request has at most {BODY_BYTES_MAX} bytes"
-        await http.problem(413, "Too large", too_large, {"Connection": "close"})(scope, receive, send)
+    async def __call__(self) -> Response:
+        """The answer to whoever asks."""
+        if self._made is None:
+            self._made = asyncio.ensure_future(asyncio.to_thread(self._make))
+        # Shielded: who gives up takes it from nobody else.
+        return Response(await asyncio.shield(self._made), media_type="application/json")
 
-
-async def _read(receive: Receive) -> bytes | None:
-    """The body of a request; None where it is too large, or broke off."""
-    body = bytearray()
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            return None  # what came so far is no request, and nobody is there to be told
-        body += message.get("body", b"")
-        if len(body) > BODY_BYTES_MAX:
-            return None
-        if not message.get("more_body"):
-            return bytes(body)
-
-
-def _again(body: bytes, receive: Receive) -> Receive:
-    """Hands out a body that was read already, then what else comes."""
-    waiting: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
-
-    async def next_message() -> Message:
-        return waiting.pop() if waiting else await receive()
-
-    return next_message
+    def _make(self) -> bytes:
+        return json.dumps(http.describe(self._app)).encode()
 
 
 def create_app(operations: Operations, gate: Gate) -> FastAPI:
     """The application, on the operations of a running FairDial."""
-    app = FastAPI(title="FairDial", version=version("fairdial"), docs_url=None, redoc_url=None)
-    app.add_middleware(_Bounded)
+    app = FastAPI(
+        title="FairDial", version=version("fairdial"), docs_url=None, redoc_url=None, openapi_url=None
+    )
+    app.add_middleware(Bounded)
     http.tell_errors(app, gate)
     once = Once()
-    for routes in (api_calls.routes, api_notices.routes, api_statements.routes):
+    for routes in ROUTES:
         app.include_router(routes(operations, once), prefix="/v1", responses=http.ERRORS)
+
+    app.add_api_route("/openapi.json", _Description(app).__call__, include_in_schema=False)
 
     @app.get("/healthz", summary="Whether the process lives")
     async def healthz() -> dict[str, str]:
@@ -114,7 +117,7 @@ class HttpServer:
         settings = uvicorn.Config(
             app,
             loop="none",
-            http="h11",
+            http=Protocol,
             ws="none",
             lifespan="off",
             log_config=None,

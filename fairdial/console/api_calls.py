@@ -7,11 +7,15 @@ somebody asks for twice with one `Idempotency-Key` are placed once.
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Path, Response, status
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
-from fairdial.console.http import Body, Key, Operator, Text, Viewer
+from fairdial.console.http import Acts, Body, Key, Operator, Text, Viewer
 from fairdial.console.once import Once
 from fairdial.console.operations import Operations
+
+CallId = Annotated[
+    str, Path(max_length=200, description="The call's id, as listed.", examples=["1795262400.17"])
+]
 
 
 class CallbackRequest(Body):
@@ -19,7 +23,9 @@ class CallbackRequest(Body):
 
     line: Text = Field(description="Line that is rung first, and whose account pays.", examples=["alice"])
     number: Text = Field(description="The number wanted, as the line dials it.", examples=["02079460100"])
-    first: Text | None = Field(None, description="Number to ring first instead of the line.")
+    first: Text | None = Field(
+        None, description="Number to ring first instead of the line.", examples=["07400123456"]
+    )
 
 
 class ParticipantRequest(Body):
@@ -40,11 +46,13 @@ class Callback(BaseModel):
 
 
 class Participant(BaseModel):
-    """Somebody who is rung: the call's id, and the room."""
-
-    model_config = ConfigDict(extra="allow")
+    """Somebody who is rung. call: the id of the call; number: as the line dials it."""
 
     call: str
+    room: str
+    number: str
+    line: str
+    ringing: bool
 
 
 class Member(BaseModel):
@@ -82,15 +90,16 @@ class Call(BaseModel):
 
 def routes(operations: Operations, once: Once) -> APIRouter:
     """The routes."""
-    router = APIRouter()
+    router = APIRouter(tags=["calls"])
+    acts = Acts(operations, once)
 
     @router.get("/calls", summary="Calls in progress that hold a grant")
     async def calls(_by: Viewer) -> list[Call]:
-        return [Call(**row) for row in await operations.call("calls", {})]
+        return [Call(**row) for row in await acts.look("calls")]
 
     @router.delete("/calls/{call}", summary="End a call on all its legs", status_code=204)
-    async def hang_up(_by: Operator, call: Annotated[str, Path(max_length=200)]) -> None:
-        await operations.call("hangup", {"call": call})
+    async def hang_up(by: Operator, call: CallId) -> None:
+        await acts.change(by, None, "hangup", call=call)
 
     @router.post(
         "/callbacks",
@@ -102,17 +111,14 @@ def routes(operations: Operations, once: Once) -> APIRouter:
         },
     )
     async def callback(by: Operator, asked: CallbackRequest, response: Response, key: Key = None) -> Callback:
-        given = asked.model_dump(exclude_none=True)
-        placed = await once.do_for(
-            by.name, key, ("callback", given), lambda: operations.call("callback", given)
-        )
+        placed = await acts.change(by, key, "callback", **asked.model_dump())
         if placed["decision"] == "refuse":
             response.status_code = status.HTTP_200_OK
         return Callback(**placed)
 
     @router.get("/conferences", summary="Rooms in which somebody is, with who is there")
     async def conferences(_by: Viewer) -> list[Room]:
-        return [Room(**row) for row in await operations.call("conference_list", {})]
+        return [Room(**row) for row in await acts.look("conference_list")]
 
     @router.post(
         "/conferences/{room}/participants",
@@ -121,14 +127,11 @@ def routes(operations: Operations, once: Once) -> APIRouter:
     )
     async def add_participant(
         by: Operator,
-        room: Annotated[str, Path(max_length=40)],
+        room: Annotated[str, Path(max_length=40, examples=["7001"])],
         asked: ParticipantRequest,
         key: Key = None,
     ) -> Participant:
-        given = {"room": room, **asked.model_dump()}
-        added = await once.do_for(
-            by.name, key, ("participant", given), lambda: operations.call("conference_add", given)
-        )
+        added = await acts.change(by, key, "conference_add", room=room, **asked.model_dump())
         return Participant(**added)
 
     return router

@@ -3,24 +3,34 @@
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
-from fairdial.console.http import Admin, Body, Operator, Text, Viewer
+from fairdial.console.api_accounts import AccountId, Clause
+from fairdial.console.api_lines import OfAccount
+from fairdial.console.http import Acts, Admin, Body, Key, Limit, Operator, Page, Text, Viewer
 from fairdial.console.once import Once
 from fairdial.console.operations import Operations
 from fairdial.ledger.notice import Channel, DeliveryState, Topic
 
-AccountId = Annotated[str, Path(max_length=80)]
-NoticeId = Annotated[int, Path(ge=1, le=2**63 - 1)]
+_ID_MAX = 2**53
+NoticeId = Annotated[int, Path(ge=1, le=_ID_MAX, description="Number of the notice.", examples=[1])]
+InState = Annotated[DeliveryState | None, Query(description="Those with a delivery in this state alone.")]
+AfterNotice = Annotated[
+    int | None, Query(ge=1, le=_ID_MAX, description="`next` of the page before; left out for the first.")
+]
 
 
 class ContactRequest(Body):
     """Where an account is told; what is left out stays as it is, "" takes it away."""
 
-    language: Text | None = Field(None, description="Of the templates.", examples=["en"])
-    email: Annotated[str, Field(max_length=320)] | None = Field(None, examples=["alice@example.com"])
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"language": "de", "email": "ann@example.com", "line": "alice"}]}
+    )
+
+    language: Text | None = Field(None, description="Of the templates.")
+    email: Annotated[str, Field(max_length=320)] | None = Field(None, description="For mail.")
     line: Annotated[str, Field(max_length=80)] | None = Field(
-        None, description="To which the switch sends messages.", examples=["alice"]
+        None, description='To which the switch sends messages; "": the one that a notice is about.'
     )
 
 
@@ -52,7 +62,7 @@ class NoticeAnswer(BaseModel):
     topic: Topic
     at_ms: int
     line: str | None
-    clause: dict[str, str] | None
+    clause: Clause | None
     facts: dict[str, Any]
     deliveries: list[DeliveryAnswer]
     language: str | None = None
@@ -61,37 +71,38 @@ class NoticeAnswer(BaseModel):
     fault: str | None = None
 
 
-def routes(operations: Operations, _once: Once) -> APIRouter:
+def routes(operations: Operations, once: Once) -> APIRouter:
     """The routes."""
-    router = APIRouter()
+    router = APIRouter(tags=["notices"])
+    acts = Acts(operations, once)
 
-    @router.get("/notices", summary="The latest notices, newest first")
+    @router.get("/notices", summary="What customers are told, the newest first")
     async def notices(
         _by: Viewer,
-        account: Annotated[str | None, Query(max_length=80)] = None,
-        state: Annotated[DeliveryState | None, Query(description="Those with a delivery in it.")] = None,
-        before: Annotated[int | None, Query(ge=1, le=2**63 - 1, description="Those before this one.")] = None,
-        limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-    ) -> list[NoticeAnswer]:
-        wanted = None if state is None else str(state)
-        asked = {"account": account, "state": wanted, "before": before, "limit": limit}
-        return [NoticeAnswer(**row) for row in await operations.call("notice_list", asked)]
+        account: OfAccount = None,
+        state: InState = None,
+        limit: Limit = 100,
+        after: AfterNotice = None,
+    ) -> Page[NoticeAnswer]:
+        given = {"account": account, "state": None if state is None else str(state), "after": after}
+        return await acts.page(NoticeAnswer, "notice", limit, "notice_list", **given)
 
-    @router.get("/notices/{notice}", summary="One notice, as its customer reads it")
+    @router.get("/notices/{notice}", summary="A notice, as its customer reads it")
     async def one(_by: Viewer, notice: NoticeId) -> NoticeAnswer:
-        return NoticeAnswer(**await operations.call("notice_show", {"notice": notice}))
+        return NoticeAnswer(**await acts.look("notice_show", notice=notice))
 
     @router.post("/notices/{notice}/retry", summary="Try again what was given up")
-    async def retry(_by: Operator, notice: NoticeId) -> NoticeAnswer:
-        return NoticeAnswer(**await operations.call("notice_retry", {"notice": notice}))
+    async def retry(by: Operator, notice: NoticeId, key: Key = None) -> NoticeAnswer:
+        return NoticeAnswer(**await acts.change(by, key, "notice_retry", notice=notice))
 
     @router.get("/accounts/{account}/contact", summary="Where an account is told")
     async def contact(_by: Viewer, account: AccountId) -> ContactAnswer:
-        return ContactAnswer(**await operations.call("contact_show", {"account": account}))
+        return ContactAnswer(**await acts.look("contact_show", account=account))
 
     @router.put("/accounts/{account}/contact", summary="Say where an account is told")
-    async def set_contact(_by: Admin, account: AccountId, asked: ContactRequest) -> ContactAnswer:
-        given = {"account": account, **asked.model_dump()}
-        return ContactAnswer(**await operations.call("contact_set", given))
+    async def set_contact(by: Admin, account: AccountId, asked: ContactRequest) -> ContactAnswer:
+        return ContactAnswer(
+            **await acts.change(by, None, "contact_set", account=account, **asked.model_dump())
+        )
 
     return router

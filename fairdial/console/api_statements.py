@@ -9,10 +9,11 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Header, Path, Query, Response
+from fastapi import APIRouter, Header, Query, Response
 from fastapi.responses import StreamingResponse
 from pydantic import AwareDatetime, BaseModel, Field
 
+from fairdial.console.api_accounts import AccountId
 from fairdial.console.http import Viewer
 from fairdial.console.once import Once
 from fairdial.console.operations import Operations
@@ -193,7 +194,7 @@ Numbers = Annotated[
 
 def routes(operations: Operations, _once: Once) -> APIRouter:
     """The routes."""
-    router = APIRouter()
+    router = APIRouter(tags=["accounts"])
 
     async def pages(found: Json, numbers: str) -> AsyncIterator[list[Json]]:
         asked = {key: found[key] for key in ("account", "from_ms", "until_ms")}
@@ -224,7 +225,7 @@ def routes(operations: Operations, _once: Once) -> APIRouter:
     )
     async def statement(
         _by: Viewer,
-        account: Annotated[str, Path(max_length=80)],
+        account: AccountId,
         period: Asked = None,
         begin: Begin = None,
         end: End = None,

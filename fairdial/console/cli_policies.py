@@ -53,6 +53,24 @@ def _read_policy(file: Path) -> Policy:
         fail(str(error))
 
 
+@policies.command("list")
+def policy_list(context: typer.Context, as_json: AsJson = False) -> None:
+    """List the policies that FairDial knows, the version of each that is in force in UTC, and all its versions."""
+    session: Session = context.obj
+    rows = session.run("policy_list")
+
+    def shown() -> Table:
+        return table(
+            ("policy", "in force", "versions"),
+            (
+                (row["policy"], row["version"], ", ".join(each["version"] for each in row["versions"]))
+                for row in rows
+            ),
+        )
+
+    show(rows, as_json, shown)
+
+
 @policies.command("lint")
 def policy_lint(
     files: Annotated[list[Path], typer.Argument(help="Policy files (TOML).")], as_json: AsJson = False

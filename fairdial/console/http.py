@@ -1,28 +1,54 @@
-"""What every route of the HTTP API shares: who may ask, how an error is told (RFC 9457), what is asked twice.
+"""What every route of the HTTP API shares: who may ask, how an error is told (RFC 9457), what is asked twice, what is
+logged of a change, and how a long list is read in pages.
 
-Leaves what can be asked to the routes (modules `api_*.py`), and tokens to `access.py`.
+Leaves what can be asked to the routes (modules `api_*.py`), tokens to `access.py`, and how much is read to `bodies.py`.
 """
 
-from typing import Annotated, Any
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from importlib import resources
+from typing import Annotated, Any, Generic, TypeVar
+from urllib.parse import quote
 
 import structlog
-from fastapi import Depends, FastAPI, Header, HTTPException, Request, Response
+from fastapi import Depends, FastAPI, Header, HTTPException, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException as WebError
+from starlette.requests import ClientDisconnect
 
 from fairdial.console.access import WAIT_S, Gate, may
-from fairdial.console.once import OtherRequest
-from fairdial.console.operations import OperationError
-from fairdial.ledger.contract import LedgerError, LedgerUnavailable, NotFound, Role, Token
+from fairdial.console.bodies import allow_file
+from fairdial.console.once import Once, OtherRequest
+from fairdial.console.operations import OperationError, Operations
+from fairdial.ledger.contract import (
+    AlreadyExists,
+    ConstraintViolated,
+    IdempotencyConflict,
+    LedgerError,
+    LedgerUnavailable,
+    NotFound,
+    NotOpen,
+    Role,
+    Token,
+    TooMany,
+)
 
 log = structlog.get_logger(__name__)
 
 PROBLEM = "application/problem+json"
 
+LIMIT_MAX = 1_000
+
+T = TypeVar("T")
+
 Text = Annotated[str, Field(min_length=1, max_length=80)]
+Note = Annotated[str, Field(max_length=1_000)]
+Instant = Annotated[int, Field(ge=0, lt=253_402_300_800_000)]
+"""UTC milliseconds, up to the year 9999."""
 Key = Annotated[
     str | None,
     Header(
@@ -40,6 +66,24 @@ class Body(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
+class Page(BaseModel, Generic[T]):
+    """A piece of a list."""
+
+    items: list[T]
+    next: str | None = Field(description="Send it as `after` to read on; null where this was the end.")
+
+
+Limit = Annotated[int, Query(ge=1, le=LIMIT_MAX, description="At most so many.")]
+After = Annotated[
+    str | None, Query(max_length=200, description="`next` of the page before; left out for the first.")
+]
+
+
+def located(*path: str) -> str:
+    """Where something that was made is found, for the header `Location`."""
+    return "/".join(("/v1", *(quote(each, safe="+") for each in path)))
+
+
 class Problem(BaseModel):
     """What is wrong, where, and how to mend it (RFC 9457)."""
 
@@ -55,13 +99,41 @@ def problem(code: int, title: str, detail: str, headers: dict[str, str] | None =
     return JSONResponse(body, code, headers, media_type=PROBLEM)
 
 
+def error_answer(description: str) -> dict[str, Any]:
+    """How an answer that is a problem is described (OpenAPI); `describe` says what a problem is."""
+    return {
+        "description": description,
+        "content": {PROBLEM: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+    }
+
+
+ANSWERS = "answers.json"
+"""Beside this module: an example of each answer, by "METHOD /route"; `tests/api_examples.py` writes it."""
+
+
+def describe(app: FastAPI) -> dict[str, Any]:
+    """The description of the API (OpenAPI), whole. Reads a file, and takes half a second."""
+    told = app.openapi()
+    told["components"]["schemas"]["Problem"] = Problem.model_json_schema()
+    answers = json.loads(resources.files("fairdial.console").joinpath(ANSWERS).read_text("utf-8"))
+    for path, operations in told["paths"].items():
+        for method, operation in operations.items():
+            answer = answers.get(f"{method.upper()} {path}")
+            done = next(each for code, each in operation["responses"].items() if code.startswith("2"))
+            if answer is not None:
+                done["content"]["application/json"]["example"] = answer
+    return told
+
+
 ERRORS: dict[int | str, dict[str, Any]] = {
-    code: {"description": text, "content": {PROBLEM: {"schema": Problem.model_json_schema()}}}
+    code: error_answer(text)
     for code, text in (
         (400, "The body cannot be read"),
         (401, "No token, or one that nobody holds"),
         (403, "The token's role may not do this"),
         (404, "There is no such thing"),
+        (408, "The body did not come in time"),
+        (409, "It does not go with what is there"),
         (413, "The request is too large"),
         (422, "The request cannot be carried out as it is"),
         (429, "Too many wrong tokens"),
@@ -75,6 +147,9 @@ _TITLES = {
     403: "Not allowed",
     404: "Not there",
     405: "Not possible here",
+    408: "Too slow",
+    413: "Too large",
+    415: "Not that type",
 }
 
 _bearer = HTTPBearer(auto_error=False, description="A token that `fairdial token add` printed.")
@@ -107,6 +182,85 @@ Operator = Annotated[Token, Depends(_Needs(Role.OPERATOR))]
 Admin = Annotated[Token, Depends(_Needs(Role.ADMIN))]
 
 
+async def _text(request: Request) -> str:
+    try:
+        return (await request.body()).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise HTTPException(400, f"the body is no UTF-8 text: byte {error.start}; convert it") from error
+    except ClientDisconnect as error:
+        raise HTTPException(400, "the body broke off; send it again") from error
+
+
+async def _file(request: Request, _by: Admin) -> str:
+    # `_by` stands before: who is nobody sends 8 MB into a closed door.
+    allow_file(request.scope)
+    return await _text(request)
+
+
+SmallText = Annotated[str, Depends(_text)]
+"""A body that is a text, of the size that any body may have."""
+
+FileText = Annotated[str, Depends(_file)]
+"""A body that is a text as large as a file of many thousand rows. For admins."""
+
+
+def text_body(examples: Mapping[str, str]) -> dict[str, Any]:
+    """How such a body is described (OpenAPI): an example for each media type that is taken."""
+    content = {each: {"schema": {"type": "string"}, "example": example} for each, example in examples.items()}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+class Acts:
+    """How routes have operations carried out."""
+
+    def __init__(self, operations: Operations, once: Once) -> None:
+        self._operations = operations
+        self._once = once
+
+    async def look(self, operation: str, **given: Any) -> Any:
+        """What an operation that changes nothing answers; what is None is left out. Raises what it raises."""
+        return await self._operations.call(operation, _given(given))
+
+    async def page(
+        self, shape: Callable[..., T], key: str, limit: int, operation: str, **given: Any
+    ) -> Page[T]:
+        """A page of at most `limit` of what an operation lists, each of which is known by `key`."""
+        rows = await self.look(operation, limit=limit + 1, **given)
+        last = str(rows[limit - 1][key]) if len(rows) > limit else None
+        return Page(items=[shape(**row) for row in rows[:limit]], next=last)
+
+    async def change(self, by: Token, key: str | None, operation: str, /, **given: Any) -> Any:
+        """What an operation that changes something answers; with a key once for each. The log says who did it."""
+        given = _given(given)
+
+        async def work() -> Any:
+            done = await self._operations.call(operation, given)
+            log.info("changed", by=by.name, operation=operation, **_told(operation, given))
+            return done
+
+        # Of a file a digest: a thousand requests are remembered.
+        text = given.get("text", "")
+        asked = {**given, "text": hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()}
+        return await self._once.do_for(by.name, key, (operation, asked), work)
+
+
+def _given(given: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in given.items() if value is not None}
+
+
+_TOLD = frozenset(
+    {"account", "line", "number", "first", "room", "call", "case", "policy", "card", "source"}
+    | {"standing", "fraud", "services", "lift", "consent", "role", "step", "dismiss", "undo", "seconds"}
+    | {"amount", "currency", "reference", "dry_run", "deadline_ms", "notice", "language"}
+)
+"""What the log has of a change: what was changed, and to what; no names of people, and nothing that they wrote."""
+
+
+def _told(operation: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    of_token = {"of": given["name"]} if operation in ("token_add", "token_remove") else {}
+    return of_token | {name: value for name, value in given.items() if name in _TOLD}
+
+
 def tell_errors(app: FastAPI, gate: Gate) -> None:
     """Tell all errors of `app` as problems, and let in whom `gate` knows."""
     app.state.gate = gate
@@ -134,11 +288,17 @@ async def _web_error(_request: Request, error: Exception) -> Response:
 async def _not_done(_request: Request, error: Exception) -> Response:
     if isinstance(error, LedgerUnavailable):
         return problem(503, "The ledger does not answer", str(error))
+    if isinstance(error, _CONFLICTS):
+        return problem(409, "It does not go with what is there", str(error))
     if isinstance(error, NotFound):
         return problem(404, "Not there", str(error))
     if isinstance(error, OtherRequest):
         return problem(422, "The key was used before", str(error))
     return problem(422, "Not done", str(error))
+
+
+_CONFLICTS = (AlreadyExists, IdempotencyConflict, ConstraintViolated, TooMany, NotOpen)
+"""The request is well, but for what the ledger holds."""
 
 
 async def _mistake(request: Request, error: Exception) -> Response:

@@ -18,6 +18,7 @@ from fairdial.cases import Cases, Cut
 from fairdial.clock import Moment
 from fairdial.console.access import digest_of, new_secret
 from fairdial.console.health import not_serving
+from fairdial.console.policy_views import difference_json, policy_json, rules_json, version_of
 from fairdial.console.shapes import (
     Json,
     account_json,
@@ -27,8 +28,10 @@ from fairdial.console.shapes import (
     case_json,
     contact_json,
     credit_json,
+    flat_json,
     line_json,
     notice_json,
+    number_json,
     own_number_json,
     sheet_json,
     token_json,
@@ -40,6 +43,7 @@ from fairdial.ledger.contract import (
     CaseState,
     DecisionRecord,
     LoadedCard,
+    NotFound,
     PublishedPolicy,
     Role,
     Token,
@@ -194,13 +198,20 @@ class Operations:
             "rates_list": self._rates_list,
             "line_add": self._line_add,
             "line_list": self._line_list,
+            "line_show": self._line_show,
             "line_standing": self._line_standing,
             "number_add": self._number_add,
             "number_list": self._number_list,
+            "number_show": self._number_show,
             "number_remove": self._number_remove,
+            "policy_diff": self._policy_diff,
+            "policy_lint": self._policy_lint,
+            "policy_list": self._policy_list,
             "policy_publish": self._policy_publish,
+            "policy_show": self._policy_show,
             "usage": self._account_show,
             "check": self._check,
+            "classify": self._classify,
             "decisions": self._decisions,
             "differences": self._differences,
             "calls": self._live_calls,
@@ -251,10 +262,11 @@ class Operations:
         self._known_policy(policy)
         entry = Account(account, policy, zone, name, options=options_of(**options))
         await self._ledger.add_account(entry)
-        return account_json(entry)
+        # As it stands now: one that was there already may have been suspended since.
+        return account_json(await self._ledger.account(account))
 
-    async def _account_list(self) -> list[Json]:
-        return [account_json(account) for account in await self._ledger.accounts()]
+    async def _account_list(self, after: str = "", limit: int | None = None) -> list[Json]:
+        return [account_json(account) for account in await self._ledger.accounts(after, limit)]
 
     async def _account_show(self, account: str) -> Json:
         sheet = await self._ledger.sheet(account)
@@ -333,8 +345,13 @@ class Operations:
         await self._ledger.add_number(entry)
         return own_number_json(entry)
 
-    async def _number_list(self, account: str) -> list[Json]:
-        return [own_number_json(number) for number in (await self._ledger.sheet(account)).numbers]
+    async def _number_list(
+        self, account: str | None = None, after: str = "", limit: int | None = None
+    ) -> list[Json]:
+        return [own_number_json(number) for number in await self._ledger.numbers(account, after, limit)]
+
+    async def _number_show(self, number: str) -> Json:
+        return own_number_json(await self._ledger.number(number))
 
     async def _number_remove(self, number: str) -> Json:
         await self._ledger.remove_number(number)
@@ -352,9 +369,9 @@ class Operations:
         await self._ledger.withdraw(account, Consent(consent), self._desk.now_ms())
         return {"account": account, "consent": consent, "withdrawn": True}
 
-    async def _import(self, text: str, where: str, region: str, dry_run: bool = False) -> Json:
+    async def _import(self, text: str, where: str, region: str | None = None, dry_run: bool = False) -> Json:
         now_ms = self._desk.now_ms()
-        known = Known(self._desk.policies.names, region, now_ms)
+        known = Known(self._desk.policies.names, region or self._desk.region, now_ms)
         # Half a second for a large file: not on the loop that answers calls.
         entries = await asyncio.to_thread(read_entries, text, where, known)
         new, there_already = await self._ledger.provision(
@@ -362,8 +379,37 @@ class Operations:
         )
         return {"new": new, "there_already": there_already, "dry_run": dry_run}
 
+    async def _policy_list(self) -> list[Json]:
+        book, now_ms = self._desk.policies, self._desk.now_ms()
+        return [policy_json(book, name, now_ms) for name in book.names]
+
+    async def _policy_show(self, policy: str, version: str | None = None) -> Json:
+        return rules_json(version_of(self._desk.policies, policy, version, self._desk.now_ms()))
+
+    async def _policy_lint(self, text: str, where: str) -> list[Json]:
+        return [asdict(finding) for finding in await asyncio.to_thread(lint, text, where)]
+
+    async def _policy_diff(
+        self,
+        policy: str | None = None,
+        version: str | None = None,
+        against: str | None = None,
+        text: str | None = None,
+        where: str = "policy.toml",
+    ) -> Json:
+        """Of a text, or of a version that is known, against another; the one in force if `against` is left out."""
+        book, now_ms = self._desk.policies, self._desk.now_ms()
+        if text is not None:
+            new = await asyncio.to_thread(parse_policy, text, where)
+        elif policy is not None:
+            new = version_of(book, policy, version, now_ms)
+        else:
+            raise OperationError("name a policy, or give the text of one")
+        return difference_json(version_of(book, new.name, against, now_ms), new)
+
     async def _policy_publish(self, text: str, where: str) -> Json:
-        errors = [finding for finding in lint(text, where) if finding.severity is Severity.ERROR]
+        found = await asyncio.to_thread(lint, text, where)
+        errors = [finding for finding in found if finding.severity is Severity.ERROR]
         if errors:
             raise OperationError("\n".join(str(finding) for finding in errors))
         policy = parse_policy(text, where)
@@ -419,12 +465,21 @@ class Operations:
             raise OperationError(f"policy {policy!r} is not loaded; known are {known}")
 
     async def _line_add(self, line: str, account: str, habit: Json | None = None) -> Json:
-        entry = Line(line, account, habit_of(habit or {}))
+        entry = Line(line, account, habit_of({"region": self._desk.region} | (habit or {})))
         await self._ledger.add_line(entry, self._desk.lines_max)
-        return line_json(entry)
+        return line_json(await self._ledger.line(line))
 
-    async def _line_list(self, account: str | None = None) -> list[Json]:
-        return [line_json(line) for line in await self._ledger.lines(account)]
+    async def _line_list(
+        self, account: str | None = None, after: str = "", limit: int | None = None
+    ) -> list[Json]:
+        return [line_json(line) for line in await self._ledger.lines(account, after, limit)]
+
+    async def _line_show(self, line: str) -> Json:
+        return line_json(await self._ledger.line(line))
+
+    async def _classify(self, number: str, region: str | None = None) -> Json:
+        habit = Habit(region=region or self._desk.region)
+        return number_json(self._desk.numbering.classify(number, habit))
 
     async def _check(
         self,
@@ -443,23 +498,25 @@ class Operations:
         return decision_json("check", verdict, looked if explain else None)
 
     async def _line_of(self, account: str | None, line: str | None) -> str:
-        lines = await self._ledger.lines(account)
         if line is None:
-            if account is None or not lines:
+            first = () if account is None else await self._ledger.lines(account, limit=1)
+            if not first:
                 raise OperationError("name a line with --line, or an account that has one with --account")
-            return lines[0].id
-        if account is not None and line not in {entry.id for entry in lines}:
+            return first[0].id
+        if account is not None and line not in {entry.id for entry in await self._ledger.lines(account)}:
             raise OperationError(
                 f"line {line!r} is not one of account {account!r}; `fairdial line list` shows them"
             )
         return line
 
-    async def _decisions(self, account: str | None = None, limit: int = 100) -> list[Json]:
-        records = await self._ledger.decisions(account, max(1, min(limit, 10_000)))
-        return [asdict(record) | {"cut_clause": self._cut_clause(record)} for record in records]
+    async def _decisions(
+        self, account: str | None = None, limit: int = 100, after: str | None = None
+    ) -> list[Json]:
+        records = await self._ledger.decisions(account, max(1, min(limit, 10_000)), after)
+        return [flat_json(record) | {"cut_clause": self._cut_clause(record)} for record in records]
 
     async def _differences(self, limit: int = 100) -> list[Json]:
-        return [asdict(each) for each in await self._ledger.differences(max(1, min(limit, 10_000)))]
+        return [flat_json(each) for each in await self._ledger.differences(max(1, min(limit, 10_000)))]
 
     def _cut_clause(self, record: DecisionRecord) -> str | None:
         """The clause by which a call was cut, of the version with which it started."""
@@ -492,7 +549,7 @@ class Operations:
     async def _grant(self, call: str) -> Json:
         grant = await self._ledger.grant(call)
         if grant is None:
-            raise OperationError(f"no grant for call {call!r}; `fairdial decisions` shows the ids")
+            raise NotFound(f"no grant for call {call!r}; `fairdial decisions` shows the ids")
         return asdict(grant)
 
     async def _hangup(self, call: str) -> Json:
@@ -531,12 +588,15 @@ class Operations:
         return {"source": source, "removed": True}
 
     async def _case_list(
-        self, account: str | None = None, state: str | None = None, limit: int = 100
+        self,
+        account: str | None = None,
+        state: str | None = None,
+        limit: int = 100,
+        after: int | None = None,
     ) -> list[Json]:
         wanted = None if state is None else CaseState(state)
-        return [
-            case_json(case) for case in await self._ledger.cases(account, wanted, max(1, min(limit, 10_000)))
-        ]
+        cases = await self._ledger.cases(account, wanted, max(1, min(limit, 10_000)), after)
+        return [case_json(case) for case in cases]
 
     async def _case_show(self, case: int) -> Json:
         found, entries = await self._ledger.case(case)
@@ -613,11 +673,11 @@ class Operations:
         self,
         account: str | None = None,
         state: str | None = None,
-        before: int | None = None,
+        after: int | None = None,
         limit: int = 100,
     ) -> list[Json]:
         wanted = None if state is None else DeliveryState(state)
-        found = await self._ledger.notices(account, wanted, before, max(1, min(limit, 10_000)))
+        found = await self._ledger.notices(account, wanted, after, max(1, min(limit, 10_000)))
         return [notice_json(*each) for each in found]
 
     async def _notice_show(self, notice: int) -> Json:

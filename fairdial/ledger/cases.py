@@ -18,6 +18,7 @@ from fairdial.ledger.contract import (
     CaseState,
     Finding,
     NotFound,
+    NotOpen,
     Past,
 )
 from fairdial.policy.account import Kind, Standing
@@ -189,12 +190,18 @@ def set_deadline(db: sqlite3.Connection, case_id: int, deadline_ms: int, at_ms: 
 
 
 def latest(
-    db: sqlite3.Connection, account_id: str | None, state: CaseState | None, limit: int
+    db: sqlite3.Connection,
+    account_id: str | None,
+    state: CaseState | None,
+    limit: int,
+    after: int | None = None,
 ) -> tuple[Case, ...]:
+    last = None if after is None else need_case(db, after)
     rows = db.execute(
         "SELECT * FROM cases WHERE (?1 IS NULL OR account_id = ?1) AND (?2 IS NULL OR state = ?2)"
+        " AND (?4 IS NULL OR (opened_ms, id) < (?4, ?5))"
         " ORDER BY opened_ms DESC, id DESC LIMIT ?3",
-        (account_id, state, limit),
+        (account_id, state, limit, None if last is None else last.opened_ms, after),
     )
     return tuple(to_case(row) for row in rows)
 
@@ -341,7 +348,7 @@ def need_case(db: sqlite3.Connection, case_id: int) -> Case:
 def _need_open(db: sqlite3.Connection, case_id: int) -> Case:
     case = need_case(db, case_id)
     if case.state is not CaseState.OPEN:
-        raise NotFound(f"case {case_id} is {case.state}; `fairdial case list` shows those that are open")
+        raise NotOpen(f"case {case_id} is {case.state}; `fairdial case list` shows those that are open")
     return case
 
 

@@ -93,6 +93,10 @@ class NotFound(LedgerError):
     """There is no such account, line or grant."""
 
 
+class NotOpen(NotFound):
+    """The case was judged already."""
+
+
 class AlreadyExists(LedgerError):
     """An account or line of that id exists with other contents."""
 
@@ -619,8 +623,10 @@ class Ledger(Protocol):
         """One grant."""
         ...
 
-    async def decisions(self, account_id: str | None = None, limit: int = 100) -> tuple[DecisionRecord, ...]:
-        """The latest decisions, newest first."""
+    async def decisions(
+        self, account_id: str | None = None, limit: int = 100, after: str | None = None
+    ) -> tuple[DecisionRecord, ...]:
+        """The latest decisions, newest first; after: those older than the one of that call. Raises NotFound (that)."""
         ...
 
     async def snapshot(self, line_id: str, plan: Plan) -> Snapshot:
@@ -728,12 +734,32 @@ class Ledger(Protocol):
         """All rate cards by name."""
         ...
 
-    async def accounts(self) -> tuple[Account, ...]:
-        """All accounts by id."""
+    async def accounts(self, after: str = "", limit: int | None = None) -> tuple[Account, ...]:
+        """Accounts by id, those behind the id `after`; limit: so many of them, None for all."""
         ...
 
-    async def lines(self, account_id: str | None = None) -> tuple[Line, ...]:
-        """Lines by id, of one account or of all. Raises NotFound (account)."""
+    async def account(self, account_id: str) -> Account:
+        """One account. Raises NotFound."""
+        ...
+
+    async def lines(
+        self, account_id: str | None = None, after: str = "", limit: int | None = None
+    ) -> tuple[Line, ...]:
+        """Lines by id, of one account or of all, as `accounts` does. Raises NotFound (account)."""
+        ...
+
+    async def line(self, line_id: str) -> Line:
+        """One line. Raises NotFound."""
+        ...
+
+    async def numbers(
+        self, account_id: str | None = None, after: str = "", limit: int | None = None
+    ) -> tuple[OwnNumber, ...]:
+        """Numbers in E.164, of one account or of all, as `accounts` does. Raises NotFound (account)."""
+        ...
+
+    async def number(self, number: str) -> OwnNumber:
+        """Whose a number, in E.164, is. Raises NotFound."""
         ...
 
     async def sheet(self, account_id: str) -> AccountSheet:
@@ -772,18 +798,22 @@ class Ledger(Protocol):
         self, case_id: int, at_ms: int, by: str, note: str, *, dismissed: bool, undo: bool
     ) -> Case:
         """A person has judged an open case. undo: what was done for it to the account is taken back, except what
-        other open cases want as well, and credit that was forfeited. Raises NotFound.
+        other open cases want as well, and credit that was forfeited. Raises NotFound, NotOpen.
         """
         ...
 
     async def set_deadline(self, case_id: int, deadline_ms: int, at_ms: int, by: str) -> Case:
-        """Until when the customer may answer an open case. Raises NotFound."""
+        """Until when the customer may answer an open case. Raises NotFound, NotOpen."""
         ...
 
     async def cases(
-        self, account_id: str | None = None, state: CaseState | None = None, limit: int = 100
+        self,
+        account_id: str | None = None,
+        state: CaseState | None = None,
+        limit: int = 100,
+        after: int | None = None,
     ) -> tuple[Case, ...]:
-        """The latest cases, newest first."""
+        """The latest cases, newest first; after: those older than that case. Raises NotFound (that)."""
         ...
 
     async def case(self, case_id: int) -> tuple[Case, tuple[CaseEntry, ...]]:
@@ -888,10 +918,10 @@ class Ledger(Protocol):
         self,
         account_id: str | None = None,
         state: DeliveryState | None = None,
-        before_id: int | None = None,
+        after_id: int | None = None,
         limit: int = 100,
     ) -> tuple[tuple[Notice, tuple[Delivery, ...]], ...]:
-        """The latest notices before `before_id`, newest first; state: those with a delivery in it."""
+        """The latest notices, newest first, those after `after_id` in that order; state: with a delivery in it."""
         ...
 
     async def notice(self, notice_id: int) -> tuple[Notice, tuple[Delivery, ...]]:

@@ -118,9 +118,7 @@ class DirectWriter:
 
     def accounts(self) -> tuple[Account, ...]:
         """All accounts by id."""
-        return tuple(
-            reading.to_account(row) for row in self._db.execute("SELECT * FROM accounts ORDER BY id")
-        )
+        return reading.accounts_by_id(self._db)
 
     def put_all_on(self, policy: str) -> None:
         """Every account is on that policy from now on; its options stay."""

@@ -338,14 +338,14 @@ def latest(
     db: sqlite3.Connection,
     account_id: str | None,
     state: DeliveryState | None,
-    before_id: int | None,
+    after_id: int | None,
     limit: int,
 ) -> tuple[tuple[Notice, tuple[Delivery, ...]], ...]:
     rows = db.execute(
         f"SELECT {_NOTICE} FROM notices n WHERE (?1 IS NULL OR n.account_id = ?1) AND (?3 IS NULL OR n.id < ?3)"  # noqa: S608
         " AND (?2 IS NULL OR EXISTS (SELECT 1 FROM deliveries d WHERE d.notice_id = n.id AND d.state = ?2))"
         " ORDER BY n.id DESC LIMIT ?4",
-        (account_id, state, before_id, limit),
+        (account_id, state, after_id, limit),
     ).fetchall()
     return tuple((_notice(row), _deliveries(db, row["id"])) for row in rows)
 

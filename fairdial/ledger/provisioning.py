@@ -123,19 +123,23 @@ def _need_line_of(db: sqlite3.Connection, line_id: str, account_id: str) -> None
 
 
 def remove_number(db: sqlite3.Connection, number: str) -> None:
-    if not db.execute("DELETE FROM numbers WHERE number = ?", (number,)).rowcount:
-        raise NotFound(
-            f"number {number!r} belongs to no account; write it in E.164, as `fairdial number list` shows it"
-        )
+    reading.need_number(db, number)
+    db.execute("DELETE FROM numbers WHERE number = ?", (number,))
 
 
 def agree(db: sqlite3.Connection, agreement: Agreement) -> bool:
     reading.need_account(db, agreement.account_id)
     if _holds(db, agreement.account_id, agreement.consent):
         return False
+    key = (agreement.account_id, agreement.consent)
+    row = db.execute(
+        "SELECT coalesce(max(at_ms), -1) AS at_ms FROM agreements WHERE account_id = ? AND consent = ?", key
+    ).fetchone()
+    # After the one before, also where that was withdrawn in the same millisecond, or the clock was set back since.
+    at_ms = max(agreement.at_ms, row["at_ms"] + 1)
     db.execute(
         "INSERT INTO agreements (account_id, consent, at_ms, agreed_by, note) VALUES (?, ?, ?, ?, ?)",
-        (agreement.account_id, agreement.consent, agreement.at_ms, agreement.agreed_by, agreement.note),
+        (*key, at_ms, agreement.agreed_by, agreement.note),
     )
     return True
 
@@ -195,11 +199,9 @@ def restrict(
 
 
 def set_line_standing(db: sqlite3.Connection, line_id: str, standing: Standing) -> Line:
-    row = db.execute("SELECT * FROM lines WHERE id = ?", (line_id,)).fetchone()
-    if row is None:
-        raise NotFound(f"no line {line_id!r}; `fairdial line list` shows all")
+    line = reading.need_line(db, line_id)
     db.execute("UPDATE lines SET standing = ? WHERE id = ?", (standing, line_id))
-    return Line(line_id, row["account_id"], reading.to_habit(row["habit"]), standing)
+    return replace(line, standing=standing)
 
 
 def subscribe(db: sqlite3.Connection, account_id: str, policy: str, options: Options) -> Account:

@@ -153,9 +153,39 @@ def agreements_of(db: sqlite3.Connection, account_id: str) -> tuple[Agreement, .
     )
 
 
-def numbers_of(db: sqlite3.Connection, account_id: str) -> tuple[OwnNumber, ...]:
-    rows = db.execute("SELECT * FROM numbers WHERE account_id = ? ORDER BY number", (account_id,))
-    return tuple(OwnNumber(row["number"], row["account_id"], row["line_id"]) for row in rows)
+def numbers_of(
+    db: sqlite3.Connection, account_id: str | None, after: str = "", limit: int | None = None
+) -> tuple[OwnNumber, ...]:
+    rows = _page(db, "numbers", "number", account_id, after, limit)
+    return tuple(to_own_number(row) for row in rows)
+
+
+def need_number(db: sqlite3.Connection, number: str) -> OwnNumber:
+    row = db.execute("SELECT * FROM numbers WHERE number = ?", (number,)).fetchone()
+    if row is None:
+        raise NotFound(
+            f"number {number!r} belongs to no account; write it in E.164, as `fairdial number list` shows it"
+        )
+    return to_own_number(row)
+
+
+def to_own_number(row: sqlite3.Row) -> OwnNumber:
+    return OwnNumber(row["number"], row["account_id"], row["line_id"])
+
+
+def _page(
+    db: sqlite3.Connection, table: str, key: str, account_id: str | None, after: str, limit: int | None
+) -> sqlite3.Cursor:
+    """Rows of a table of ours by its key, those behind `after`, of one account or of all. Raises NotFound (account)."""
+    if account_id is not None:
+        need_account(db, account_id)
+    # Two statements, so that each runs along an index and stops at the limit, of which below zero is none.
+    of_account = "" if account_id is None else "account_id = ? AND "
+    given = () if account_id is None else (account_id,)
+    return db.execute(
+        f"SELECT * FROM {table} WHERE {of_account}{key} > ? ORDER BY {key} LIMIT ?",  # noqa: S608
+        (*given, after, -1 if limit is None else limit),
+    )
 
 
 def published(db: sqlite3.Connection) -> tuple[PublishedPolicy, ...]:
@@ -242,28 +272,47 @@ def need_account(db: sqlite3.Connection, account_id: str) -> Account:
 
 
 def latest_decisions(
-    db: sqlite3.Connection, account_id: str | None, limit: int
+    db: sqlite3.Connection, account_id: str | None, limit: int, after: str | None = None
 ) -> tuple[DecisionRecord, ...]:
-    # Two statements, so that each runs along an index and stops at the limit.
-    newest_first = "ORDER BY d.at_ms DESC, d.call_id DESC LIMIT ?"
-    if account_id is None:
-        rows = db.execute(f"{_DECISION} {newest_first}", (limit,))
-    else:
-        rows = db.execute(f"{_DECISION} WHERE d.account_id = ? {newest_first}", (account_id, limit))
+    # A statement for each case, so that each runs along an index and stops at the limit.
+    conditions, given = ["TRUE"], list[object]()
+    if account_id is not None:
+        conditions.append("d.account_id = ?")
+        given.append(account_id)
+    if after is not None:
+        last = db.execute("SELECT at_ms, call_id FROM decisions WHERE call_id = ?", (after,)).fetchone()
+        if last is None:
+            raise NotFound(f"no decision of call {after!r}; go on after one that was listed")
+        conditions.append("(d.at_ms, d.call_id) < (?, ?)")
+        given.extend(last)
+    rows = db.execute(
+        f"{_DECISION} WHERE {' AND '.join(conditions)} ORDER BY d.at_ms DESC, d.call_id DESC LIMIT ?",
+        (*given, limit),
+    )
     return tuple(
         DecisionRecord(call_id, at_ms, Kind(kind), *others) for call_id, at_ms, kind, *others in rows
     )
 
 
-def lines_of(db: sqlite3.Connection, account_id: str | None) -> tuple[Line, ...]:
-    if account_id is None:
-        rows = db.execute("SELECT * FROM lines ORDER BY id")
-    else:
-        need_account(db, account_id)
-        rows = db.execute("SELECT * FROM lines WHERE account_id = ? ORDER BY id", (account_id,))
-    return tuple(
-        Line(row["id"], row["account_id"], to_habit(row["habit"]), Standing(row["standing"])) for row in rows
-    )
+def accounts_by_id(db: sqlite3.Connection, after: str = "", limit: int | None = None) -> tuple[Account, ...]:
+    return tuple(to_account(row) for row in _page(db, "accounts", "id", None, after, limit))
+
+
+def lines_of(
+    db: sqlite3.Connection, account_id: str | None, after: str = "", limit: int | None = None
+) -> tuple[Line, ...]:
+    return tuple(to_line(row) for row in _page(db, "lines", "id", account_id, after, limit))
+
+
+def need_line(db: sqlite3.Connection, line_id: str) -> Line:
+    row = db.execute("SELECT * FROM lines WHERE id = ?", (line_id,)).fetchone()
+    if row is None:
+        raise NotFound(f"no line {line_id!r}; `fairdial line list` shows all")
+    return to_line(row)
+
+
+def to_line(row: sqlite3.Row) -> Line:
+    return Line(row["id"], row["account_id"], to_habit(row["habit"]), Standing(row["standing"]))
 
 
 def sheet_of(db: sqlite3.Connection, account_id: str) -> AccountSheet:

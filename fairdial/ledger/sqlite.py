@@ -142,8 +142,10 @@ class SqliteLedger:
     async def grant(self, call_id: str) -> Grant | None:
         return await self._writer.read(lambda db: reading.find_grant(db, call_id))
 
-    async def decisions(self, account_id: str | None = None, limit: int = 100) -> tuple[DecisionRecord, ...]:
-        return await self._writer.read(lambda db: reading.latest_decisions(db, account_id, limit))
+    async def decisions(
+        self, account_id: str | None = None, limit: int = 100, after: str | None = None
+    ) -> tuple[DecisionRecord, ...]:
+        return await self._writer.read(lambda db: reading.latest_decisions(db, account_id, limit, after))
 
     async def snapshot(self, line_id: str, plan: Plan) -> Snapshot:
         return await self._writer.read(lambda db: reading.snapshot(db, line_id, plan))
@@ -224,9 +226,13 @@ class SqliteLedger:
         return await self._writer.do(lambda db: cases.complain(db, account_id, at_ms, by, note, since_ms))
 
     async def cases(
-        self, account_id: str | None = None, state: CaseState | None = None, limit: int = 100
+        self,
+        account_id: str | None = None,
+        state: CaseState | None = None,
+        limit: int = 100,
+        after: int | None = None,
     ) -> tuple[Case, ...]:
-        return await self._writer.read(lambda db: cases.latest(db, account_id, state, limit))
+        return await self._writer.read(lambda db: cases.latest(db, account_id, state, limit, after))
 
     async def case(self, case_id: int) -> tuple[Case, tuple[CaseEntry, ...]]:
         return await self._writer.read(lambda db: cases.with_entries(db, case_id))
@@ -281,15 +287,27 @@ class SqliteLedger:
             )
         )
 
-    async def accounts(self) -> tuple[Account, ...]:
-        return await self._writer.read(
-            lambda db: tuple(
-                reading.to_account(row) for row in db.execute("SELECT * FROM accounts ORDER BY id")
-            )
-        )
+    async def accounts(self, after: str = "", limit: int | None = None) -> tuple[Account, ...]:
+        return await self._writer.read(lambda db: reading.accounts_by_id(db, after, limit))
 
-    async def lines(self, account_id: str | None = None) -> tuple[Line, ...]:
-        return await self._writer.read(lambda db: reading.lines_of(db, account_id))
+    async def account(self, account_id: str) -> Account:
+        return await self._writer.read(lambda db: reading.need_account(db, account_id))
+
+    async def lines(
+        self, account_id: str | None = None, after: str = "", limit: int | None = None
+    ) -> tuple[Line, ...]:
+        return await self._writer.read(lambda db: reading.lines_of(db, account_id, after, limit))
+
+    async def line(self, line_id: str) -> Line:
+        return await self._writer.read(lambda db: reading.need_line(db, line_id))
+
+    async def numbers(
+        self, account_id: str | None = None, after: str = "", limit: int | None = None
+    ) -> tuple[OwnNumber, ...]:
+        return await self._writer.read(lambda db: reading.numbers_of(db, account_id, after, limit))
+
+    async def number(self, number: str) -> OwnNumber:
+        return await self._writer.read(lambda db: reading.need_number(db, number))
 
     async def sheet(self, account_id: str) -> AccountSheet:
         return await self._writer.read(lambda db: reading.sheet_of(db, account_id))
@@ -336,10 +354,10 @@ class SqliteLedger:
         self,
         account_id: str | None = None,
         state: DeliveryState | None = None,
-        before_id: int | None = None,
+        after_id: int | None = None,
         limit: int = 100,
     ) -> tuple[tuple[Notice, tuple[Delivery, ...]], ...]:
-        return await self._writer.read(lambda db: notices.latest(db, account_id, state, before_id, limit))
+        return await self._writer.read(lambda db: notices.latest(db, account_id, state, after_id, limit))
 
     async def notice(self, notice_id: int) -> tuple[Notice, tuple[Delivery, ...]]:
         return await self._writer.read(lambda db: notices.one(db, notice_id))

@@ -374,7 +374,7 @@ async def test_what_waits_is_still_there_after_a_restart(waiting: Ledger, store:
 async def test_notices_are_read_by_account_and_page(waiting: Ledger) -> None:
     pages: list[int] = []
     before = None
-    while found := await waiting.notices("acme", before_id=before, limit=2):
+    while found := await waiting.notices("acme", after_id=before, limit=2):
         pages += [notice.id for notice, _ in found]
         before = pages[-1]
     assert len(pages) == 3

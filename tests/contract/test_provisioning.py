@@ -300,6 +300,16 @@ def batch(*things: Provision) -> list[Entry]:
     return [Entry(f"customers.toml, line {line}", thing) for line, thing in enumerate(things, 1)]
 
 
+async def test_what_was_withdrawn_is_agreed_to_again_in_the_same_moment(acme: Ledger) -> None:
+    """Or in one before it, where the clock was set back."""
+    for n in range(3):
+        await acme.agree(replace(SURCHARGE, at_ms=NOON_MS - n, note=str(n)))
+        [held] = await agreements_of(acme)
+        assert (held.note, held.at_ms) == (str(n), NOON_MS + n)
+        await acme.withdraw("acme", Consent.SURCHARGE, NOON_MS - n)
+    assert await agreements_of(acme) == ()
+
+
 async def test_a_batch_provisions_all_kinds(ledger: Ledger) -> None:
     assert await ledger.provision(batch(*ALL_KINDS), NOON_MS) == (6, 0)
     sheet = await ledger.sheet("new")

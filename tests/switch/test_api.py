@@ -1,9 +1,11 @@
 """The HTTP API on the real path: what it places rings and is metered, what it may not stays silent; docs/api.md."""
 
 import asyncio
+import json
 import os
 import re
 import shlex
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -104,34 +106,139 @@ async def test_a_number_is_called_into_a_room_while_there_is_a_seat(spine: Spine
     assert (await meters(spine))["conference-day"]["used_units"] > 0
 
 
-async def test_each_command_of_the_page_does_what_it_says(spine: Spine) -> None:
+SHOWN = "".join(re.findall(r"^```console\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)).splitlines()
+COMMANDS = [line.removeprefix("$ ") for line in SHOWN]
+WORDS = {
+    "/rates/kryptotel": '"rates":1',
+    "/accounts -H": '"account":"globex"',
+    "/lines": '"account":"globex"',
+    "/numbers/": '"line":"carol"',
+    "/credit": '"balance":"20"',
+    "/check": '"decision":"allow"',
+    "/usage": '"free":"20"',
+    "/decisions": '"items":[]',
+    "/standing": '"standing":"terminated"',
+    "/conferences -H": "",
+    "/conferences": "[]",
+    "/callbacks": '"decision":"allow"',
+    "/participants": f'"room":"{ROOM}"',
+    "/calls": '"call":',
+}
+"""What is in the answer to a command with that in its address; the longest that fits."""
+
+
+async def test_each_command_of_the_page_does_what_it_says(spine: Spine, tmp_path: Path) -> None:
     await spine.server.account("acme", "kryptotel", "alice", countries=["GB"])
     await spine.server.account("other", "voxdirect", "bob", countries=["GB"])
+    [rates] = re.findall(r"^```csv\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    (tmp_path / "rates.csv").write_text(rates)
     curl = await asyncio.to_thread(obtain_curl)
-    lines = "".join(re.findall(r"^```console\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)).splitlines()
-    commands = [line.removeprefix("$ ") for line in lines]
-    made = await spine.server.command(*shlex.split(commands[0])[1:], "--json")
+    made = await spine.server.command(*shlex.split(COMMANDS[0])[1:], "--json")
     assert made.status == 0, made.error
-    curls = [command for command in commands if command.startswith("curl ")]
-    answers = []
+    curls = [command for command in COMMANDS if command.startswith("curl ")]
+    assert len(curls) == 13
     for command in curls:
         shown = command.replace("http://127.0.0.1:8090", spine.server.http_url).replace("curl", curl, 1)
         process = await asyncio.create_subprocess_shell(
             shown,
             env={**os.environ, "TOKEN": made.json["token"]},
+            cwd=tmp_path,
             stdout=asyncio.subprocess.PIPE,
         )
         async with asyncio.timeout(20):
             output, _ = await process.communicate()
-        answers.append(output.decode())
-    assert answers[0] == "[]"
-    assert '"decision":"allow"' in answers[1]
-    assert f'"room":"{ROOM}"' in answers[2]
-    assert answers[3].count('"call":') == 2
+        words = WORDS[max((each for each in WORDS if each in command), key=len)]
+        assert words in output.decode(), f"{command}: {output.decode()}"
     for row in await spine.server.ask("calls"):
         await spine.server.ask("hangup", call=row["call"])
-    for command in commands[1:]:
+    for command in COMMANDS[1:]:
         if command not in curls:
             done = await spine.server.command(*shlex.split(command)[1:])
             assert done.status == 0, f"{command}: {done.error}"
     assert (await ask(spine, made.json["token"], "GET", "/v1/calls"))[0] == 401
+
+
+RATES = """prefix,destination,rate_per_min,connect_fee,increment,minimum,effective
++33,France,0.60,0.05,1/1,,2026-01-01
+"""
+PARIS = "0033142685300"
+
+
+async def test_a_whole_customer_life_over_http_alone(spine: Spine) -> None:
+    held = await token(spine, "admin")
+
+    async def done(method: str, path: str, body: object = None) -> Any:
+        status, told = await ask(spine, held, method, f"/v1{path}", body)
+        assert status in (200, 201), told
+        return told
+
+    async def refusal() -> tuple[int, str]:
+        status = (await spine.call("alice", LONDON)).final_status
+        [decision] = (await done("GET", "/decisions?account=acme&limit=1"))["items"]
+        return status, decision["reason"]
+
+    # A plan of one's own, its rates, and a customer on it.
+    plan = (PROJECT / "policies" / "kryptotel.toml").read_text()
+    for old, new in (('name = "kryptotel"', 'name = "office"'), ('card = "kryptotel"', 'card = "office"')):
+        assert plan.count(old) == 1
+        plan = plan.replace(old, new)
+    assert (await file_sent(spine, held, "PUT", "/v1/rates/office?currency=EUR", "text/csv", RATES))[0] == 200
+    assert (await file_sent(spine, held, "POST", "/v1/policies", "application/toml", plan))[0] == 201
+    await done("POST", "/accounts", {"account": "acme", "policy": "voxdirect", "zone": "Europe/London"})
+    await done("POST", "/lines", {"line": "alice", "account": "acme"})
+    await done("PUT", "/numbers/+442079460155", {"account": "acme", "line": "alice"})
+    await done("PUT", "/accounts/acme/subscription", {"policy": "office", "countries": ["GB"]})
+    credit = {"amount": "1.00", "currency": "EUR", "reference": "invoice-1"}
+    for _ in range(2):
+        assert (await done("POST", "/accounts/acme/credit", credit))["balance"] == "1"
+
+    # It calls: inside the plan, and on credit.
+    assert (await done("POST", "/check", {"line": "alice", "number": LONDON}))["decision"] == "allow"
+    assert (await spine.call("alice", LONDON, hang_up_after_s=1)).final_status == 200
+    abroad = await spine.call("alice", PARIS, hang_up_after_s=2)
+    assert (abroad.final_status, abroad.ended_by) == (200, "caller")
+    await spine.server.idle()
+    [charge] = (used := await done("GET", "/accounts/acme/usage"))["charges"]
+    assert (charge["mode"], charge["charged_units"], charge["amount"]) == ("credit", 2, "0.07")
+    assert used["credit"] == {"currency": "EUR", "balance": "0.93", "reserved": "0", "free": "0.93"}
+
+    # Suspended in mid-call, and restored.
+    talking = asyncio.create_task(spine.call("alice", LONDON, timeout_s=20))
+    await spine.server.talking("alice")
+    assert [row["line"] for row in await done("GET", "/calls")] == ["alice"]
+    told_at = time.time()
+    assert (await done("PUT", "/accounts/acme/standing", {"standing": "suspended"}))["calls_cut"] == 1
+    cut = await talking
+    assert (cut.ended_by, cut.ended_at - told_at < 1.0) == ("far_end", True)
+    assert await refusal() == (403, "account_suspended")
+    await done("PUT", "/accounts/acme/standing", {"standing": "active"})
+    assert (await spine.call("alice", LONDON, hang_up_after_s=1)).final_status == 200
+
+    # The end: no call more, and all of it on record.
+    await done("PUT", "/accounts/acme/standing", {"standing": "terminated"})
+    assert await refusal() == (403, "account_terminated")
+    await spine.server.idle()
+    sheet = await done("GET", "/accounts/acme")
+    assert (sheet["standing"], len(sheet["numbers"]), len(sheet["charges"])) == ("terminated", 1, 1)
+    reasons = [each["decision"] for each in (await done("GET", "/decisions?account=acme"))["items"]]
+    assert reasons == ["refuse", "allow", "refuse", "allow", "allow", "allow"]
+    log = spine.server.log_path.read_text()
+    changes = [json.loads(line) for line in log.splitlines() if '"changed"' in line]
+    assert [each["operation"] for each in changes] == [
+        *("rates_load", "policy_publish", "account_add", "line_add", "number_add", "subscribe"),
+        *("credit_add", "credit_add", *3 * ("account_standing",)),
+    ]
+    assert {each["by"] for each in changes} == {"admin"}
+    assert "442079460155" not in log
+
+
+async def file_sent(
+    spine: Spine, held: str, method: str, path: str, media_type: str, text: str
+) -> tuple[int, Any]:
+    """Status and body of the answer to a file."""
+    headers = {"Authorization": f"Bearer {held}", "Content-Type": media_type}
+    async with (
+        aiohttp.ClientSession(headers=headers) as session,
+        session.request(method, f"{spine.server.http_url}{path}", data=text.encode()) as answer,
+    ):
+        return answer.status, await answer.json(content_type=None)

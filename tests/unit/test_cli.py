@@ -42,6 +42,15 @@ def read(result: Result) -> Any:
     return json.loads(result.stdout)
 
 
+def test_policies_are_listed_with_the_version_in_force(run: Run) -> None:
+    listed = {row["policy"]: row for row in read(run("policy", "list", "--json"))}
+    assert set(listed) == {file.stem for file in (PROJECT / "policies").glob("*.toml")}
+    assert listed["redconnect"]["version"] == "2026-11"
+    [only] = listed["redconnect"]["versions"]
+    assert (only["version"], only["effective"]) == ("2026-11", "2026-11-01")
+    assert "redconnect" in run("policy", "list").stdout
+
+
 def test_accounts_and_lines_are_added_listed_and_shown(run: Run) -> None:
     added = read(run("account", "add", "acme", "--policy", "kryptotel", "--zone", "Europe/London", "--json"))
     assert added == {
