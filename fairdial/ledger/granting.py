@@ -19,6 +19,7 @@ from fairdial.ledger.contract import (
     GrantState,
     IdempotencyConflict,
     Judge,
+    LimitsOf,
     Plan,
     PlanMore,
 )
@@ -285,6 +286,7 @@ def settle(
     ended_ms: int,
     estimated: bool,
     answered_ms: int | None = None,
+    limits: LimitsOf | None = None,
 ) -> Grant:
     grant = reading.need_grant(db, call_id)
     if not grant.live:
@@ -296,7 +298,7 @@ def settle(
     if grant.granted_s is not None:
         used_s = min(used_s, grant.granted_s)
     start_ms = _talk_began_ms(grant, used_s, ended_ms, estimated)
-    past = _meter(db, grant, start_ms, used_s)
+    past = _meter(db, grant, start_ms, used_s, limits)
     if grant.room is not None:
         rooms.meter(db, grant, (start_ms, start_ms + used_s * MS_PER_S))
     charged_micros = _charge(db, grant, used_s, past, ended_ms)
@@ -344,7 +346,9 @@ class _Past:
     weight: int = 1
 
 
-def _meter(db: sqlite3.Connection, grant: Grant, start_ms: int, used_s: int) -> _Past:
+def _meter(
+    db: sqlite3.Connection, grant: Grant, start_ms: int, used_s: int, limits: LimitsOf | None = None
+) -> _Past:
     """Write `used_s` of use from `start_ms` on the meters that the grant holds, and release the rest."""
     endless = grant.granted_s is None
     stretches: list[_Stretch] = []
@@ -354,7 +358,7 @@ def _meter(db: sqlite3.Connection, grant: Grant, start_ms: int, used_s: int) -> 
         holds = list(same)
         parts = split_s(start_ms, used_s, [Window(hold["start_ms"], hold["end_ms"]) for hold in holds])
         if any(hold["over"] for hold in holds):
-            past = _use_past(db, holds, parts)
+            past = _use_past(db, holds, parts, _limits_of(db, grant, holds, limits), start_ms)
             stretches += past
             weight = max(weight, holds[0]["weight"]) if past else weight
             continue
@@ -397,22 +401,76 @@ def _key(hold: sqlite3.Row) -> tuple[str, str, int, int]:
     return hold["account_id"], hold["allowance"], hold["start_ms"], hold["end_ms"]
 
 
-def _use_past(db: sqlite3.Connection, holds: Sequence[sqlite3.Row], parts: Sequence[int]) -> list[_Stretch]:
-    """Use an allowance past which calls go on; returns the stretches of the talk that lie past it."""
+_Limits = Sequence[tuple[int, int | None]]
+"""A limit as it changes: since when (UTC ms), and what it is; None: there is none."""
+
+
+def _limits_of(
+    db: sqlite3.Connection, grant: Grant, holds: Sequence[sqlite3.Row], limits: LimitsOf | None
+) -> list[_Limits]:
+    """The limit of each hold as it was while the call was up: the stored one is that of the latest dial."""
+    account = None if limits is None else reading.need_account(db, grant.account_id)
+    found: list[_Limits] = []
+    for hold in holds:
+        window = Window(hold["start_ms"], hold["end_ms"])
+        # Only raises make a limit change: without them what is stored is right, and nothing is worked out.
+        changing = account is not None and account.raises and hold["limit_units"] is not None
+        steps = (
+            limits(grant, account, hold["allowance"], window)
+            if changing and limits is not None and account is not None
+            else ()
+        )
+        found.append(steps or ((window.start_ms, hold["limit_units"]),))
+    return found
+
+
+def _use_past(
+    db: sqlite3.Connection,
+    holds: Sequence[sqlite3.Row],
+    parts: Sequence[int],
+    limits: Sequence[_Limits],
+    start_ms: int,
+) -> list[_Stretch]:
+    """Use an allowance past which calls go on; returns the stretches of the talk that lie past it.
+
+    start_ms: of the talk. Each second counts by the limit that held in it.
+    """
     begin_s, past = 0, []
-    for hold, part_s in zip(holds, parts, strict=True):
-        included_s, weight = part_s, hold["weight"]
-        if hold["limit_units"] is not None:
-            # Something is held here where the allowance began to be charged while the call was up.
-            others_units = hold["meter_reserved_units"] - hold["hold_units"]
-            room_units = max(0, hold["limit_units"] - hold["meter_used_units"] - others_units)
-            included_s = min(part_s, room_units // weight)
-        over_s = part_s - included_s
-        _write_use(db, hold, included_s * weight, over_s * weight)
-        if over_s:
-            past.append((begin_s + included_s, begin_s + part_s))
-        begin_s += part_s
+    for hold, part_s, steps in zip(holds, parts, limits, strict=True):
+        weight, included_s, end_s = hold["weight"], 0, begin_s + part_s
+        # Something is held here where the allowance began to be charged while the call was up.
+        others_units = hold["meter_reserved_units"] - hold["hold_units"]
+        taken_units = hold["meter_used_units"] + others_units
+        for (_, limit_units), (from_s, until_s) in zip(
+            steps, _stretches(steps, start_ms, begin_s, end_s), strict=True
+        ):
+            fits_s = until_s - from_s
+            if limit_units is not None:
+                room_units = max(0, limit_units - taken_units - included_s * weight)
+                fits_s = min(fits_s, room_units // weight)
+            included_s += fits_s
+            if from_s + fits_s < until_s:
+                past.append((from_s + fits_s, until_s))
+        # A limit that was raised after the latest dial is not stored yet.
+        db.execute(
+            "UPDATE meters SET limit_units = used_units + reserved_units - ?1 + ?2"
+            " WHERE account_id = ?3 AND allowance = ?4 AND start_ms = ?5 AND end_ms = ?6"
+            " AND limit_units < used_units + reserved_units - ?1 + ?2",
+            (hold["hold_units"], included_s * weight, *_key(hold)),
+        )
+        _write_use(db, hold, included_s * weight, (part_s - included_s) * weight)
+        begin_s = end_s
     return past
+
+
+def _stretches(steps: _Limits, start_ms: int, begin_s: int, end_s: int) -> list[_Stretch]:
+    """The seconds [begin_s, end_s) of a talk, divided where the limit changes; one stretch for each of its steps."""
+    # The first limit holds from before the talk on, whenever a rounded boundary lets its part begin.
+    starts_s = [begin_s]
+    for at_ms, _ in steps[1:]:
+        at_s = (at_ms - start_ms + MS_PER_S // 2) // MS_PER_S
+        starts_s.append(min(end_s, max(begin_s, at_s)))
+    return list(zip(starts_s, [*starts_s[1:], end_s], strict=True))
 
 
 def _charge(db: sqlite3.Connection, grant: Grant, used_s: int, past: _Past, at_ms: int) -> int:
