@@ -16,7 +16,15 @@ from rich.table import Table
 
 from fairdial import logs
 from fairdial.config import Logs
-from fairdial.console import cli_accounts, cli_audit, cli_cases, cli_policies, cli_replay, cli_store
+from fairdial.console import (
+    cli_accounts,
+    cli_audit,
+    cli_cases,
+    cli_policies,
+    cli_replay,
+    cli_requests,
+    cli_store,
+)
 from fairdial.console.session import (
     FOUND,
     AsJson,
@@ -47,6 +55,7 @@ app.add_typer(cli_accounts.agreements, name="agreement")
 app.add_typer(cli_cases.cases, name="case")
 app.add_typer(cli_cases.complaints, name="complaint")
 app.add_typer(cli_cases.blocks, name="block")
+app.add_typer(cli_requests.requests, name="request")
 app.add_typer(cli_policies.rates, name="rates")
 app.add_typer(cli_policies.policies, name="policy")
 app.add_typer(cli_store.tokens, name="token")
@@ -353,9 +362,14 @@ CHARGE_COLUMNS = ("call", "mode", "charged_units", "amount", "currency", "rate")
 
 
 def _charge_table(charges: Iterable[Mapping[str, Any]]) -> Table:
+    # A minute plan is of no call; what it is charged for is the period that began then.
+    shown = (
+        row if row["call"] is not None else {**row, "call": f"request {row['request']}, {_utc(row['at_ms'])}"}
+        for row in charges
+    )
     return table(
-        ("call", "mode", "charged", "amount", "currency", "rate"),
-        ([row[key] for key in CHARGE_COLUMNS] for row in charges),
+        ("call", "mode", "charged", "amount", "currency", "rate", "clause"),
+        ([*(row[key] for key in CHARGE_COLUMNS), row["clause"]["id"]] for row in shown),
     )
 
 
@@ -370,6 +384,7 @@ USAGE_COLUMNS = (
     "over_units",
     "unit",
     "calls",
+    "limit of",
 )
 
 
@@ -379,7 +394,14 @@ def _usage_table(sheet: Mapping[str, Any]) -> Table:
     def local(at_ms: int) -> str:
         return datetime.fromtimestamp(at_ms / 1000, zone).isoformat(timespec="minutes")
 
-    rows = ({**row, "from": local(row["start_ms"]), "to": local(row["end_ms"])} for row in sheet["usage"])
+    def limit_of(row: Mapping[str, Any]) -> str:
+        numbers = ", ".join(str(number) for number in row["requests"])
+        return f"request {numbers} (policy: {row['policy_units']})" if numbers else "policy"
+
+    rows = (
+        {**row, "from": local(row["start_ms"]), "to": local(row["end_ms"]), "limit of": limit_of(row)}
+        for row in sheet["usage"]
+    )
     return table(
         tuple(column.removesuffix("_units") for column in USAGE_COLUMNS),
         ([row[key] for key in USAGE_COLUMNS] for row in rows),

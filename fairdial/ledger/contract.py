@@ -642,8 +642,11 @@ class Ledger(Protocol):
         """
         ...
 
-    async def charge_plans(self, now_ms: int, limit: int = 100) -> tuple[Charge, ...]:
-        """Charge minute plans for each period that has begun, once for each: what was charged. At most `limit`."""
+    async def charge_plans(self, now_ms: int, limit: int = 100) -> tuple[int, tuple[Charge, ...]]:
+        """Charge minute plans for the next period of each that has begun, once for each: how many plans were looked at,
+        at most `limit`, and what was charged. Repeated until none is, nothing is owed any more (R4). Prepaid credit
+        pays for none of it.
+        """
         ...
 
     async def set_standing(

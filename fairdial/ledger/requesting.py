@@ -215,12 +215,12 @@ def _meter(row: sqlite3.Row) -> MeterWindow:
     )
 
 
-def charge_plans(db: sqlite3.Connection, now_ms: int, limit: int) -> tuple[Charge, ...]:
+def charge_plans(db: sqlite3.Connection, now_ms: int, limit: int) -> tuple[int, tuple[Charge, ...]]:
     rows = db.execute(
         "SELECT * FROM requests WHERE charged_ms <= ? ORDER BY charged_ms, id LIMIT ?", (now_ms, limit)
     ).fetchall()
     charged = (_charge(db, row, now_ms) for row in rows)
-    return tuple(charge for charge in charged if charge is not None)
+    return len(rows), tuple(charge for charge in charged if charge is not None)
 
 
 def _charge(db: sqlite3.Connection, row: sqlite3.Row, now_ms: int) -> Charge | None:

@@ -194,7 +194,7 @@ class SqliteLedger:
     ) -> tuple[int, tuple[Request, ...]]:
         return await self._writer.do(lambda db: requesting.plans_due(db, now_ms, due, windows_max, limit))
 
-    async def charge_plans(self, now_ms: int, limit: int = 100) -> tuple[Charge, ...]:
+    async def charge_plans(self, now_ms: int, limit: int = 100) -> tuple[int, tuple[Charge, ...]]:
         return await self._writer.do(lambda db: requesting.charge_plans(db, now_ms, limit))
 
     async def set_standing(
