@@ -38,7 +38,7 @@ class Approval(Body):
     """An approval: without an end named it holds until when it was asked for."""
 
     reason: Words
-    starts: Literal["now", "next_cycle"] = "now"
+    starts: Literal["at_once", "next_cycle"] = "at_once"
     until_ms: Instant | None = None
     cycles: int | None = Field(None, ge=1, le=CYCLES_MAX, description="Billing cycles, the first counted.")
     endless: bool = False

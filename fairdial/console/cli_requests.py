@@ -148,7 +148,7 @@ def request_approve(
         request=request,
         by=by_whom(by),
         note=reason,
-        starts="next_cycle" if next_cycle else "now",
+        starts="next_cycle" if next_cycle else "at_once",
         until_ms=instant_ms(until, "--until"),
         cycles=cycles,
         endless=endless,

@@ -122,7 +122,7 @@ class Requesting:
         request: int,
         by: str,
         note: str,
-        starts: Starts = "now",
+        starts: Starts = "at_once",
         until_ms: int | None = None,
         cycles: int | None = None,
         endless: bool = False,
@@ -130,8 +130,8 @@ class Requesting:
         """Without an end named, until when it was asked for; endless: without end even so."""
         if not note.strip():
             raise ValueError("an approval needs a reason: say why")
-        if starts not in ("now", "next_cycle"):
-            raise ValueError(f"it cannot start {starts!r}; write now or next_cycle")
+        if starts not in ("at_once", "next_cycle"):
+            raise ValueError(f"it cannot start {starts!r}; write at_once or next_cycle")
         if endless and (until_ms is not None or cycles is not None):
             raise ValueError("an approval without end has none; leave the end out")
         now_ms = self._desk.now_ms()
@@ -145,7 +145,7 @@ class Requesting:
                 if until_ms is not None:
                     raise ValueError("a plan holds for whole periods: give cycles, or no end")
                 from_ms = plan_window(account, asked.plan.period, now_ms).end_ms
-                _, end_ms = validity(account, policy, asked.rule, from_ms, "now", None, cycles)
+                _, end_ms = validity(account, policy, asked.rule, from_ms, "at_once", None, cycles)
                 return Ruling(RequestState.APPROVED, by, now_ms, note, from_ms, end_ms)
             if cycles is None and not endless and end_ms is None:
                 end_ms = asked.until_ms

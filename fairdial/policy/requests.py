@@ -27,7 +27,7 @@ LIMIT_MAX = 10**12
 WORDS_MAX = 2_000
 """Characters of a reason."""
 
-Starts = Literal["now", "next_cycle"]
+Starts = Literal["at_once", "next_cycle"]
 
 
 class RequestKind(StrEnum):
@@ -227,7 +227,7 @@ def validity(
     """
     if until_ms is not None and cycles is not None:
         raise ValueError("an approval ends at a time or after so many cycles; give one of them")
-    from_ms = now_ms if starts == "now" else cycle_at(account, policy, rule, now_ms).end_ms
+    from_ms = now_ms if starts == "at_once" else cycle_at(account, policy, rule, now_ms).end_ms
     if cycles is None:
         return from_ms, until_ms
     if not 1 <= cycles <= CYCLES_MAX:

@@ -40,7 +40,7 @@ WHOLE = GrantRules(useful_s=10_000, slice_s=10_000)
 
 def plan(added: str = "by_itself", **changes: Any) -> Policy:
     """100 seconds a month, then charged; after three such months 60 seconds more for 5.00 EUR a month."""
-    return priced_plan(**({"limit_s": 100, "more": PLANS.format(added=added)} | changes))
+    return priced_plan(100, more=PLANS.format(added=added), **changes)
 
 
 def month_ms(month: int, day: int = 1) -> int:

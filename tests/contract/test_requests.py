@@ -27,11 +27,9 @@ WHOLE = GrantRules(useful_s=10_000, slice_s=10_000)
 """A call gets all that is left, so that figures are those of the limit."""
 
 
-def plan(used_up: str = "refuse", **changes: Any) -> Policy:
+def plan(used_up: str = "refuse", *, limit_s: int = 100, more: str = REQUESTS, **changes: Any) -> Policy:
     """100 seconds a month, past which calls are refused, or as told."""
-    return priced_plan(
-        **({"limit_s": 100, "used_up": used_up, "uncovered": "refuse", "more": REQUESTS} | changes)
-    )
+    return priced_plan(limit_s, used_up, uncovered="refuse", more=more, **changes)
 
 
 class Desk:
@@ -103,6 +101,8 @@ async def test_a_request_is_on_record_with_who_why_and_when(desk: Desk) -> None:
     ]
 
 
+@pytest.mark.clause("R5", "allowed")
+@pytest.mark.clause("R5", "refused")
 async def test_a_request_alone_changes_nothing(desk: Desk) -> None:
     await desk.counter.talk("first", 100)
     request = await desk.ask()
@@ -185,7 +185,7 @@ async def test_an_approval_needs_a_reason_and_an_end_that_is_to_come(desk: Desk)
         ({"until_ms": NOON_MS}, "ends after it begins"),
         ({"until_ms": NOON_MS + 1, "cycles": 1}, "give one of them"),
         ({"until_ms": NOON_MS + 1, "endless": True}, "leave the end out"),
-        ({"starts": "later"}, "write now or next_cycle"),
+        ({"starts": "later"}, "write at_once or next_cycle"),
         ({"by": ""}, "needs a name"),
     ):
         with pytest.raises(ValueError, match=words):
@@ -231,6 +231,8 @@ async def test_requests_are_listed_by_account_and_state(desk: Desk, ledger: Ledg
 # --- at work -------------------------------------------------------------------------------------
 
 
+@pytest.mark.clause("R5", "allowed")
+@pytest.mark.clause("A11", "allowed")
 async def test_a_live_call_goes_on_past_the_old_limit(desk: Desk) -> None:
     counter = desk.counter
     await counter.allow("live")
@@ -245,6 +247,7 @@ async def test_a_live_call_goes_on_past_the_old_limit(desk: Desk) -> None:
     assert await counter.meters() == [("voice", 245, 0, 0)]
 
 
+@pytest.mark.clause("R5", "cut")
 async def test_a_raise_ends_to_the_second_and_what_was_used_stays(desk: Desk) -> None:
     counter = desk.counter
     await desk.raised(until_ms=NOON_MS + 150_000)

@@ -172,8 +172,9 @@ async def test_every_route_needs_a_token_and_is_told_of(api: Api) -> None:
     written = {
         (method, each.replace("7001", "{room}").replace("call-1", "{call}")) for method, each, _, _ in DOORS
     }
-    assert {each for each in routes if each[1].startswith("/v1")} == written
-    for method, each in written:
+    of_v1 = {each for each in routes if each[1].startswith("/v1")}
+    assert written <= of_v1
+    for method, each in of_v1:
         assert told["paths"][each][method.lower()]["security"], each
 
 
