@@ -409,19 +409,17 @@ def _limits_of(
     db: sqlite3.Connection, grant: Grant, holds: Sequence[sqlite3.Row], limits: LimitsOf | None
 ) -> list[_Limits]:
     """The limit of each hold as it was while the call was up: the stored one is that of the latest dial."""
-    account = None if limits is None else reading.need_account(db, grant.account_id)
-    found: list[_Limits] = []
-    for hold in holds:
-        window = Window(hold["start_ms"], hold["end_ms"])
-        # Only raises make a limit change: without them what is stored is right, and nothing is worked out.
-        changing = account is not None and account.raises and hold["limit_units"] is not None
-        steps = (
-            limits(grant, account, hold["allowance"], window)
-            if changing and limits is not None and account is not None
-            else ()
-        )
-        found.append(steps or ((window.start_ms, hold["limit_units"]),))
-    return found
+    stored: list[_Limits] = [((hold["start_ms"], hold["limit_units"]),) for hold in holds]
+    if limits is None:
+        return stored
+    account = reading.need_account(db, grant.account_id)
+    if not account.raises:
+        # Only raises make a limit change: without them nothing is to be worked out.
+        return stored
+    return [
+        limits(grant, account, hold["allowance"], Window(hold["start_ms"], hold["end_ms"])) or as_stored
+        for hold, as_stored in zip(holds, stored, strict=True)
+    ]
 
 
 def _use_past(
@@ -451,13 +449,14 @@ def _use_past(
             included_s += fits_s
             if from_s + fits_s < until_s:
                 past.append((from_s + fits_s, until_s))
-        # A limit that was raised after the latest dial is not stored yet.
-        db.execute(
-            "UPDATE meters SET limit_units = used_units + reserved_units - ?1 + ?2"
-            " WHERE account_id = ?3 AND allowance = ?4 AND start_ms = ?5 AND end_ms = ?6"
-            " AND limit_units < used_units + reserved_units - ?1 + ?2",
-            (hold["hold_units"], included_s * weight, *_key(hold)),
-        )
+        needed_units = taken_units + included_s * weight
+        if hold["limit_units"] is not None and needed_units > hold["limit_units"]:
+            # A limit that was raised after the latest dial is not stored yet.
+            db.execute(
+                "UPDATE meters SET limit_units = ?"
+                " WHERE account_id = ? AND allowance = ? AND start_ms = ? AND end_ms = ?",
+                (needed_units, *_key(hold)),
+            )
         _write_use(db, hold, included_s * weight, (part_s - included_s) * weight)
         begin_s = end_s
     return past

@@ -108,6 +108,9 @@ def _fits_s(meter: MeterWindow, now_ms: int, ring_s: int, wanted_s: int, rules: 
     raised = meter.raised
     if raised is None or raised.lower_units is None or raised.lower_from_ms is None:
         return fits_s
+    if raised.lower_from_ms >= meter.window.end_ms:
+        # What holds to the end of the window is all that this window knows of.
+        return fits_s
     below_s = _share_s(meter.room_below_s(raised.lower_units), wanted_s, rules)
     stays_s = largest_grant_s(meter.window, now_ms, ring_s, below_s, wanted_s)
     until_s = (raised.lower_from_ms - now_ms) // MS_PER_S - ring_s

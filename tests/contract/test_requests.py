@@ -423,6 +423,14 @@ async def test_a_call_over_the_cycles_end_has_both_limits(desk: Desk) -> None:
     assert (await desk.counter.allow("over", ring_s=0)).granted_s == 320
 
 
+async def test_a_raise_to_the_end_of_the_cycle_lets_calls_begin_to_the_end(desk: Desk) -> None:
+    """The next month has an allowance of its own, however long it rings."""
+    await desk.approve(await desk.ask(), cycles=1)
+    await desk.counter.talk("first", 150)
+    desk.counter.at(MONTH_END_MS - 30_000)
+    assert (await desk.counter.allow("last", ring_s=60)).granted_s == 100
+
+
 @pytest.mark.parametrize("opened", [True, False])
 async def test_what_is_over_is_written_down_once(desk: Desk, ledger: Ledger, opened: bool) -> None:
     end_ms = NOON_MS + MINUTE_MS
