@@ -110,6 +110,7 @@ def _ruled(db: sqlite3.Connection, request: Request, ruling: Ruling) -> Request:
     elif ruling.state is RequestState.REVOKED and from_ms is not None:
         # One that has not begun has no time at all.
         until_ms = max(from_ms, ruling.at_ms if ruling.until_ms is None else ruling.until_ms)
+    if ruling.state is not RequestState.APPROVED and until_ms is not None:
         charged_ms = _still_to_charge(db, request, until_ms)
     db.execute(
         "UPDATE requests SET state = ?, changed_ms = ?, from_ms = ?, until_ms = ?, charged_ms = ? WHERE id = ?",

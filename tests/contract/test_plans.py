@@ -280,6 +280,20 @@ async def test_a_month_that_had_begun_is_owed_though_nobody_had_looked(account: 
     assert [price.at_ms for price in await account.prices()] == [month_ms(5)]
 
 
+async def test_a_plan_for_two_months_is_charged_for_two_however_late_they_are_looked_at(
+    account: Account,
+) -> None:
+    account.counter.use(plan("when_accepted"))
+    await account.months(1, 2, 3)
+    [proposed] = await account.plans()
+    given = {"request": proposed["request"], "by": "Olga", "note": "asked for", "cycles": 2}
+    approved = await account.operations.call("request_approve", given)
+    assert (approved["from_ms"], approved["until_ms"]) == (month_ms(5), month_ms(7))
+    await account.look(11)
+    assert [price.at_ms for price in await account.prices()] == [month_ms(5), month_ms(6)]
+    assert (await account.plans())[0]["state"] == "expired"
+
+
 @pytest.mark.parametrize("why", ["terminated", "other policy"])
 async def test_who_has_left_pays_no_more(account: Account, ledger: Ledger, why: str) -> None:
     account.counter.use(plan(), plan(name="other"))
