@@ -552,6 +552,11 @@ class Dials:
         await asyncio.gather(*(self.hangup(call.call_id, CUT_CAUSE) for call in calls))
         return len(calls)
 
+    def ask_again(self, account_id: str) -> int:
+        """Ask at once for more for those live calls of an account that got no more before; how many."""
+        calls = [call for call in self.followed.by_id.values() if call.account_id == account_id]
+        return sum(self.leases.ask_again(call) for call in calls)
+
     def places(self, call_id: str) -> bool:
         """Whether FairDial itself places that call, so that nobody answers it unseen."""
         return placed_here(call_id)

@@ -171,6 +171,15 @@ class Leases:
         await self.hold(call)
         self.arm(call)
 
+    def ask_again(self, call: DialCall) -> bool:
+        """Ask at once for a call that was told there is no more, as a limit was raised; false where it was not."""
+        granted_s = call.state.granted_s if isinstance(call.state, Talking) else None
+        if self.stopped or granted_s is None or not call.last or granted_s == call.limit_s:
+            return False
+        if call.timer is not None:
+            call.timer.cancel()
+        return call.queue.put(partial(self._renew, call))
+
     async def _ask_for_more(self, call: DialCall, left_ms: int) -> int | None:
         """The new grant in all, or None where there is no more now. Raises LedgerUnavailable."""
         before_s = call.state.granted_s if isinstance(call.state, Talking) else None

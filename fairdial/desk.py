@@ -49,18 +49,20 @@ from fairdial.policy.decide import (
     Verdict,
     asks_callees,
     asks_identity,
+    cap_limit,
     decide,
     is_emergency,
     meters_at,
     number_for,
     refuses_leg,
 )
-from fairdial.policy.document import Policy
+from fairdial.policy.document import Allowance, Policy
 from fairdial.policy.explain import Looked, explain
 from fairdial.policy.history import Answer, Attempt, End
 from fairdial.policy.numbers import Habit, Number, Numbering
 from fairdial.policy.outcomes import OUTCOMES, UNDECIDED, Reason
-from fairdial.policy.periods import MS_PER_S, zone_named
+from fairdial.policy.periods import MS_PER_S, Window, zone_named
+from fairdial.policy.raises import limits_over
 from fairdial.policy.rating import decimal_text
 from fairdial.policy.sizing import (
     LONGEST_HORIZON_S,
@@ -190,8 +192,9 @@ class Desk:
 
     def lines_max(self, account: Account) -> int | None:
         """The most lines that the account's policy allows now; None: any number (V3)."""
-        policy = self.policies.at(account.policy, zone_named(account.zone), self.now_ms())
-        return policy.caps.lines.limit if policy is not None and policy.caps.lines is not None else None
+        now_ms = self.now_ms()
+        policy = self.policies.at(account.policy, zone_named(account.zone), now_ms)
+        return None if policy is None else cap_limit(account, policy, "lines", now_ms)
 
     async def authorise(self, asked: Asked) -> Verdict | Failed:
         """The verdict on a dial, or Failed, within the time limit. Repeating a call id repeats the verdict, except
@@ -333,8 +336,16 @@ class Desk:
         answered_ms: int | None = None,
     ) -> Grant:
         """The call is over and used `used_s`; answered_ms (UTC): of an answer known only now. Raises LedgerError."""
+        policies = self.policies
         grant = await self.ledger.settle(
-            call_id, used_s, ended.wall_ms, estimated=estimated, answered_ms=answered_ms
+            call_id,
+            used_s,
+            ended.wall_ms,
+            estimated=estimated,
+            answered_ms=answered_ms,
+            limits=lambda grant, account, allowance, window: _limits_of(
+                policies, grant, account, allowance, window
+            ),
         )
         self._tell_end(grant)
         return grant
@@ -511,6 +522,24 @@ def _plan_rest(
     """By the version with which the call started: a call in progress keeps it."""
     policy = policies.version(grant.policy, grant.policy_version)
     return () if policy is None else meters_at(account, policy, _rest_of(grant, lease_end_ms))
+
+
+def _limits_of(
+    policies: PolicyBook, grant: Grant, account: Account, allowance: str, window: Window
+) -> tuple[tuple[int, int], ...]:
+    """By the version with which the call started, as `_plan_rest`."""
+    policy = policies.version(grant.policy, grant.policy_version)
+    found = None if policy is None else policy.limit_rule(f"allowances.{allowance.partition('/')[0]}")
+    if policy is None or not isinstance(found, Allowance) or found.limit_units is None:
+        return ()
+    return limits_over(
+        account.raises,
+        policy.name,
+        f"allowances.{allowance}",
+        found.limit_units,
+        window.start_ms,
+        window.end_ms,
+    )
 
 
 def _late_s(grant: Grant, room: Room | None) -> int:

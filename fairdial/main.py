@@ -53,6 +53,7 @@ from fairdial.console.health import (
     examine_store,
 )
 from fairdial.console.operations import CallRow, OperationError, Operations
+from fairdial.cycles import Cycles
 from fairdial.desk import Desk, DeskRules
 from fairdial.doctor import PROBE_WITHIN_S, Ailment, Finding, Probe, examine
 from fairdial.evidence import Evidence
@@ -267,7 +268,9 @@ class Service:
             callback=self._callback,
             rooms=self.rooms,
             ready=Readiness(self._examine),
+            renew=self.dials.ask_again,
         )
+        self.cycles = Cycles(desk.ledger, lambda: desk.policies, self._clock)
         app = create_app(self.operations, Gate(desk.ledger, self._clock))
         self.http = HttpServer(app, config.http.host, config.http.port)
         self._control = ControlServer(config.control, self.operations)
@@ -290,6 +293,8 @@ class Service:
             undo.push_async_callback(self.rounds.stop)
             await self.watch.start()
             undo.push_async_callback(self.watch.stop)
+            await self.cycles.start()
+            undo.push_async_callback(self.cycles.stop)
             await self.logins.start()
             undo.push_async_callback(self.logins.stop)
             await self.post.start()
@@ -311,6 +316,7 @@ class Service:
         await self._control.stop()
         await self.logins.stop()
         await self.post.stop()
+        await self.cycles.stop()
         await self.watch.stop()
         log.info("stopped", calls_handed_over=len(self.dials.calls))
 

@@ -23,6 +23,7 @@ from fairdial.policy.difference import difference
 from fairdial.policy.document import Allowance, Policy
 from fairdial.policy.periods import MS_PER_S, zone_named
 from fairdial.policy.rating import format_micros
+from fairdial.policy.requests import unit_of
 from fairdial.policy.terms import Clause
 from fairdial.policy.wording import KINDS, amounts, duration, joined
 
@@ -145,6 +146,7 @@ class _Fields:
             Topic.STANDING: lambda notice: {"standing": notice.facts["standing"]},
             Topic.SERVICES: self._services,
             Topic.POLICY: self._change,
+            Topic.REQUEST: self._request,
         }
         return make[notice.topic](notice)
 
@@ -202,6 +204,28 @@ class _Fields:
     def _services(self, notice: Notice) -> dict[str, Any]:
         named = joined(KINDS[Kind(kind)] for kind in notice.facts["services"])
         return {"services": named, "lifted": notice.facts["lifted"]}
+
+    def _request(self, notice: Notice) -> dict[str, Any]:
+        facts = notice.facts
+        policy = self._policies.at(facts["policy"], self._zone, notice.at_ms)
+        talk = policy is not None and unit_of(policy, str(facts["rule"]).partition("/")[0]) == "s"
+        plan = facts["plan"]
+        amount = facts["limit"] or facts["more"]
+        return {
+            "request": facts["request"],
+            "what": facts["what"],
+            "rule": facts["rule"],
+            "amount": f"{amount // 60:,}" if talk else f"{amount:,}",
+            "minutes": talk,
+            "adds": facts["more"] is not None,
+            "start": None if facts["from_ms"] is None else self._minute(facts["from_ms"]),
+            "end": None if facts["until_ms"] is None else self._minute(facts["until_ms"]),
+            "note": facts["note"],
+            "plan": None if plan is None else plan["name"],
+            "price": None if plan is None else format_micros(plan["price_micros"], plan["currency"]),
+            "period": None if plan is None else plan["period"],
+            "clause": _clause(notice.clause),
+        }
 
     def _change(self, notice: Notice) -> dict[str, Any]:
         facts = notice.facts

@@ -23,6 +23,10 @@ from fairdial.ledger.notice import Channel, NoticeRules
 from fairdial.ledger.sqlite import SqliteLedger
 from fairdial.main import load_policies
 from fairdial.policy.account import Kind
+from fairdial.policy.periods import Period
+from fairdial.policy.requests import Asked as Wish
+from fairdial.policy.requests import PlanTerms, RequestKind
+from fairdial.policy.terms import Clause
 from tests.samples import NOON_MS, SetClock
 from tests.unit.test_api import Api, Switch
 from tests.unit.test_desk import NUMBERING
@@ -74,10 +78,24 @@ async def prepared(folder: Path) -> AsyncIterator[Operations]:
     ):
         await made.call(name, given)
     await ledger.not_delivered(1, Channel.WEBHOOK, NOON_MS, "the receiver answered 422", None)
+    await _asked_for(ledger, made)
     await desk.authorise(Asked(CALL, Kind.OUTBOUND, "02079460123", "alice", "PJSIP/alice-1", 60))
     yield made
     await desk.close()
     await ledger.close()
+
+
+async def _asked_for(ledger: SqliteLedger, operations: Operations) -> None:
+    """Request 1 is open, 2 approved, 3 a minute plan that was proposed."""
+    clause, voice = Clause("voxdirect", "2026-11", "V9"), "allowances.voice"
+    for limit, why in ((2_000_000, "a fair in May"), (1_900_000, "a fair in April")):
+        given = {"account": "acme", "rule": voice, "limit": limit, "why": why, "by": "Ann Lee"}
+        await operations.call("request_add", given)
+    await operations.call("request_approve", {"request": 2, "by": "kim", "note": "a good customer"})
+    terms = PlanTerms("600 minutes", 20_000_000, "USD", Period.MONTH)
+    words = "three months of charged use in a row"
+    plan = ("acme", RequestKind.PLAN, "voxdirect", voice, clause, words, "fairdial", NOON_MS)
+    await ledger.ask(Wish(*plan, more=36_000, plan=terms))
 
 
 @asynccontextmanager

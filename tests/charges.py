@@ -183,7 +183,8 @@ class Counter:
 
     async def charges(self) -> dict[str, Charge]:
         """Charges of acme by call."""
-        return {charge.call_id: charge for charge in (await self.ledger.sheet("acme")).charges}
+        charges = (await self.ledger.sheet("acme")).charges
+        return {charge.call_id: charge for charge in charges if charge.call_id is not None}
 
     async def charged(self) -> dict[str, tuple[int, int]]:
         """Seconds and micros that acme was charged for, by call."""

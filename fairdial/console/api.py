@@ -27,6 +27,7 @@ from fairdial.console import (
     api_lines,
     api_notices,
     api_policies,
+    api_requests,
     api_statements,
     http,
 )
@@ -52,6 +53,7 @@ ROUTES = (
     api_cases.routes,
     api_notices.routes,
     api_statements.routes,
+    api_requests.routes,
     api_access.routes,
 )
 """In the order in which they are described."""

@@ -23,6 +23,7 @@ from fairdial.console import (
     cli_notices,
     cli_policies,
     cli_replay,
+    cli_requests,
     cli_statement,
     cli_store,
 )
@@ -58,6 +59,7 @@ app.add_typer(cli_cases.complaints, name="complaint")
 app.add_typer(cli_cases.blocks, name="block")
 app.add_typer(cli_notices.notices, name="notice")
 app.add_typer(cli_notices.contacts, name="contact")
+app.add_typer(cli_requests.requests, name="request")
 app.add_typer(cli_policies.rates, name="rates")
 app.add_typer(cli_policies.policies, name="policy")
 app.add_typer(cli_store.tokens, name="token")
@@ -365,9 +367,14 @@ CHARGE_COLUMNS = ("call", "mode", "charged_units", "amount", "currency", "rate")
 
 
 def _charge_table(charges: Iterable[Mapping[str, Any]]) -> Table:
+    # A minute plan is of no call; what it is charged for is the period that began then.
+    shown = (
+        row if row["call"] is not None else {**row, "call": f"request {row['request']}, {_utc(row['at_ms'])}"}
+        for row in charges
+    )
     return table(
-        ("call", "mode", "charged", "amount", "currency", "rate"),
-        ([row[key] for key in CHARGE_COLUMNS] for row in charges),
+        ("call", "mode", "charged", "amount", "currency", "rate", "clause"),
+        ([*(row[key] for key in CHARGE_COLUMNS), row["clause"]["id"]] for row in shown),
     )
 
 
@@ -382,6 +389,7 @@ USAGE_COLUMNS = (
     "over_units",
     "unit",
     "calls",
+    "limit of",
 )
 
 
@@ -391,7 +399,14 @@ def _usage_table(sheet: Mapping[str, Any]) -> Table:
     def local(at_ms: int) -> str:
         return datetime.fromtimestamp(at_ms / 1000, zone).isoformat(timespec="minutes")
 
-    rows = ({**row, "from": local(row["start_ms"]), "to": local(row["end_ms"])} for row in sheet["usage"])
+    def limit_of(row: Mapping[str, Any]) -> str:
+        numbers = ", ".join(str(number) for number in row["requests"])
+        return f"request {numbers} (policy: {row['policy_units']})" if numbers else "policy"
+
+    rows = (
+        {**row, "from": local(row["start_ms"]), "to": local(row["end_ms"]), "limit of": limit_of(row)}
+        for row in sheet["usage"]
+    )
     return table(
         tuple(column.removesuffix("_units") for column in USAGE_COLUMNS),
         ([row[key] for key in USAGE_COLUMNS] for row in rows),

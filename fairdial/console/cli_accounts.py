@@ -1,5 +1,6 @@
 """The commands about accounts and what they hold: subscription, lines, numbers, credit, agreements."""
 
+import getpass
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any
 
@@ -122,7 +123,11 @@ def _number_words(row: Mapping[str, Any]) -> str:
 
 
 def _agreement_words(row: Mapping[str, Any]) -> str:
-    note = f": {row['note']}" if row["note"] else ""
+    note = (
+        ": " + ", ".join(part for part in (row["about"], row["note"]) if part)
+        if row["about"] or row["note"]
+        else ""
+    )
     return f"{row['consent']} by {row['agreed_by']}, {instant_text(row['at_ms'])}{note}"
 
 
@@ -330,11 +335,15 @@ def number_remove(
 
 
 ConsentOption = Annotated[Consent, typer.Option(help="What was agreed to.")]
-AGREEMENT_COLUMNS = ("account", "consent", "agreed_by", "at", "note")
+AGREEMENT_COLUMNS = ("account", "consent", "agreed_by", "at", "about", "note", "recorded_by")
 
 
-def _agreement_table(rows: Iterable[Mapping[str, Any]]) -> Table:
-    return table_of(AGREEMENT_COLUMNS, ({**row, "at": instant_text(row["at_ms"])} for row in rows))
+def _agreement_table(rows: Iterable[Mapping[str, Any]], *more: str) -> Table:
+    shown = (
+        {**row, "at": instant_text(row["at_ms"]), "withdrawn": instant_text(row["withdrawn_ms"])}
+        for row in rows
+    )
+    return table_of((*AGREEMENT_COLUMNS, *more), shown)
 
 
 @agreements.command("add")
@@ -344,24 +353,41 @@ def agreement_add(
     consent: ConsentOption,
     by: Annotated[str, typer.Option(help="Who gave it.")],
     note: Annotated[str, typer.Option(help="What it was about.")] = "",
+    case: Annotated[int | None, typer.Option(help="The case that it answers.")] = None,
+    request: Annotated[int | None, typer.Option(help="The request that it answers.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Record an agreement. One that holds already stays as it is."""
     session: Session = context.obj
-    rows = session.run("agreement_add", account=account, consent=str(consent), agreed_by=by, note=note)
+    rows = session.run(
+        "agreement_add",
+        account=account,
+        consent=str(consent),
+        agreed_by=by,
+        note=note,
+        by=getpass.getuser(),
+        case=case,
+        request=request,
+    )
     show(rows, as_json, lambda: _agreement_table(rows))
 
 
 @agreements.command("list")
-def agreement_list(context: typer.Context, account: AccountId, as_json: AsJson = False) -> None:
+def agreement_list(
+    context: typer.Context,
+    account: AccountId,
+    withdrawn: Annotated[bool, typer.Option("--all", help="Those that were withdrawn too.")] = False,
+    as_json: AsJson = False,
+) -> None:
     """List the agreements of an account that hold."""
     session: Session = context.obj
-    rows = session.run("agreement_list", account=account)
-    show(rows, as_json, lambda: _agreement_table(rows))
+    rows = session.run("agreement_list", account=account, withdrawn=withdrawn)
+    more = ("withdrawn", "withdrawn_by") if withdrawn else ()
+    show(rows, as_json, lambda: _agreement_table(rows, *more))
 
 
 @agreements.command("withdraw")
 def agreement_withdraw(context: typer.Context, account: AccountId, consent: ConsentOption) -> None:
     """End an agreement from now on; it stays on record."""
     session: Session = context.obj
-    session.run("agreement_withdraw", account=account, consent=str(consent))
+    session.run("agreement_withdraw", account=account, consent=str(consent), by=getpass.getuser())

@@ -23,7 +23,8 @@ By = Annotated[str | None, typer.Option("--by", help="Who does this; your user n
 COLUMNS = ("case", "account", "detector", "clause", "state", "opened", "found", "step", "answer until")
 
 
-def _by(given: str | None) -> str:
+def by_whom(given: str | None) -> str:
+    """Who does something, as it stays on record."""
     return given or getpass.getuser()
 
 
@@ -95,7 +96,7 @@ def case_flag(
         "case_flag",
         account=account,
         note=note,
-        by=_by(by),
+        by=by_whom(by),
         step=None if step is None else str(step),
         fraud=fraud,
     )
@@ -122,7 +123,7 @@ def case_close(
     """Judge an open case: it is done with, or was none."""
     session: Session = context.obj
     found = session.run(
-        "case_close", case=case, by=_by(by), note=note, dismiss=dismiss, undo=undo, agreed_by=agreed_by
+        "case_close", case=case, by=by_whom(by), note=note, dismiss=dismiss, undo=undo, agreed_by=agreed_by
     )
     show(found, as_json, lambda: _shown(found))
 
@@ -137,7 +138,7 @@ def case_deadline(
 ) -> None:
     """Set until when the customer may answer an open case; past it, the ladder's next step follows."""
     session: Session = context.obj
-    found = session.run("case_deadline", case=case, deadline_ms=instant_ms(until, "UNTIL"), by=_by(by))
+    found = session.run("case_deadline", case=case, deadline_ms=instant_ms(until, "UNTIL"), by=by_whom(by))
     show(found, as_json, lambda: table(COLUMNS, [_row(found)]))
 
 
@@ -151,7 +152,7 @@ def complaint_add(
 ) -> None:
     """Take down a complaint. So many as the policy says open a case."""
     session: Session = context.obj
-    value = session.run("complaint_add", account=account, note=note, by=_by(by))
+    value = session.run("complaint_add", account=account, note=note, by=by_whom(by))
     cases = ", ".join(str(case["case"]) for case in value["cases"])
     rows = [("account", value["account"]), ("complaints", value["complaints"]), ("cases", cases or "none")]
     show(value, as_json, lambda: table(("what", "is"), rows))

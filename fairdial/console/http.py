@@ -31,6 +31,7 @@ from fairdial.ledger.contract import (
     LedgerError,
     LedgerUnavailable,
     NotFound,
+    NotNow,
     NotOpen,
     Role,
     Token,
@@ -251,7 +252,18 @@ def _given(given: Mapping[str, Any]) -> dict[str, Any]:
 _TOLD = frozenset(
     {"account", "line", "number", "first", "room", "call", "case", "policy", "card", "source"}
     | {"standing", "fraud", "services", "lift", "consent", "role", "step", "dismiss", "undo", "seconds"}
-    | {"amount", "currency", "reference", "dry_run", "deadline_ms", "notice", "language"}
+    | {
+        "amount",
+        "currency",
+        "reference",
+        "dry_run",
+        "deadline_ms",
+        "notice",
+        "language",
+        "request",
+        "rule",
+        "accept",
+    }
 )
 """What the log has of a change: what was changed, and to what; no names of people, and nothing that they wrote."""
 
@@ -297,7 +309,7 @@ async def _not_done(_request: Request, error: Exception) -> Response:
     return problem(422, "Not done", str(error))
 
 
-_CONFLICTS = (AlreadyExists, IdempotencyConflict, ConstraintViolated, TooMany, NotOpen)
+_CONFLICTS = (AlreadyExists, IdempotencyConflict, ConstraintViolated, TooMany, NotOpen, NotNow)
 """The request is well, but for what the ledger holds."""
 
 

@@ -19,6 +19,7 @@ from fairdial.clock import Moment
 from fairdial.console.access import digest_of, new_secret
 from fairdial.console.health import not_serving
 from fairdial.console.policy_views import difference_json, policy_json, rules_json, version_of
+from fairdial.console.requesting import Renew, Requesting, as_now
 from fairdial.console.shapes import (
     Json,
     account_json,
@@ -159,13 +160,14 @@ class Operations:
         logins: Logins | None = None,
         composer: Composer | None = None,
         published: Callable[[], None] | None = None,
+        renew: Renew | None = None,
     ) -> None:
         """Without `calls`, `hang_up`, `cut`, `status`, `callback`, `rooms` and `ready` no server runs here.
 
         callback: takes the line, the number that it wants, and the number to ring first instead of the line.
         judged: hears of a case that a person has closed: its account, its detector, and when. logins: hears of sources
         that are turned away. composer: puts notices into words, those that come with FairDial if left out; published:
-        hears of each policy version.
+        hears of each policy version. renew: asks for more for live calls whose limit was raised.
         """
         self._desk = desk
         self._ledger = desk.ledger
@@ -242,6 +244,7 @@ class Operations:
             "ready": self._readiness,
             "grants": self._grants,
             "grant": self._grant,
+            **Requesting(desk, renew).by_name,
         }
 
     async def call(self, name: str, arguments: Mapping[str, Any]) -> Any:
@@ -270,7 +273,11 @@ class Operations:
 
     async def _account_show(self, account: str) -> Json:
         sheet = await self._ledger.sheet(account)
-        return sheet_json(sheet, self._counted_in_messages(sheet.account))
+        entry, now_ms = sheet.account, self._desk.now_ms()
+        policy = self._desk.policies.at(entry.policy, zone_named(entry.zone), now_ms)
+        return sheet_json(
+            sheet, self._counted_in_messages(entry), lambda usage: as_now(usage, entry, policy, now_ms)
+        )
 
     async def _statement(
         self,
@@ -357,16 +364,43 @@ class Operations:
         await self._ledger.remove_number(number)
         return {"number": number, "removed": True}
 
-    async def _agreement_add(self, account: str, consent: str, agreed_by: str, note: str = "") -> list[Json]:
-        entry = Agreement(account, Consent(consent), agreed_by, self._desk.now_ms(), note)
+    async def _agreement_add(
+        self,
+        account: str,
+        consent: str,
+        agreed_by: str,
+        note: str = "",
+        by: str = "",
+        case: int | None = None,
+        request: int | None = None,
+    ) -> list[Json]:
+        about = await self._about(account, case, request)
+        entry = Agreement(account, Consent(consent), agreed_by, self._desk.now_ms(), note, about, by)
         await self._ledger.agree(entry)
         return [row for row in await self._agreement_list(account) if row["consent"] == consent]
 
-    async def _agreement_list(self, account: str) -> list[Json]:
+    async def _about(self, account: str, case: int | None, request: int | None) -> str:
+        """What an agreement answers: a case or a request of that account. Raises OperationError, NotFound."""
+        if case is not None and request is not None:
+            raise OperationError("an agreement answers a case or a request; name one of them")
+        if case is not None:
+            about, whose = f"case {case}", (await self._ledger.case(case))[0].account_id
+        elif request is not None:
+            about, whose = f"request {request}", (await self._ledger.request(request))[0].asked.account_id
+        else:
+            return ""
+        if whose != account:
+            raise OperationError(f"{about} is of account {whose!r}, not {account!r}; name one of its own")
+        return about
+
+    async def _agreement_list(self, account: str, withdrawn: bool = False) -> list[Json]:
+        """withdrawn: those that hold no more too, the latest first."""
+        if withdrawn:
+            return [agreement_json(agreement) for agreement in await self._ledger.agreements(account)]
         return [agreement_json(agreement) for agreement in (await self._ledger.sheet(account)).agreements]
 
-    async def _agreement_withdraw(self, account: str, consent: str) -> Json:
-        await self._ledger.withdraw(account, Consent(consent), self._desk.now_ms())
+    async def _agreement_withdraw(self, account: str, consent: str, by: str = "") -> Json:
+        await self._ledger.withdraw(account, Consent(consent), self._desk.now_ms(), by)
         return {"account": account, "consent": consent, "withdrawn": True}
 
     async def _import(self, text: str, where: str, region: str | None = None, dry_run: bool = False) -> Json:
@@ -625,8 +659,9 @@ class Operations:
         if agreed_by is not None:
             # First: a case that is closed without the agreement would let the customer off (S3).
             account = (await self._ledger.case(case))[0].account_id
-            words = f"case {case}" + (f": {note}" if note else "")
-            await self._ledger.agree(Agreement(account, Consent.SURCHARGE, agreed_by, now_ms, words))
+            await self._ledger.agree(
+                Agreement(account, Consent.SURCHARGE, agreed_by, now_ms, note, f"case {case}", by)
+            )
         closed = await self._ledger.close_case(case, now_ms, by, note, dismissed=dismiss, undo=undo)
         if self._judged is not None:
             self._judged(closed.account_id, closed.detector, closed.closed_ms or now_ms)

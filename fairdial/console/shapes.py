@@ -3,7 +3,7 @@
 Amounts of money are decimal texts, instants UTC milliseconds; what does not apply is null.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -22,6 +22,7 @@ from fairdial.policy.account import Account, Agreement, Credit, Line, OwnNumber
 from fairdial.policy.cards import RateCard
 from fairdial.policy.numbers import Number
 from fairdial.policy.rating import decimal_text
+from fairdial.policy.requests import Request, RequestEntry
 
 Json = dict[str, Any]
 
@@ -152,9 +153,10 @@ def credit_json(credit: Credit) -> Json:
 
 
 def charge_json(charge: Charge) -> Json:
-    """What a call cost."""
+    """What a call cost, or a period of a minute plan: `call` is null then, and `request` the plan's."""
     return {
         "call": charge.call_id,
+        "request": charge.request,
         "mode": str(charge.mode),
         "at_ms": charge.at_ms,
         "charged_units": charge.charged_units,
@@ -186,22 +188,60 @@ def own_number_json(number: OwnNumber) -> Json:
 
 
 def agreement_json(agreement: Agreement) -> Json:
-    """An agreement that holds."""
+    """An agreement; withdrawn_ms is null while it holds."""
     return {
         "account": agreement.account_id,
         "consent": str(agreement.consent),
         "agreed_by": agreement.agreed_by,
         "at_ms": agreement.at_ms,
         "note": agreement.note,
+        "about": agreement.about,
+        "recorded_by": agreement.recorded_by,
+        "withdrawn_ms": agreement.withdrawn_ms,
+        "withdrawn_by": agreement.withdrawn_by,
     }
 
 
-def usage_json(usage: Usage, unit: str) -> Json:
-    """What was used of one allowance in one window; unit: "s" or "messages". left_units None: no limit."""
+def request_json(request: Request, unit: str) -> Json:
+    """A request for a higher limit, or a minute plan. unit: "s", "messages" or "" for a number of something."""
+    asked = request.asked
+    plan = asked.plan
+    return {
+        "request": request.id,
+        "account": asked.account_id,
+        "kind": str(asked.kind),
+        "state": str(request.state),
+        "policy": asked.policy,
+        "rule": asked.rule,
+        "limit": asked.limit or None,
+        "adds": asked.more or None,
+        "unit": unit,
+        "plan": None if plan is None else plan.name,
+        "price": None if plan is None else decimal_text(plan.price_micros),
+        "currency": None if plan is None else plan.currency,
+        "period": None if plan is None else str(plan.period),
+        "why": asked.why,
+        "asked_by": asked.by,
+        "asked_ms": asked.at_ms,
+        "asked_until_ms": asked.until_ms,
+        "clause": asdict(asked.clause),
+        "changed_ms": request.changed_ms,
+        "from_ms": request.from_ms,
+        "until_ms": request.until_ms,
+    }
+
+
+def request_entry_json(entry: RequestEntry) -> Json:
+    """Something that was done about a request."""
+    return asdict(entry)
+
+
+def usage_json(usage: Usage, unit: str, requests: Sequence[int] = ()) -> Json:
+    """What was used of one allowance in one window; unit: "s" or "messages". left_units None: no limit.
+
+    requests: those by which the limit is higher than the policy's own, which is `policy_units` then.
+    """
     meter = usage.meter
-    left_units = meter.limit_units
-    if left_units is not None:
-        left_units -= meter.used_units + meter.reserved_units
     return {
         "allowance": meter.allowance,
         "start_ms": meter.window.start_ms,
@@ -209,21 +249,31 @@ def usage_json(usage: Usage, unit: str) -> Json:
         "limit_units": meter.limit_units,
         "used_units": meter.used_units,
         "reserved_units": meter.reserved_units,
-        "left_units": left_units,
+        "left_units": meter.room_units,
         "over_units": meter.over_units,
         "unit": unit,
         "calls": usage.calls,
+        "policy_units": meter.limit_units if meter.raised is None else meter.raised.base_units,
+        "requests": list(requests),
     }
 
 
-def sheet_json(sheet: AccountSheet, in_messages: Collection[str] = ()) -> Json:
-    """An account with all that it holds. in_messages: the allowances that count messages, not seconds."""
+def sheet_json(
+    sheet: AccountSheet,
+    in_messages: Collection[str] = (),
+    as_now: Callable[[Usage], tuple[Usage, Sequence[int]]] = lambda usage: (usage, ()),
+) -> Json:
+    """An account with all that it holds. in_messages: the allowances that count messages, not seconds; as_now: a use
+    with the limit that holds now, and the requests behind it.
+    """
+    shown = [as_now(usage) for usage in sheet.usage]
     return account_json(sheet.account) | {
         "lines": [line_json(line) for line in sheet.lines],
         "numbers": [own_number_json(number) for number in sheet.numbers],
         "agreements": [agreement_json(agreement) for agreement in sheet.agreements],
         "usage": [
-            usage_json(usage, "messages" if usage.meter.rule in in_messages else "s") for usage in sheet.usage
+            usage_json(usage, "messages" if usage.meter.rule in in_messages else "s", requests)
+            for usage, requests in shown
         ],
         "credit": None if sheet.credit is None else credit_json(sheet.credit),
         "charges": [charge_json(charge) for charge in sheet.charges],

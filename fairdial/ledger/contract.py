@@ -31,6 +31,7 @@ from fairdial.policy.history import Event
 from fairdial.policy.ladder import Taken
 from fairdial.policy.peers import Use
 from fairdial.policy.periods import Window
+from fairdial.policy.requests import Asked, Request, RequestEntry, RequestState, Ruling
 from fairdial.policy.sizing import Short, Sized
 from fairdial.policy.terms import Clause, Mode, Terms
 
@@ -48,6 +49,18 @@ Extend = Callable[["Grant", Snapshot], Sized | Short | None]
 
 PeriodOf = Callable[[Account], Window]
 """The period that is asked about: it can depend on the account's zone and billing cycle."""
+LimitsOf = Callable[["Grant", Account, str, Window], tuple[tuple[int, int], ...]]
+"""The limit of a meter (by its name and window) as it changed while a call was up: since when (UTC ms), and to what.
+() stands for what is stored.
+"""
+
+Rule = Callable[[Request, Account], Ruling]
+"""What becomes of a request of that account. Raises ValueError where it cannot."""
+
+PlanDue = Callable[[Account, MeterWindow, Sequence[MeterWindow], int], Asked | None]
+"""The minute plan to which use past an allowance leads (`requests.plan_due`): the account, the window that is over,
+those before it, and up to when windows led to a plan already. None: to none.
+"""
 
 LinesMax = Callable[[Account], int | None]
 """The most lines that an account may hold now; None: any number (V3)."""
@@ -103,6 +116,10 @@ class AlreadyExists(LedgerError):
 
 class TooMany(LedgerError):
     """The account holds as many as it may."""
+
+
+class NotNow(LedgerError):
+    """It is in a state in which that cannot be done."""
 
 
 class BatchRefused(LedgerError):
@@ -241,10 +258,11 @@ class Difference:
 class Charge:
     """What a settled call or a message cost. rate: where the price comes from.
 
-    charged_units: seconds of talk, or messages.
+    charged_units: seconds of talk, or messages. call_id None: of no call, but of a period of a minute plan, which is
+    that request's (R4); at_ms is the period's beginning then.
     """
 
-    call_id: str
+    call_id: str | None
     mode: Mode
     at_ms: int
     charged_units: int
@@ -252,6 +270,7 @@ class Charge:
     currency: str
     rate: str
     clause: Clause
+    request: int | None = None
 
 
 class CaseState(StrEnum):
@@ -568,13 +587,15 @@ class Ledger(Protocol):
         *,
         estimated: bool = False,
         answered_ms: int | None = None,
+        limits: LimitsOf | None = None,
     ) -> Grant:
         """Turn a grant into usage, split over its windows, and release the rest. Once: repeating it,
         with any amount, returns the grant as first settled. At most the granted seconds are used, and in
         no window more than is held there: what falls elsewhere counts where it was held. Raises NotFound.
 
         answered_ms: of an answer that nobody had noted. Noted by itself before, it would be taken for one that was
-        seen, should the settlement fail.
+        seen, should the settlement fail. limits: of allowances past which calls are charged, so that each second counts
+        by the limit that held in it; None: as stored.
         """
         ...
 
@@ -661,8 +682,63 @@ class Ledger(Protocol):
         """Record an agreement; one that holds already stays as it is. Raises NotFound (account)."""
         ...
 
-    async def withdraw(self, account_id: str, consent: Consent, at_ms: int) -> None:
+    async def withdraw(self, account_id: str, consent: Consent, at_ms: int, by: str = "") -> None:
         """End an agreement; it stays on record. Raises NotFound (account, or no such agreement holds)."""
+        ...
+
+    async def agreements(self, account_id: str) -> tuple[Agreement, ...]:
+        """All agreements of an account, those that were withdrawn included, the latest first. Raises NotFound."""
+        ...
+
+    async def ask(self, asked: Asked) -> Request:
+        """Take down a request. One whose key was used before, of that account, changes nothing: that one is returned.
+
+        Raises NotFound (account), TooMany (open ones), AlreadyExists (the key, for another request).
+        """
+        ...
+
+    async def rule(self, request_id: int, rule: Rule) -> Request:
+        """Let become of a request what `rule` says, in the transaction that reads it; from then on every decision,
+        renewal and settlement sees the limit that follows. Raises NotFound, NotNow (of its state), TooMany (approved
+        ones), ValueError (of `rule`).
+        """
+        ...
+
+    async def requests(
+        self,
+        account_id: str | None = None,
+        state: RequestState | None = None,
+        limit: int = 100,
+        after_id: int | None = None,
+    ) -> tuple[Request, ...]:
+        """The latest requests, newest first, those after `after_id` in that order."""
+        ...
+
+    async def request(self, request_id: int) -> tuple[Request, tuple[RequestEntry, ...]]:
+        """One request with all that was done about it, the earliest first. Raises NotFound."""
+        ...
+
+    async def end_requests(self, now_ms: int, limit: int = 100) -> tuple[Request, ...]:
+        """Write down which requests are over: their time has passed, or their account is terminated or on another
+        policy. At most `limit` of them; what each allowed ended by itself before.
+        """
+        ...
+
+    async def plans_due(
+        self, now_ms: int, due: PlanDue, windows_max: int, limit: int = 100
+    ) -> tuple[int, tuple[Request, ...]]:
+        """Judge windows with overage that are over, each once: how many were, and the plans proposed or added (R4).
+
+        windows_max: how many windows before each `due` looks at. At most `limit` windows: where as many were judged,
+        there may be more.
+        """
+        ...
+
+    async def charge_plans(self, now_ms: int, limit: int = 100) -> tuple[int, tuple[Charge, ...]]:
+        """Charge minute plans for the next period of each that has begun, once for each: how many plans were looked at,
+        at most `limit`, and what was charged. Repeated until none is, nothing is owed any more (R4). Prepaid credit
+        pays for none of it.
+        """
         ...
 
     async def set_standing(

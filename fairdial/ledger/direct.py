@@ -34,6 +34,7 @@ _UNUSED_INDEXES: Final = (
     "charges_of_account",
     "grants_live",
     "grants_by_end",
+    "meters_to_judge",
 )
 """Nobody lists here; each costs every call a write."""
 

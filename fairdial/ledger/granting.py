@@ -19,6 +19,7 @@ from fairdial.ledger.contract import (
     GrantState,
     IdempotencyConflict,
     Judge,
+    LimitsOf,
     Plan,
     PlanMore,
 )
@@ -285,6 +286,7 @@ def settle(
     ended_ms: int,
     estimated: bool,
     answered_ms: int | None = None,
+    limits: LimitsOf | None = None,
 ) -> Grant:
     grant = reading.need_grant(db, call_id)
     if not grant.live:
@@ -296,7 +298,7 @@ def settle(
     if grant.granted_s is not None:
         used_s = min(used_s, grant.granted_s)
     start_ms = _talk_began_ms(grant, used_s, ended_ms, estimated)
-    past = _meter(db, grant, start_ms, used_s, ended_ms)
+    past = _meter(db, grant, start_ms, used_s, ended_ms, limits)
     if grant.room is not None:
         rooms.meter(db, grant, (start_ms, start_ms + used_s * MS_PER_S), ended_ms)
     charged_micros = _charge(db, grant, used_s, past, ended_ms)
@@ -346,7 +348,14 @@ class _Said:
     at_ms: int
 
 
-def _meter(db: sqlite3.Connection, grant: Grant, start_ms: int, used_s: int, ended_ms: int) -> Past:
+def _meter(
+    db: sqlite3.Connection,
+    grant: Grant,
+    start_ms: int,
+    used_s: int,
+    ended_ms: int,
+    limits: LimitsOf | None = None,
+) -> Past:
     """Write `used_s` of use from `start_ms` on the meters that the grant holds, and release the rest."""
     said = _Said(grant.line_id, ended_ms)
     endless = grant.granted_s is None
@@ -357,7 +366,7 @@ def _meter(db: sqlite3.Connection, grant: Grant, start_ms: int, used_s: int, end
         holds = list(same)
         parts = split_s(start_ms, used_s, [Window(hold["start_ms"], hold["end_ms"]) for hold in holds])
         if any(hold["over"] for hold in holds):
-            past = _use_past(db, holds, parts, said)
+            past = _use_past(db, holds, parts, _limits_of(db, grant, holds, limits), start_ms, said)
             stretches += past
             weight = max(weight, holds[0]["weight"]) if past else weight
             continue
@@ -409,24 +418,76 @@ def _key(hold: sqlite3.Row) -> tuple[str, str, int, int]:
     return hold["account_id"], hold["allowance"], hold["start_ms"], hold["end_ms"]
 
 
+_Limits = Sequence[tuple[int, int | None]]
+"""A limit as it changes: since when (UTC ms), and what it is; None: there is none."""
+
+
+def _limits_of(
+    db: sqlite3.Connection, grant: Grant, holds: Sequence[sqlite3.Row], limits: LimitsOf | None
+) -> list[_Limits]:
+    """The limit of each hold as it was while the call was up: the stored one is that of the latest dial."""
+    stored: list[_Limits] = [((hold["start_ms"], hold["limit_units"]),) for hold in holds]
+    if limits is None:
+        return stored
+    account = reading.need_account(db, grant.account_id)
+    if not account.raises:
+        # Only raises make a limit change: without them nothing is to be worked out.
+        return stored
+    return [
+        limits(grant, account, hold["allowance"], Window(hold["start_ms"], hold["end_ms"])) or as_stored
+        for hold, as_stored in zip(holds, stored, strict=True)
+    ]
+
+
 def _use_past(
-    db: sqlite3.Connection, holds: Sequence[sqlite3.Row], parts: Sequence[int], said: _Said
+    db: sqlite3.Connection,
+    holds: Sequence[sqlite3.Row],
+    parts: Sequence[int],
+    limits: Sequence[_Limits],
+    start_ms: int,
+    said: _Said,
 ) -> list[_Stretch]:
-    """Use an allowance past which calls go on; returns the stretches of the talk that lie past it."""
+    """Use an allowance past which calls go on; returns the stretches of the talk that lie past it.
+
+    start_ms: of the talk. Each second counts by the limit that held in it.
+    """
     begin_s, past = 0, []
-    for hold, part_s in zip(holds, parts, strict=True):
-        included_s, weight = part_s, hold["weight"]
-        if hold["limit_units"] is not None:
-            # Something is held here where the allowance began to be charged while the call was up.
-            others_units = hold["meter_reserved_units"] - hold["hold_units"]
-            room_units = max(0, hold["limit_units"] - hold["meter_used_units"] - others_units)
-            included_s = min(part_s, room_units // weight)
-        over_s = part_s - included_s
-        _write_use(db, hold, included_s * weight, over_s * weight, said)
-        if over_s:
-            past.append((begin_s + included_s, begin_s + part_s))
-        begin_s += part_s
+    for hold, part_s, steps in zip(holds, parts, limits, strict=True):
+        weight, included_s, end_s = hold["weight"], 0, begin_s + part_s
+        # Something is held here where the allowance began to be charged while the call was up.
+        others_units = hold["meter_reserved_units"] - hold["hold_units"]
+        taken_units = hold["meter_used_units"] + others_units
+        for (_, limit_units), (from_s, until_s) in zip(
+            steps, _stretches(steps, start_ms, begin_s, end_s), strict=True
+        ):
+            fits_s = until_s - from_s
+            if limit_units is not None:
+                room_units = max(0, limit_units - taken_units - included_s * weight)
+                fits_s = min(fits_s, room_units // weight)
+            included_s += fits_s
+            if from_s + fits_s < until_s:
+                past.append((from_s + fits_s, until_s))
+        needed_units = taken_units + included_s * weight
+        if hold["limit_units"] is not None and needed_units > hold["limit_units"]:
+            # A limit that was raised after the latest dial is not stored yet.
+            db.execute(
+                "UPDATE meters SET limit_units = ?"
+                " WHERE account_id = ? AND allowance = ? AND start_ms = ? AND end_ms = ?",
+                (needed_units, *_key(hold)),
+            )
+        _write_use(db, hold, included_s * weight, (part_s - included_s) * weight, said)
+        begin_s = end_s
     return past
+
+
+def _stretches(steps: _Limits, start_ms: int, begin_s: int, end_s: int) -> list[_Stretch]:
+    """The seconds [begin_s, end_s) of a talk, divided where the limit changes; one stretch for each of its steps."""
+    # The first limit holds from before the talk on, whenever a rounded boundary lets its part begin.
+    starts_s = [begin_s]
+    for at_ms, _ in steps[1:]:
+        at_s = (at_ms - start_ms + MS_PER_S // 2) // MS_PER_S
+        starts_s.append(min(end_s, max(begin_s, at_s)))
+    return list(zip(starts_s, [*starts_s[1:], end_s], strict=True))
 
 
 def _charge(db: sqlite3.Connection, grant: Grant, used_s: int, past: Past, at_ms: int) -> int:

@@ -27,6 +27,8 @@ class Topic(StrEnum):
     STANDING = "standing"
     SERVICES = "services"
     """Services were taken from the account, or given back."""
+    REQUEST = "request"
+    """A request was decided, or its time is over; a minute plan was proposed or added (A11, R4, R5)."""
     POLICY = "policy_change"
     """Another version of the policy will decide (R7, V9)."""
 

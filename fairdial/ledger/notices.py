@@ -25,6 +25,7 @@ from fairdial.ledger.notice import (
 from fairdial.policy.account import Account, Kind, Standing
 from fairdial.policy.document import Step
 from fairdial.policy.ladder import Taken
+from fairdial.policy.requests import Request, RequestState
 from fairdial.policy.terms import Clause
 
 LAST_MAX = 500
@@ -223,6 +224,36 @@ def _another(db: sqlite3.Connection, account_id: str, topic: Topic) -> str:
         "SELECT count(*) FROM notices WHERE account_id = ? AND topic = ?", (account_id, topic)
     ).fetchone()
     return f"{topic}-{count + 1}"
+
+
+_BY_THE_CUSTOMER = frozenset({"asked", RequestState.WITHDRAWN})
+
+
+def of_request(db: sqlite3.Connection, request: Request, what: str, at_ms: int, note: str) -> None:
+    """What became of a request; not what its customer did. what: as in its entries."""
+    if what in _BY_THE_CUSTOMER:
+        return
+    asked = request.asked
+    facts = {
+        "request": request.id,
+        "what": what,
+        "rule": asked.rule,
+        "policy": asked.policy,
+        "limit": asked.limit or None,
+        "more": asked.more or None,
+        "from_ms": request.from_ms,
+        "until_ms": request.until_ms,
+        "note": note,
+        "plan": None
+        if asked.plan is None
+        else {
+            "name": asked.plan.name,
+            "price_micros": asked.plan.price_micros,
+            "currency": asked.plan.currency,
+            "period": asked.plan.period,
+        },
+    }
+    write(db, asked.account_id, Topic.REQUEST, f"{request.id}:{what}", at_ms, facts, clause=asked.clause)
 
 
 # --- to all on a policy --------------------------------------------------------------------------------

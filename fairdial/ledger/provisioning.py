@@ -62,7 +62,9 @@ def add_account(db: sqlite3.Connection, account: Account, *, any_subscription: b
         )
         return True
     kept = reading.to_account(row)
-    wanted = replace(account, standing=kept.standing, fraud=kept.fraud, restricted=kept.restricted)
+    wanted = replace(
+        account, standing=kept.standing, fraud=kept.fraud, restricted=kept.restricted, raises=kept.raises
+    )
     if any_subscription:
         wanted = replace(wanted, policy=kept.policy, options=kept.options)
     if kept != wanted:
@@ -138,21 +140,25 @@ def agree(db: sqlite3.Connection, agreement: Agreement) -> bool:
     # After the one before, also where that was withdrawn in the same millisecond, or the clock was set back since.
     at_ms = max(agreement.at_ms, row["at_ms"] + 1)
     db.execute(
-        "INSERT INTO agreements (account_id, consent, at_ms, agreed_by, note) VALUES (?, ?, ?, ?, ?)",
-        (*key, at_ms, agreement.agreed_by, agreement.note),
+        "INSERT INTO agreements (account_id, consent, at_ms, agreed_by, note, about, recorded_by)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?)",
+        (
+            *(*key, at_ms, agreement.agreed_by),
+            *(agreement.note, agreement.about, agreement.recorded_by),
+        ),
     )
     return True
 
 
-def withdraw(db: sqlite3.Connection, account_id: str, consent: Consent, at_ms: int) -> None:
+def withdraw(db: sqlite3.Connection, account_id: str, consent: Consent, at_ms: int, by: str) -> None:
     reading.need_account(db, account_id)
     if not _holds(db, account_id, consent):
         raise NotFound(f"account {account_id!r} has not agreed to {consent}; nothing is to be withdrawn")
     # Not before it began, also where the clock was set back since.
     db.execute(
-        "UPDATE agreements SET withdrawn_ms = max(at_ms, ?)"
+        "UPDATE agreements SET withdrawn_ms = max(at_ms, ?), withdrawn_by = ?"
         " WHERE account_id = ? AND consent = ? AND withdrawn_ms IS NULL",
-        (at_ms, account_id, consent),
+        (at_ms, by, account_id, consent),
     )
 
 

@@ -38,6 +38,7 @@ from fairdial.policy.account import (
 )
 from fairdial.policy.numbers import Habit
 from fairdial.policy.periods import Window
+from fairdial.policy.raises import Raise
 from fairdial.policy.terms import Clause, Mode, Terms
 
 # The columns are the fields of Grant, in order.
@@ -147,9 +148,26 @@ def agreements_of(db: sqlite3.Connection, account_id: str) -> tuple[Agreement, .
         "SELECT * FROM agreements WHERE account_id = ? AND withdrawn_ms IS NULL ORDER BY consent",
         (account_id,),
     )
-    return tuple(
-        Agreement(row["account_id"], Consent(row["consent"]), row["agreed_by"], row["at_ms"], row["note"])
-        for row in rows
+    return tuple(_to_agreement(row) for row in rows)
+
+
+def all_agreements(db: sqlite3.Connection, account_id: str) -> tuple[Agreement, ...]:
+    need_account(db, account_id)
+    rows = db.execute("SELECT * FROM agreements WHERE account_id = ? ORDER BY at_ms DESC", (account_id,))
+    return tuple(_to_agreement(row) for row in rows)
+
+
+def _to_agreement(row: sqlite3.Row) -> Agreement:
+    return Agreement(
+        row["account_id"],
+        Consent(row["consent"]),
+        row["agreed_by"],
+        row["at_ms"],
+        row["note"],
+        row["about"],
+        row["recorded_by"],
+        row["withdrawn_ms"],
+        row["withdrawn_by"],
     )
 
 
@@ -217,6 +235,7 @@ def filled(db: sqlite3.Connection, account_id: str, meters: Sequence[MeterWindow
                 meter.over,
                 meter.weight,
                 meter.room,
+                meter.raised,
             )
         )
     return tuple(filled)
@@ -338,12 +357,18 @@ def sheet_of(db: sqlite3.Connection, account_id: str) -> AccountSheet:
         "SELECT * FROM charges WHERE account_id = ? ORDER BY at_ms DESC, call_id LIMIT ?",
         (account_id, CHARGES_SHOWN),
     )
+    of_plans = "c.account_id = ? ORDER BY c.start_ms DESC, c.request_id LIMIT ?"
+    charged = [
+        *(to_charge(row) for row in charges),
+        *plan_charges_where(db, of_plans, (account_id, CHARGES_SHOWN)),
+    ]
+    charged.sort(key=lambda charge: -charge.at_ms)
     return AccountSheet(
         account,
         lines_of(db, account_id),
         usage,
         credit_of(db, account_id),
-        tuple(to_charge(row) for row in charges),
+        tuple(charged[:CHARGES_SHOWN]),
         numbers_of(db, account_id),
         agreements_of(db, account_id),
     )
@@ -364,12 +389,21 @@ def to_account(row: sqlite3.Row) -> Account:
         row["options"],
         row["fraud"],
         row["restricted"],
+        row["raises"],
     )
 
 
 @lru_cache(maxsize=TEXTS_KEPT)
 def _account(
-    id: str, policy: str, zone: str, name: str, standing: str, options: str, fraud: int, restricted: str
+    id: str,
+    policy: str,
+    zone: str,
+    name: str,
+    standing: str,
+    options: str,
+    fraud: int,
+    restricted: str,
+    raises: str,
 ) -> Account:
     return Account(
         id,
@@ -380,6 +414,8 @@ def _account(
         to_options(options),
         bool(fraud),
         to_services(restricted),
+        # Of nearly every account: not worth a parser.
+        () if raises == "[]" else msgspec.json.decode(raises, type=tuple[Raise, ...]),
     )
 
 
@@ -430,6 +466,31 @@ def to_charge(row: sqlite3.Row) -> Charge:
         row["currency"],
         row["rate"],
         Clause(row["clause_policy"], row["clause_version"], row["clause_id"]),
+    )
+
+
+def plan_charges_where(
+    db: sqlite3.Connection, condition: str, parameters: Sequence[object]
+) -> tuple[Charge, ...]:
+    """What minute plans cost, by a condition of our own on `c`, their table."""
+    rows = db.execute(
+        "SELECT c.*, r.plan, r.clause_policy, r.clause_version, r.clause_id"  # noqa: S608
+        f" FROM plan_charges c JOIN requests r ON r.id = c.request_id WHERE {condition}",
+        parameters,
+    )
+    return tuple(
+        Charge(
+            None,
+            Mode.PLAN,
+            row["start_ms"],
+            row["added_units"],
+            row["amount_micros"],
+            row["currency"],
+            f"plans.{row['plan']}",
+            Clause(row["clause_policy"], row["clause_version"], row["clause_id"]),
+            row["request_id"],
+        )
+        for row in rows
     )
 
 

@@ -4,7 +4,16 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from fairdial.ledger import cases, granting, notices, provisioning, reading, statements, witnessing
+from fairdial.ledger import (
+    cases,
+    granting,
+    notices,
+    provisioning,
+    reading,
+    requesting,
+    statements,
+    witnessing,
+)
 from fairdial.ledger.contract import (
     AccountSheet,
     Block,
@@ -13,6 +22,7 @@ from fairdial.ledger.contract import (
     CaseChange,
     CaseEntry,
     CaseState,
+    Charge,
     DecisionRecord,
     Difference,
     Entry,
@@ -20,14 +30,17 @@ from fairdial.ledger.contract import (
     Finding,
     Grant,
     Judge,
+    LimitsOf,
     LinesMax,
     LoadedCard,
     Past,
     Payment,
     PeriodOf,
     Plan,
+    PlanDue,
     PlanMore,
     PublishedPolicy,
+    Rule,
     Seen,
     SettledPage,
     Token,
@@ -51,6 +64,7 @@ from fairdial.policy.decide import Verdict
 from fairdial.policy.ladder import Taken
 from fairdial.policy.peers import Use
 from fairdial.policy.periods import Window
+from fairdial.policy.requests import Asked, Request, RequestEntry, RequestState
 
 T = TypeVar("T")
 
@@ -105,9 +119,10 @@ class SqliteLedger:
         *,
         estimated: bool = False,
         answered_ms: int | None = None,
+        limits: LimitsOf | None = None,
     ) -> Grant:
         return await self._writer.do(
-            lambda db: granting.settle(db, call_id, used_s, ended_ms, estimated, answered_ms)
+            lambda db: granting.settle(db, call_id, used_s, ended_ms, estimated, answered_ms, limits)
         )
 
     async def release(self, call_id: str) -> Grant | None:
@@ -165,8 +180,42 @@ class SqliteLedger:
     async def agree(self, agreement: Agreement) -> None:
         await self._writer.do(lambda db: provisioning.agree(db, agreement))
 
-    async def withdraw(self, account_id: str, consent: Consent, at_ms: int) -> None:
-        await self._writer.do(lambda db: provisioning.withdraw(db, account_id, consent, at_ms))
+    async def withdraw(self, account_id: str, consent: Consent, at_ms: int, by: str = "") -> None:
+        await self._writer.do(lambda db: provisioning.withdraw(db, account_id, consent, at_ms, by))
+
+    async def agreements(self, account_id: str) -> tuple[Agreement, ...]:
+        return await self._writer.read(lambda db: reading.all_agreements(db, account_id))
+
+    async def ask(self, asked: Asked) -> Request:
+        return await self._writer.do(lambda db: requesting.ask(db, asked))
+
+    async def rule(self, request_id: int, rule: Rule) -> Request:
+        return await self._writer.do(lambda db: requesting.rule(db, request_id, rule))
+
+    async def requests(
+        self,
+        account_id: str | None = None,
+        state: RequestState | None = None,
+        limit: int = 100,
+        after_id: int | None = None,
+    ) -> tuple[Request, ...]:
+        return await self._writer.read(lambda db: requesting.latest(db, account_id, state, limit, after_id))
+
+    async def request(self, request_id: int) -> tuple[Request, tuple[RequestEntry, ...]]:
+        return await self._writer.read(lambda db: requesting.with_entries(db, request_id))
+
+    async def end_requests(self, now_ms: int, limit: int = 100) -> tuple[Request, ...]:
+        # Looked for past the writer: nearly always there is none, and dials are not to wait for that.
+        ids = await self._writer.read(lambda db: requesting.over(db, now_ms, limit))
+        return await self._writer.do(lambda db: requesting.end(db, ids, now_ms)) if ids else ()
+
+    async def plans_due(
+        self, now_ms: int, due: PlanDue, windows_max: int, limit: int = 100
+    ) -> tuple[int, tuple[Request, ...]]:
+        return await self._writer.do(lambda db: requesting.plans_due(db, now_ms, due, windows_max, limit))
+
+    async def charge_plans(self, now_ms: int, limit: int = 100) -> tuple[int, tuple[Charge, ...]]:
+        return await self._writer.do(lambda db: requesting.charge_plans(db, now_ms, limit))
 
     async def set_standing(
         self, account_id: str, standing: Standing, at_ms: int, *, fraud: bool = False

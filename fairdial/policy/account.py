@@ -12,6 +12,7 @@ from typing import Literal
 from fairdial.policy.numbers import Habit
 from fairdial.policy.periods import Window, zone_named
 from fairdial.policy.prefixes import COUNTRIES
+from fairdial.policy.raises import Raise, Raised
 from fairdial.policy.rating import currency_digits
 
 
@@ -91,7 +92,8 @@ class Account:
     """Who pays. `zone` is the IANA zone in whose local midnight its periods begin.
 
     fraud: terminated for fraud, so that what is left of its credit is forfeited (V8). restricted: services that it
-    may not use for now (S4); an emergency call is none that can be taken away.
+    may not use for now (S4); an emergency call is none that can be taken away. raises: limits of its policy that are,
+    were lately, or will be higher for it (R5).
     """
 
     id: str
@@ -102,6 +104,7 @@ class Account:
     options: Options = field(default_factory=Options)
     fraud: bool = False
     restricted: frozenset[Kind] = frozenset()
+    raises: tuple[Raise, ...] = ()
 
     def __post_init__(self) -> None:
         _identifier("account", self.id)
@@ -154,13 +157,21 @@ class Consent(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """An agreement that holds: who gave it, when (UTC milliseconds), and what it was about (S5)."""
+    """An agreement: who gave it, when (UTC milliseconds), and what it was about (S5).
+
+    about: the case or request that it answers, such as "case 3"; "" for none. recorded_by: who wrote it down.
+    withdrawn_ms, withdrawn_by: when it ended, and by whom; None: it holds.
+    """
 
     account_id: str
     consent: Consent
     agreed_by: str
     at_ms: int
     note: str = ""
+    about: str = ""
+    recorded_by: str = ""
+    withdrawn_ms: int | None = None
+    withdrawn_by: str = ""
 
     def __post_init__(self) -> None:
         if not self.agreed_by.strip():
@@ -216,7 +227,7 @@ class MeterWindow:
     Units are seconds of talk, or messages. allowance: the rule's name; "name/line" where each line has its own
     (R1). over: use past the limit goes on and is charged (R3, V2); `over_units` is how much that was. weight: how
     many units a second of this call counts (V6). room: it counts the room's clock, once for all who are in a
-    conference (K5).
+    conference (K5). raised: what made `limit_units` higher than the policy's own (R5).
     """
 
     allowance: str
@@ -228,6 +239,7 @@ class MeterWindow:
     over: bool = False
     weight: int = 1
     room: bool = False
+    raised: Raised | None = None
 
     @property
     def rule(self) -> str:
@@ -246,6 +258,10 @@ class MeterWindow:
         """Seconds of this call that fit into what is unreserved; None where there is no limit."""
         room_units = self.room_units
         return None if room_units is None else room_units // self.weight
+
+    def room_below_s(self, limit_units: int) -> int:
+        """Seconds of this call that would fit below another limit."""
+        return max(0, limit_units - self.used_units - self.reserved_units) // self.weight
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ large a grant is, to `explain.py` to tell what was looked at.
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from fairdial.policy.account import (
@@ -25,8 +25,9 @@ from fairdial.policy.cards import RateCard
 from fairdial.policy.document import Allowance, Cap, Meter, Pay, Policy, Scope
 from fairdial.policy.numbers import Number
 from fairdial.policy.outcomes import Reason
-from fairdial.policy.periods import MS_PER_S, windows_over, zone_named
+from fairdial.policy.periods import MS_PER_S, Window, windows_over, zone_named
 from fairdial.policy.prefixes import NumberClass
+from fairdial.policy.raises import Limit, Raise, limit_at
 from fairdial.policy.sizing import (
     LONGEST_HORIZON_S,
     GrantRules,
@@ -144,17 +145,43 @@ def meters_at(
             (dial.ring_s + (policy.longest_call_s(dial.kind) or LONGEST_HORIZON_S)) * MS_PER_S
         )
     return tuple(
-        MeterWindow(
-            f"{allowance.name}/{dial.line_id}" if allowance.scope is Scope.LINE else allowance.name,
-            window,
-            allowance.limit_units,
-            over=allowance.used_up is Pay.OVERAGE,
-            weight=allowance.weight(dial.kind),
-            room=allowance.meter is Meter.CONFERENCE,
-        )
+        _meter_at(account, policy, allowance, dial, window)
         for allowance in policy.meters_for(dial.kind)
         if allowance.meter in wanted
         for window in windows_over(allowance.period, zone, dial.at_ms, until_ms, account.options.cycle_day)
+    )
+
+
+def _meter_at(
+    account: Account, policy: Policy, allowance: Allowance, dial: Dial, window: Window
+) -> MeterWindow:
+    name = f"{allowance.name}/{dial.line_id}" if allowance.scope is Scope.LINE else allowance.name
+    units, raised = allowance.limit_units, None
+    if account.raises and units is not None:
+        # In a window that is still to come, by what holds when it begins.
+        limit = allowance_limit(account, policy, name, units, max(dial.at_ms, window.start_ms))
+        units, raised = limit.units, limit.raised
+    return MeterWindow(
+        name,
+        window,
+        units,
+        over=allowance.used_up is Pay.OVERAGE,
+        weight=allowance.weight(dial.kind),
+        room=allowance.meter is Meter.CONFERENCE,
+        raised=raised,
+    )
+
+
+def allowance_limit(account: Account, policy: Policy, name: str, base_units: int, at_ms: int) -> Limit:
+    """The limit of a meter of that account; name: of the allowance, "voice/alice" where each line has its own."""
+    return limit_at(account.raises, policy.name, f"allowances.{name}", base_units, at_ms)
+
+
+def cap_limit(account: Account, policy: Policy, name: str, at_ms: int) -> int | None:
+    """The cap of that name as it is for the account; None where the policy has none."""
+    cap: Cap | None = getattr(policy.caps, name)
+    return (
+        None if cap is None else limit_at(account.raises, policy.name, f"caps.{name}", cap.limit, at_ms).units
     )
 
 
@@ -187,6 +214,11 @@ class Question:
     def clause(self, clause_id: str) -> Clause:
         """A clause of the policy."""
         return Clause(self.policy.name, self.policy.version, clause_id)
+
+    def reaches(self, cap: str, count: int) -> bool:
+        """Whether so many are as many as that cap allows the account."""
+        most = cap_limit(self.account, self.policy, cap, self.dial.at_ms)
+        return most is not None and count >= most
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,26 +265,25 @@ def _cap_clause(question: Question, cap: Cap | None) -> Clause | None:
 
 
 def _attempts(question: Question) -> Reason | None:
-    cap = question.policy.caps.attempts_per_s
-    return Reason.TOO_MANY_ATTEMPTS if cap is not None and question.dial.attempts > cap.limit else None
+    # This dial is one of them.
+    too_many = question.reaches("attempts_per_s", question.dial.attempts - 1)
+    return Reason.TOO_MANY_ATTEMPTS if too_many else None
 
 
 def _calls_at_once(question: Question) -> Reason | None:
-    cap = question.policy.caps.simultaneous_calls
     # A message is over at once.
-    full = cap is not None and question.snapshot.live_calls >= cap.limit
+    full = question.reaches("simultaneous_calls", question.snapshot.live_calls)
     return Reason.TOO_MANY_CALLS if full and question.dial.kind is not Kind.MESSAGE else None
 
 
 def _inbound_at_once(question: Question) -> Reason | None:
-    cap = question.policy.caps.simultaneous_inbound
-    full = cap is not None and question.snapshot.live_inbound >= cap.limit
+    full = question.reaches("simultaneous_inbound", question.snapshot.live_inbound)
     return Reason.TOO_MANY_INBOUND if full and question.dial.kind is Kind.INBOUND else None
 
 
 def _callees(question: Question) -> Reason | None:
-    cap, callees = question.policy.caps.callees_per_day, question.snapshot.callees
-    if cap is None or callees is None or callees.known or callees.count < cap.limit:
+    callees = question.snapshot.callees
+    if callees is None or callees.known or not question.reaches("callees_per_day", callees.count):
         return None
     return Reason.TOO_MANY_NUMBERS
 
@@ -271,8 +302,8 @@ def _kind(question: Question) -> Reason | None:
 
 
 def _participants(question: Question) -> Reason | None:
-    cap, room = question.policy.caps.participants, question.snapshot.room
-    full = cap is not None and room is not None and room.seats >= cap.limit
+    room = question.snapshot.room
+    full = room is not None and question.reaches("participants", room.seats)
     return Reason.CONFERENCE_FULL if full and question.dial.kind is Kind.CONFERENCE else None
 
 
@@ -529,7 +560,11 @@ def decide(
     clause_id = rule.clause_for(dial.kind)
     if rule.used_up is Pay.CREDIT:
         return _by_credit(question, clause_id, rules, cards)
-    held = (short.limit_units or 0) - short.used_units >= short.weight
+    limit_units = short.limit_units or 0
+    if short.raised is not None and short.room_s:
+        # The raise is over before a call that it allows could be answered and of use.
+        limit_units = short.raised.lower_units or 0
+    held = limit_units - short.used_units >= short.weight
     reason = Reason.ALLOWANCE_RESERVED if held else Reason.ALLOWANCE_USED_UP
     return Refuse(reason, question.clause(clause_id), account.id)
 
@@ -615,6 +650,8 @@ def _included(question: Question, sized: Sized) -> Allow:
         reason, clause = Reason.COVERED, _clause_of(question, meters[0])
     else:
         reason, clause = Reason.NOT_COUNTED, question.clause(policy.kinds.clause)
+    if account_raise := None if reason is Reason.PAST_ALLOWANCE else _rests_on(question, current):
+        reason, clause = Reason.WITHIN_RAISED_LIMIT, question.clause(account_raise.clause)
     surcharge = _surcharge(question)
     return Allow(
         reason,
@@ -628,6 +665,25 @@ def _included(question: Question, sized: Sized) -> Allow:
         flag=_flag(question),
         bound_by=sized.bound_by,
     )
+
+
+def _rests_on(question: Question, current: Sequence[MeterWindow]) -> Raise | None:
+    """The raise without which the dial would be refused, or charged; None: it needs none."""
+    account = question.account
+    if not account.raises:
+        return None
+    bare = first_refusal(CHECKS, replace(question, account=replace(account, raises=())))
+    if bare is not None:
+        return next(
+            one
+            for one in account.raises
+            if (one.policy, one.rule) == (question.policy.name, bare[0].name)
+            and one.holds_at(question.dial.at_ms)
+        )
+    short = (
+        meter.raised for meter in current if meter.raised and not meter.room_below_s(meter.raised.base_units)
+    )
+    return next((raised.by[0] for raised in short), None)
 
 
 def _clause_of(question: Question, meter: MeterWindow) -> Clause:

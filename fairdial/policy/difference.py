@@ -25,7 +25,9 @@ from fairdial.policy.wording import (
     encryption,
     joined,
     kinds_counted,
+    minute_plan,
     price,
+    requests,
     sentence,
     size,
     times,
@@ -49,6 +51,7 @@ def difference(old: Policy, new: Policy) -> tuple[str, ...]:
         *_caps(old, new),
         *_charges(old.charges, new.charges),
         *_protection(old, new),
+        *_requests(old, new),
         *_triggers(old, new),
         *_notice(old, new),
     )
@@ -205,6 +208,20 @@ def _standing(old: Policy, new: Policy) -> _Changes:
     if rule is not None:
         yield f"{begins} {STANDING}", rule.clause
         yield f"{begins} {FRAUD}", rule.fraud_clause or rule.clause
+
+
+def _requests(old: Policy, new: Policy) -> _Changes:
+    if requests(old.requests) != requests(new.requests):
+        rule = new.requests or old.requests
+        yield f"from now on {requests(new.requests)}", rule.clause if rule else ""
+    before = {plan.name: (minute_plan(old, plan), plan) for plan in old.plans}
+    after = {plan.name: (minute_plan(new, plan), plan) for plan in new.plans}
+    for name, (_, plan) in before.items():
+        if name not in after:
+            yield f"the plan {name} is no longer offered; who has it keeps it", plan.clause
+    for name, (words, plan) in after.items():
+        if name not in before or before[name][0] != words:
+            yield f"the plan {name} {words}", plan.clause
 
 
 def _triggers(old: Policy, new: Policy) -> _Changes:

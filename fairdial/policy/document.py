@@ -34,8 +34,10 @@ from fairdial.policy.rules import (
     KindRule,
     LongestCallRule,
     Meter,
+    MinutePlan,
     Name,
     Pay,
+    RequestRule,
     Rule,
     Rung,
     Scope,
@@ -63,9 +65,11 @@ __all__ = [
     "KindRule",
     "LongestCallRule",
     "Meter",
+    "MinutePlan",
     "Pay",
     "Policy",
     "PolicyError",
+    "RequestRule",
     "Rung",
     "Scope",
     "StandingRule",
@@ -130,6 +134,8 @@ class Policy(Rule):
     identity: IdentityRule | None = None
     encryption: EncryptionRule | None = None
     standing: StandingRule | None = None
+    requests: RequestRule | None = None
+    plans: tuple[MinutePlan, ...] = ()
     detectors: tuple[Detector, ...] = ()
     ladder: tuple[Rung, ...] = ()
     elsewhere: tuple[Elsewhere, ...] = ()
@@ -138,6 +144,7 @@ class Policy(Rule):
     def _names_are_unique(self) -> "Policy":
         for what, names in (
             ("allowance", [allowance.name for allowance in self.allowances]),
+            ("plan", [plan.name for plan in self.plans]),
             ("detector", [detector.name for detector in self.detectors]),
             ("ladder step", [rung.name for rung in self.ladder]),
         ):
@@ -166,6 +173,21 @@ class Policy(Rule):
         if table == "credit":
             return self.uncovered.clause if self.uncovered is not None else ""
         return self.longest_call_clause(kind)
+
+    def limit_rule(self, key: str) -> Allowance | Cap | None:
+        """The allowance or cap of a key such as "allowances.voice"; None where there is none, or no limit on it."""
+        table, _, name = key.partition(".")
+        if table == "caps":
+            cap = getattr(self.caps, name) if name in Caps.model_fields else None
+            return cap if isinstance(cap, Cap) else None
+        named = (one for one in self.allowances if table == "allowances" and one.name == name)
+        return next((one for one in named if one.limit_units is not None), None)
+
+    def raise_clause(self, key: str) -> str:
+        """The clause by which that limit may be raised (R5): that of changes (A11) where no rule says more."""
+        rule = self.limit_rule(key)
+        of_limit = "" if rule is None else rule.clause
+        return self.requests.clause if self.requests is not None else self.changes_clause or of_limit
 
     def pays_uncovered(self, number_class: NumberClass) -> Pay:
         """Whether a number of that class outside the plan is refused or paid from credit."""

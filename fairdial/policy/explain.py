@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from fairdial.policy.account import Dial, MeterWindow, Snapshot
+from fairdial.policy.account import Account, Dial, MeterWindow, Snapshot
 from fairdial.policy.decide import (
     ALWAYS,
     CHECKS,
@@ -63,6 +63,7 @@ def _looked(
         yield Looked("policy", ALWAYS.id, f"policy {account.policy} is not loaded", "no decision")
         return
     yield Looked("policy", policy.changes_clause or "", f"{policy.name} {policy.version}", "in force")
+    yield from _raises(account, policy, dial)
     question = Question(dial, number, line, account, snapshot, policy)
     yield from _checked(CHECKS, question)
     if first_refusal(CHECKS, question) is not None:
@@ -81,6 +82,14 @@ def _looked(
     yield from _longest(question)
 
 
+def _raises(account: Account, policy: Policy, dial: Dial) -> Iterator[Looked]:
+    for one in account.raises:
+        if one.policy == policy.name and one.holds_at(dial.at_ms):
+            by = f"by {one.more}" if one.more else f"to {one.limit}"
+            until = "without end" if one.until_ms is None else f"until {_utc(one.until_ms)}"
+            yield Looked(f"request {one.request}", one.clause, f"raises {one.rule} {by}", until)
+
+
 def _checked(checks: tuple[Check, ...], question: Question) -> Iterator[Looked]:
     for check in checks:
         clause = check.clause(question)
@@ -96,11 +105,11 @@ def _checked(checks: tuple[Check, ...], question: Question) -> Iterator[Looked]:
 def _meter(question: Question, meter: MeterWindow) -> Looked:
     [rule] = (rule for rule in question.policy.allowances if rule.name == meter.rule)
     unit = "s" if rule.measures_talk else "messages"
-    start, end = (
-        datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="minutes")
-        for at_ms in (meter.window.start_ms, meter.window.end_ms)
-    )
+    start, end = _utc(meter.window.start_ms), _utc(meter.window.end_ms)
     limit = "no limit" if meter.limit_units is None else f"limit {meter.limit_units} {unit}"
+    if meter.raised is not None:
+        numbers = ", ".join(str(one.request) for one in meter.raised.by)
+        limit += f" by request {numbers} instead of {meter.raised.base_units}"
     counts = "" if meter.weight == 1 else f", each second counts {meter.weight} times"
     saw = (
         f"{limit}, used {meter.used_units}, reserved {meter.reserved_units}, past it {meter.over_units}{counts};"
@@ -108,6 +117,10 @@ def _meter(question: Question, meter: MeterWindow) -> Looked:
     )
     clause = rule.clause_for(question.dial.kind)
     return Looked(f"allowances.{meter.allowance}", clause, saw, _room(meter, rule, unit))
+
+
+def _utc(at_ms: int) -> str:
+    return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="minutes")
 
 
 def _room(meter: MeterWindow, rule: Allowance, unit: str) -> str:

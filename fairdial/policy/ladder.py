@@ -63,7 +63,7 @@ def is_harder(step: Step, than: str) -> bool:
 
 def after_deadline(rungs: Sequence[Rung], step: str, services: frozenset[Kind], now_ms: int) -> Taken | None:
     """What follows where nobody moderated or agreed in time: the next harder rung, whatever it counts (S4)."""
-    harder = [rung for rung in rungs if ORDER.index(rung.step) > ORDER.index(step)]
+    harder = [rung for rung in rungs if rung.plan is None and ORDER.index(rung.step) > ORDER.index(step)]
     if not harder:
         return None
     rung = min(harder, key=lambda each: ORDER.index(each.step))

@@ -273,12 +273,43 @@ def _protection(policy: Policy) -> _Found:
 def _watching(policy: Policy) -> _Found:
     for index, detector in enumerate(policy.detectors):
         yield from _detector(policy, detector, ("detectors", index))
+    yield from _requests(policy)
     for index, rung in enumerate(policy.ladder):
         path: KeyPath = ("ladder", index)
         if rung.measure in LADDER_NOT_RUN:
             yield _warning(
                 (*path, "measure"), "is read and shown, but not run by this release", "watch for it by hand"
             )
+
+
+def _requests(policy: Policy) -> _Found:
+    for key in sorted(policy.requests.hard) if policy.requests is not None else ():
+        if policy.limit_rule(key) is None:
+            yield _error(("requests", "hard"), f"{key} is no limit of this policy", "name one that is")
+    by_name = {allowance.name: allowance for allowance in policy.allowances}
+    for index, plan in enumerate(policy.plans):
+        path: KeyPath = ("plans", index)
+        allowance = by_name.get(plan.allowance)
+        if allowance is None:
+            known = ", ".join(by_name) or "none"
+            yield _error((*path, "allowance"), f"{plan.allowance!r} is no allowance", f"known are {known}")
+            continue
+        if allowance.limit_units is None or allowance.period not in (Period.MONTH, Period.CYCLE):
+            yield _error(
+                (*path, "allowance"),
+                "a plan adds to a monthly limit",
+                "name one with a limit and a monthly period",
+            )
+        if allowance.measures_talk != (plan.adds_s is not None):
+            wanted = "adds_s" if allowance.measures_talk else "adds"
+            yield _error(path, "adds in another unit than its allowance has", f"write {wanted}")
+        if allowance.used_up is not Pay.OVERAGE:
+            yield _warning(
+                (*path, "allowance"), "nothing is ever charged past it", 'write used_up = "overage" there'
+            )
+    for index, rung in enumerate(policy.ladder):
+        if rung.plan is not None and rung.plan not in {plan.name for plan in policy.plans}:
+            yield _error(("ladder", index, "plan"), f"{rung.plan!r} is no plan", "name one of [[plans]]")
 
 
 def _detector(policy: Policy, detector: Detector, path: KeyPath) -> _Found:

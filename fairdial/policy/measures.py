@@ -586,9 +586,10 @@ COMPLAINTS: Final = "complaints"
 NOT_RUN: Final = frozenset({"same_text_recipients"})
 """Measures that nothing takes yet."""
 
+OVERAGE_MONTHS: Final = "overage_months_in_a_row"
 LADDER_MEASURES: Final[Mapping[str, str]] = {
     "open_cases": "open cases",
-    "overage_months_in_a_row": "months in a row with use past the allowance",
+    OVERAGE_MONTHS: "months in a row with use past the allowance",
 }
 """What a rung of the ladder can look at, by the name in the policy file."""
-LADDER_NOT_RUN: Final = frozenset({"overage_months_in_a_row"})
+LADDER_NOT_RUN: Final[frozenset[str]] = frozenset()

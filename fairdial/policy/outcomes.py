@@ -15,6 +15,7 @@ class Reason(StrEnum):
     EMERGENCY = "emergency"
     WITHIN_ALLOWANCE = "within_allowance"
     COVERED = "covered"
+    WITHIN_RAISED_LIMIT = "within_raised_limit"
     NOT_COUNTED = "not_counted"
     PAST_ALLOWANCE = "past_allowance"
     BY_CREDIT = "by_credit"
@@ -92,6 +93,9 @@ OUTCOMES: dict[Reason, Outcome] = {
     Reason.EMERGENCY: Outcome(0, 200, "", "Emergency calls always go through."),
     Reason.WITHIN_ALLOWANCE: Outcome(0, 200, "", "Covered by the plan, within the allowance."),
     Reason.COVERED: Outcome(0, 200, "", "Covered by the plan, which does not limit these minutes."),
+    Reason.WITHIN_RAISED_LIMIT: Outcome(
+        0, 200, "", "Covered by the plan, within a limit that was raised for the account."
+    ),
     Reason.NOT_COUNTED: Outcome(0, 200, "", "This kind of call is not counted."),
     Reason.PAST_ALLOWANCE: Outcome(0, 200, "", "The allowance is used up; the call is charged."),
     Reason.BY_CREDIT: Outcome(0, 200, "", "Outside the plan; paid from prepaid credit."),

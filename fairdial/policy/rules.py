@@ -20,7 +20,7 @@ from pydantic import (
 )
 
 from fairdial.policy.account import Kind
-from fairdial.policy.measures import LADDER_MEASURES, MEASURES, PEERS
+from fairdial.policy.measures import LADDER_MEASURES, MEASURES, OVERAGE_MONTHS, PEERS
 from fairdial.policy.periods import Period
 from fairdial.policy.prefixes import COUNTRIES, NumberClass
 from fairdial.policy.rating import Increment, Tariff, currency_digits, parse_micros
@@ -113,6 +113,8 @@ AmountText = Annotated[str, BeforeValidator(_amount)]
 IncrementText = Annotated[str, BeforeValidator(_increment)]
 """Seconds that are charged at least, then the step: "60/60"."""
 Currency = Annotated[str, AfterValidator(_known_currency)]
+LimitKey = Annotated[str, Field(pattern=r"^(allowances|caps)\.[a-z0-9][a-z0-9_-]{0,39}$")]
+"""A limit by its key in the file: "allowances.voice", "caps.lines"."""
 Weight = Annotated[int | Literal["parties"], PlainValidator(_weight)]
 
 
@@ -408,14 +410,69 @@ class Detector(Trigger):
 
 
 class Rung(Trigger):
-    """A step of the ladder that follows by how much is known of an account (S3, S4, R4, R6, A10)."""
+    """A step of the ladder that follows by how much is known of an account (S3, S4, R4, R6, A10).
+
+    plan: what is proposed or added where use went past its allowance for so many periods in a row; the step is then the
+    notice of it (R4).
+    """
+
+    plan: Name | None = None
 
     @model_validator(mode="after")
     def _is_known(self) -> "Rung":
         if self.measure not in LADDER_MEASURES:
             known = ", ".join(sorted(LADDER_MEASURES))
             raise ValueError(f"measure {self.measure!r} is none of the ladder's; known are {known}")
+        if (self.measure == OVERAGE_MONTHS) != (self.plan is not None):
+            raise ValueError(
+                f"{self.measure!r} leads to a minute plan; name one of [[plans]] in `plan`"
+                if self.measure == OVERAGE_MONTHS
+                else f"{self.measure!r} leads to no minute plan; leave `plan` out"
+            )
+        if self.plan is not None and self.step is not Step.NOTICE:
+            raise ValueError(f'a minute plan comes with a notice; write step = "notice", not "{self.step}"')
+        if self.plan is not None and self.shadow:
+            raise ValueError(
+                'a plan that is not to be added is one with added = "when_accepted"; leave shadow out'
+            )
         return self
+
+
+class RequestRule(Rule):
+    """Requests for higher limits (R5). hard: limits that no request raises, such as "caps.participants".
+
+    Without this table any allowance and cap may be raised, by the clause of changes, or else that of the limit itself.
+    """
+
+    clause: ClauseId
+    hard: frozenset[LimitKey] = frozenset()
+
+
+class MinutePlan(Rule):
+    """What is added to an allowance in each of its periods, for a price in each (R4).
+
+    adds_s: of talk, adds: of messages. added: once a customer or an operator accepts it, or by itself where a rung of
+    the ladder that names it is reached; from the next period on in both cases.
+    """
+
+    name: Name
+    allowance: Name
+    adds_s: Annotated[int, Field(ge=1, le=_UNITS_MAX)] | None = None
+    adds: Annotated[int, Field(ge=1, le=_UNITS_MAX)] | None = None
+    price: AmountText
+    added: Literal["when_accepted", "by_itself"] = "when_accepted"
+    clause: ClauseId
+
+    @model_validator(mode="after")
+    def _adds_one_thing(self) -> "MinutePlan":
+        if (self.adds_s is None) == (self.adds is None):
+            raise ValueError("a plan adds `adds_s` seconds of talk, or `adds` messages; write one of them")
+        return self
+
+    @property
+    def units(self) -> int:
+        """What it adds, in the unit of its allowance."""
+        return self.adds_s or self.adds or 0
 
 
 class Elsewhere(Rule):

@@ -24,7 +24,9 @@ from fairdial.policy.wording import (
     encryption,
     joined,
     kinds_counted,
+    minute_plan,
     price,
+    requests,
     size,
     times,
     trigger,
@@ -128,6 +130,10 @@ def _protection(policy: Policy) -> Iterator[Row]:
 
 
 def _triggers(policy: Policy) -> Iterator[Row]:
+    if policy.requests is not None:
+        yield Row("requests", "higher limits", requests(policy.requests), policy.requests.clause)
+    for plan in policy.plans:
+        yield Row("plans", plan.name, minute_plan(policy, plan), plan.clause)
     for section, rules in (("detectors", policy.detectors), ("ladder", policy.ladder)):
         for rule in rules:
             yield Row(section, rule.name, trigger(rule), rule.clause)

@@ -92,14 +92,29 @@ def size_grant(
     wanted_s = longest_s or LONGEST_HORIZON_S
     granted_s, bound_by = wanted_s, LONGEST_CALL
     for meter in limited:
-        share_s = _share_s(meter.room_s or 0, wanted_s, rules)
-        fits_s = largest_grant_s(meter.window, now_ms, ring_s, share_s, wanted_s)
+        fits_s = _fits_s(meter, now_ms, ring_s, wanted_s, rules)
         if fits_s == 0:
             return Short(meter)
         if fits_s < granted_s:
             granted_s, bound_by = fits_s, f"allowances.{meter.rule}"
     holds = (_hold(meter, now_ms, ring_s, granted_s) for meter in meters)
     return Sized(granted_s, tuple(hold for hold in holds if hold.hold_units or hold.over), bound_by=bound_by)
+
+
+def _fits_s(meter: MeterWindow, now_ms: int, ring_s: int, wanted_s: int, rules: GrantRules) -> int:
+    """How much of it the meter allows. What a raised limit alone allows ends with the raise, however late answered."""
+    share_s = _share_s(meter.room_s or 0, wanted_s, rules)
+    fits_s = largest_grant_s(meter.window, now_ms, ring_s, share_s, wanted_s)
+    raised = meter.raised
+    if raised is None or raised.lower_units is None or raised.lower_from_ms is None:
+        return fits_s
+    if raised.lower_from_ms >= meter.window.end_ms:
+        # What holds to the end of the window is all that this window knows of.
+        return fits_s
+    below_s = _share_s(meter.room_below_s(raised.lower_units), wanted_s, rules)
+    stays_s = largest_grant_s(meter.window, now_ms, ring_s, below_s, wanted_s)
+    until_s = (raised.lower_from_ms - now_ms) // MS_PER_S - ring_s
+    return max(stays_s, min(fits_s, max(0, until_s)))
 
 
 def size_seat(

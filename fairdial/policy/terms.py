@@ -17,11 +17,14 @@ DEFAULT_CURRENCY = "EUR"
 
 
 class Mode(StrEnum):
-    """How a call is paid. SURCHARGE comes on top of what is included or overage (S5)."""
+    """How use is paid. SURCHARGE comes on top of what is included or overage (S5); PLAN is for no call, but for each
+    period in which a minute plan is held (R4).
+    """
 
     OVERAGE = "overage"
     CREDIT = "credit"
     SURCHARGE = "surcharge"
+    PLAN = "plan"
 
 
 @dataclass(frozen=True, slots=True)

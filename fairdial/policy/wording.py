@@ -15,7 +15,11 @@ from fairdial.policy.document import (
     EncryptionRule,
     IdentityRule,
     Meter,
+    MinutePlan,
     Pay,
+    Policy,
+    RequestRule,
+    Rung,
     Scope,
     Step,
     Trigger,
@@ -238,6 +242,8 @@ FRAUD = "accounts terminated for fraud forfeit their credit and still owe their 
 def trigger(rule: Trigger) -> str:
     """What leads to a step: "where different numbers called reach 30 in an hour, a notice follows"."""
     measure, window = _what(rule), PERIODS[rule.window]
+    if isinstance(rule, Rung) and rule.plan is not None:
+        return f"where {measure} reach {rule.threshold:g}, the plan {rule.plan} follows, with a notice"
     verb = "fall to" if isinstance(rule, Detector) and rule.below else "reach"
     follows = f"{STEPS[rule.step]} follows"
     if rule.services:
@@ -249,6 +255,27 @@ def trigger(rule: Trigger) -> str:
     if rule.shadow:
         follows = follows.replace(" follows", " is written down, not done", 1)
     return f"where {measure} {verb} {rule.threshold:g} in {window}, {follows}"
+
+
+def minute_plan(policy: Policy, plan: MinutePlan) -> str:
+    """What a plan adds, and how: "adds 600 minutes a month to voice for 20 USD, once it is accepted"."""
+    allowance = next((one for one in policy.allowances if one.name == plan.allowance), None)
+    much = f"{plan.units:,}"
+    if allowance is not None:
+        (shown,), unit = amounts(allowance, plan.units)
+        much = f"{shown} {unit} {PERIODS[allowance.period]}"
+    currency = policy.charges.currency if policy.charges is not None else None
+    price = f"{decimal_text(parse_micros(plan.price))}{'' if currency is None else f' {currency}'}"
+    how = "by itself, with a notice" if plan.added == "by_itself" else "once it is accepted"
+    return f"adds {much} to {plan.allowance} for {price}, {how}"
+
+
+def requests(rule: RequestRule | None) -> str:
+    """What becomes of requests for higher limits."""
+    hard = joined(rule.hard) if rule is not None else ""
+    return "a higher limit may be asked for, and is approved or declined" + (
+        f"; never of {hard}" if hard else ""
+    )
 
 
 def measured(detector: Detector, value: float) -> str:

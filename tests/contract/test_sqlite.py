@@ -118,7 +118,7 @@ async def books(path: Path) -> DB:
         "UPDATE meters SET used_units = -1, limit_units = NULL",
         "UPDATE meters SET used_units = 'much'",
         "UPDATE meters SET end_ms = start_ms",
-        "INSERT INTO meters VALUES ('acme', 'x', 0, 1, 5, 6, 0, 0, 0)",
+        "INSERT INTO meters VALUES ('acme', 'x', 0, 1, 5, 6, 0, 0, 0, 0)",
         "INSERT INTO meters (account_id, allowance, start_ms, end_ms) VALUES ('nobody', 'x', 0, 1)",
         "UPDATE grants SET state = 'settled'",
         "UPDATE grants SET state = 'settled', used_s = 5, ended_ms = NULL",

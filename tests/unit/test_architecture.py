@@ -107,6 +107,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     ),
     "fairdial.cases": ("fairdial.policy", "fairdial.ledger.contract"),
     "fairdial.logins": ("fairdial.policy", "fairdial.ledger.contract", "fairdial.clock"),
+    "fairdial.cycles": ("fairdial.policy", "fairdial.ledger.contract", "fairdial.clock"),
     "fairdial.watch": ("fairdial.policy", "fairdial.ledger.contract", "fairdial.clock", "fairdial.cases"),
     "fairdial.replay": (
         *_SHELL,

@@ -26,13 +26,13 @@ def ids(letter: str, *numbers: int) -> tuple[str, ...]:
 IN_PAIRS = (
     *ids("K", 1, 2, 3, 4, 5, 6, 12),
     *ids("A", 4, 5, 7, 9, 11),
-    *ids("R", 1, 2, 3, 7),
+    *ids("R", 1, 2, 3, 4, 5, 7),
     *ids("V", 1, 2, 3, 5, 6, 8, 9),
     *ids("S", 1, 4, 5, 7, 8),
 )
-# Versions take effect (A11, R7, V9), lines are set up (V3) and passwords are judged (A5) without a call; nothing
-# watches forwarded calls (S7) yet.
-ON_THE_SWITCH = tuple(clause for clause in IN_PAIRS if clause not in ("A5", "A11", "R7", "V3", "V9"))
+# Versions take effect (A11, R7, V9), lines are set up (V3), passwords are judged (A5) and months end (R4) with no call;
+# nothing watches forwarded calls (S7) yet.
+ON_THE_SWITCH = tuple(clause for clause in IN_PAIRS if clause not in ("A5", "A11", "R4", "R7", "V3", "V9"))
 
 POLICIES, TESTS = shipped_policies(), shown_by_tests()
 

@@ -117,3 +117,25 @@ async def test_a_call_that_the_ledger_does_not_know_is_not_asked_for_over_and_ov
     desk.error, desk.failures = NotFound("no grant for call call-1"), 1_000_000
     assert not await renewed(desk, call, within_s=1.0)
     assert desk.asked == 1
+
+
+@pytest.mark.parametrize("told_that_there_is_no_more", [True, False])
+async def test_a_call_that_was_told_there_is_no_more_asks_at_once_when_its_limit_is_raised(
+    desk: Failing, call: DialCall, told_that_there_is_no_more: bool
+) -> None:
+    switch = Switch()
+    leases = Leases(desk, switch.set_lease, CLOCK, LeaseRules())
+    call.last = told_that_there_is_no_more
+    assert leases.ask_again(call) is told_that_there_is_no_more
+    if told_that_there_is_no_more:
+        async with asyncio.timeout(5):
+            await switch.lease_set.wait()
+    # Who was not told asks by itself, at its time.
+    assert desk.asked == int(told_that_there_is_no_more)
+    leases.disarm(call)
+
+
+async def test_a_call_at_its_longest_asks_no_more(desk: Failing, call: DialCall) -> None:
+    call.last, call.limit_s = True, 375
+    leases = Leases(desk, Switch().set_lease, CLOCK, LeaseRules())
+    assert not leases.ask_again(call)

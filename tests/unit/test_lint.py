@@ -202,9 +202,60 @@ def test_rules_that_nothing_runs_are_told() -> None:
         "detectors.0.measure",
         "is read and shown, but not run by this release",
     )
-    rung = detector("overage_months_in_a_row").replace("detectors", "ladder")
-    assert only(rung).words == "is read and shown, but not run by this release"
-    assert found(rung.replace("overage_months_in_a_row", "open_cases")) == []
+    rung = detector("open_cases").replace("detectors", "ladder")
+    assert found(rung) == []
+    unplanned = only(rung.replace("open_cases", "overage_months_in_a_row"))
+    assert unplanned.words == "'overage_months_in_a_row' leads to a minute plan"
+
+
+MINUTES = """
+[[plans]]
+name = "more"
+allowance = "voice"
+adds_s = 600
+price = "5.00"
+clause = "P9"
+[[ladder]]
+name = "minute-plan"
+measure = "overage_months_in_a_row"
+threshold = 2
+window = "month"
+step = "notice"
+plan = "more"
+clause = "P9"
+[requests]
+hard = ["allowances.voice"]
+clause = "P10"
+"""
+CHARGED = (
+    FITTING.replace('period = "month"', 'period = "month"\nused_up = "overage"')
+    + '[charges]\noverage_per_min = "0.02"\nclause = "P8"\n'
+)
+
+
+def test_a_minute_plan_that_means_what_it_says_is_found_sound() -> None:
+    assert found(CHARGED + MINUTES) == []
+    assert only(SOUND + MINUTES).words == "nothing is ever charged past it"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "key", "words"),
+    [
+        ('allowance = "voice"', 'allowance = "texts"', "plans.0.allowance", "'texts' is no allowance"),
+        ("adds_s = 600", "adds = 600", "plans.0", "adds in another unit than its allowance has"),
+        ('plan = "more"', 'plan = "less"', "ladder.0.plan", "'less' is no plan"),
+        ('"allowances.voice"', '"caps.lines"', "requests.hard", "caps.lines is no limit of this policy"),
+        ('step = "notice"', 'step = "suspend"', "ladder.0", "a minute plan comes with a notice"),
+        ('plan = "more"', "", "ladder.0", "'overage_months_in_a_row' leads to a minute plan"),
+        ("overage_months_in_a_row", "open_cases", "ladder.0", "'open_cases' leads to no minute plan"),
+        ("adds_s = 600", "", "plans.0", "a plan adds `adds_s` seconds of talk, or `adds` messages"),
+        ("adds_s = 600", "adds_s = 600\nadds = 5", "plans.0", "a plan adds"),
+        ('"allowances.voice"', '"longest_call"', "requests.hard", ""),
+    ],
+)
+def test_a_minute_plan_that_means_nothing_is_an_error(old: str, new: str, key: str, words: str) -> None:
+    told = found(CHARGED + MINUTES.replace(old, new))
+    assert any(each.key.startswith(key) and words in each.words for each in told), told
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,18 @@ FACTS: dict[Topic, dict[str, Any]] = {
     },
     Topic.STANDING: {"before": "active", "standing": "suspended"},
     Topic.SERVICES: {"services": ["callback", "outbound"], "lifted": False},
+    Topic.REQUEST: {
+        "request": 4,
+        "what": "approved",
+        "rule": "allowances.voice",
+        "policy": "plan",
+        "limit": 9_000,
+        "more": None,
+        "from_ms": NOON_MS,
+        "until_ms": None,
+        "note": "a good customer",
+        "plan": None,
+    },
     Topic.POLICY: {"policy": "plan", "before": "1", "version": "2"},
 }
 

@@ -8,6 +8,7 @@ ALLOWED = {
     Reason.EMERGENCY,
     Reason.WITHIN_ALLOWANCE,
     Reason.COVERED,
+    Reason.WITHIN_RAISED_LIMIT,
     Reason.NOT_COUNTED,
     Reason.PAST_ALLOWANCE,
     Reason.BY_CREDIT,

@@ -108,7 +108,10 @@ def test_redconnect_gives_each_user_2400_minutes_both_ways_and_charges_the_rest(
     assert Kind.VOICEMAIL in policy.kinds.allow
     assert (policy.meters_for(Kind.VOICEMAIL), policy.kinds.clause) == ((), "R2")
     (minute_plan,) = [rung for rung in policy.ladder if rung.clause == "R4"]
-    assert minute_plan.step is Step.AGREE_TO_PAY
+    (offered,) = policy.plans
+    assert (minute_plan.plan, offered.clause, offered.added) == (offered.name, "R4", "by_itself")
+    assert policy.requests is not None
+    assert (policy.requests.clause, policy.requests.hard) == ("R5", frozenset())
 
 
 @pytest.mark.parametrize(("name", "clause"), [("redconnect", "R7"), ("voxdirect", "V9")])

@@ -164,7 +164,8 @@ def test_the_examples_of_policies_have_no_findings() -> None:
 def test_the_page_names_what_is_read_but_not_enforced() -> None:
     written = list(rows(section("Read, but not enforced by this release"), "key | when"))
     told = {coded(key)[0]: set(coded(when)) for key, when in written}
-    assert told == {"detectors": NOT_RUN, "ladder": LADDER_NOT_RUN}
+    unrun = {"detectors": NOT_RUN, "ladder": LADDER_NOT_RUN}
+    assert told == {key: measures for key, measures in unrun.items() if measures}
 
 
 def test_the_page_lists_the_measures() -> None:

@@ -14,7 +14,7 @@ from fairdial import desk as desk_module
 from fairdial import unwritten as unwritten_module
 from fairdial.clock import Moment
 from fairdial.desk import Desk, DeskRules, Failed
-from fairdial.ledger.contract import Grant, GrantState, LedgerSlow, LedgerUnavailable, NotFound
+from fairdial.ledger.contract import Grant, GrantState, LedgerSlow, LedgerUnavailable, LimitsOf, NotFound
 from fairdial.ledger.sqlite import SqliteLedger
 from fairdial.policy.book import PolicyBook
 from fairdial.unwritten import Unwritten
@@ -210,9 +210,12 @@ class Failing(Store):
         *,
         estimated: bool = False,
         answered_ms: int | None = None,
+        limits: LimitsOf | None = None,
     ) -> Grant:
         self.fail()
-        return await super().settle(call_id, used_s, ended_ms, estimated=estimated, answered_ms=answered_ms)
+        return await super().settle(
+            call_id, used_s, ended_ms, estimated=estimated, answered_ms=answered_ms, limits=limits
+        )
 
     async def release(self, call_id: str) -> None:
         self.fail()
