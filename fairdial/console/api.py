@@ -17,7 +17,7 @@ from fastapi import FastAPI, Response, status
 from fastapi.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from fairdial.console import api_calls, http
+from fairdial.console import api_calls, api_messages, http
 from fairdial.console.access import Gate
 from fairdial.console.once import Once
 from fairdial.console.operations import Operations
@@ -82,7 +82,7 @@ def create_app(operations: Operations, gate: Gate) -> FastAPI:
     app.add_middleware(_Bounded)
     http.tell_errors(app, gate)
     once = Once()
-    for routes in (api_calls.routes,):
+    for routes in (api_calls.routes, api_messages.routes):
         app.include_router(routes(operations, once), prefix="/v1", responses=http.ERRORS)
 
     @app.get("/healthz", summary="Whether the process lives")

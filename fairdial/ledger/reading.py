@@ -58,11 +58,18 @@ CHARGES_SHOWN = 1000
 """The latest charges that a sheet has."""
 
 # Those of DecisionRecord.
-_DECISION = """
+_RECORD = """
     SELECT d.call_id, d.at_ms, d.kind, d.line_id, d.account_id, d.dialled, d.e164, d.number_class, d.country,
            d.decision, d.reason, d.clause_policy, d.clause_version, d.clause_id, d.granted_s, d.limit_s, d.flag,
-           g.used_s, CASE WHEN g.used_s = g.granted_s THEN g.bound_by END, d.verified
-      FROM decisions d LEFT JOIN grants g USING (call_id)
+           g.used_s, CASE WHEN g.used_s = g.granted_s THEN g.bound_by END, d.verified, coalesce(m.medium, '')
+"""
+_DECISION = f"""
+    {_RECORD}
+      FROM decisions d LEFT JOIN grants g USING (call_id) LEFT JOIN messages m USING (call_id)
+"""
+_MESSAGE = f"""
+    {_RECORD}
+      FROM messages m JOIN decisions d USING (call_id) LEFT JOIN grants g USING (call_id)
 """
 
 
@@ -250,9 +257,22 @@ def latest_decisions(
         rows = db.execute(f"{_DECISION} {newest_first}", (limit,))
     else:
         rows = db.execute(f"{_DECISION} WHERE d.account_id = ? {newest_first}", (account_id, limit))
-    return tuple(
-        DecisionRecord(call_id, at_ms, Kind(kind), *others) for call_id, at_ms, kind, *others in rows
-    )
+    return tuple(_to_record(row) for row in rows)
+
+
+def latest_messages(db: sqlite3.Connection, account_id: str | None, limit: int) -> tuple[DecisionRecord, ...]:
+    newest_first = "ORDER BY m.at_ms DESC, m.call_id DESC LIMIT ?"
+    if account_id is None:
+        rows = db.execute(f"{_MESSAGE} {newest_first}", (limit,))
+    else:
+        need_account(db, account_id)
+        rows = db.execute(f"{_MESSAGE} WHERE m.account_id = ? {newest_first}", (account_id, limit))
+    return tuple(_to_record(row) for row in rows)
+
+
+def _to_record(row: sqlite3.Row) -> DecisionRecord:
+    call_id, at_ms, kind, *others = row
+    return DecisionRecord(call_id, at_ms, Kind(kind), *others)
 
 
 def lines_of(db: sqlite3.Connection, account_id: str | None) -> tuple[Line, ...]:
