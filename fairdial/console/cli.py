@@ -16,7 +16,15 @@ from rich.table import Table
 
 from fairdial import logs
 from fairdial.config import Logs
-from fairdial.console import cli_accounts, cli_audit, cli_cases, cli_policies, cli_replay, cli_store
+from fairdial.console import (
+    cli_accounts,
+    cli_audit,
+    cli_cases,
+    cli_messages,
+    cli_policies,
+    cli_replay,
+    cli_store,
+)
 from fairdial.console.session import (
     FOUND,
     AsJson,
@@ -47,6 +55,7 @@ app.add_typer(cli_accounts.agreements, name="agreement")
 app.add_typer(cli_cases.cases, name="case")
 app.add_typer(cli_cases.complaints, name="complaint")
 app.add_typer(cli_cases.blocks, name="block")
+app.add_typer(cli_messages.messages, name="message")
 app.add_typer(cli_policies.rates, name="rates")
 app.add_typer(cli_policies.policies, name="policy")
 app.add_typer(cli_store.tokens, name="token")
@@ -309,7 +318,9 @@ def decisions(
         row["at"] = _utc(row["at_ms"])
     # What was noted of a call that was let through, and what cut it: most calls have neither.
     further = [
-        key for key in ("used_s", "cut_by", "cut_clause", "flag", "verified") if any(row[key] for row in rows)
+        key
+        for key in ("used_s", "cut_by", "cut_clause", "flag", "verified", "medium")
+        if any(row[key] for row in rows)
     ]
     show(rows, as_json, lambda: table_of((*DECISION_COLUMNS, *further), rows))
 

@@ -158,10 +158,10 @@ OUTCOMES: dict[Reason, Outcome] = {
         *_CALL_REJECTED, "ss-noservice", "The plan asks for TLS and SRTP, and the call has them not."
     ),
     Reason.MESSAGE_UNREADABLE: Outcome(
-        *_CALL_REJECTED, "", "The switch has no text of the message: it is empty, or longer than 1,023 bytes."
+        *_CALL_REJECTED, "ss-noservice", "The switch has no text of the message: it is empty, or longer than 1,023 bytes."
     ),
     Reason.MESSAGE_REPEATED: Outcome(
-        *_CALL_REJECTED, "", "The same message was decided before; it is not sent twice."
+        *_CALL_REJECTED, "ss-noservice", "The same message was decided before; it is not sent twice."
     ),
     Reason.POLICY_MISSING: Outcome(*_NO_CIRCUIT, "", "The account's policy is not loaded."),
     Reason.STORE_UNAVAILABLE: Outcome(*_NO_CIRCUIT, "", "The ledger cannot be written."),

@@ -116,7 +116,7 @@ async def test_each_thing_that_makes_a_message_another_makes_another_id() -> Non
 
 async def test_the_same_again_is_not_sent_again() -> None:
     desk = Desk(Verdict(LONDON, ALLOWED, repeated=True))
-    assert await told(desk) == "REFUSE*message_repeated*21*****"
+    assert await told(desk) == "REFUSE*message_repeated*21****ss-noservice*"
     desk = Desk(Verdict(LONDON, Refuse(Reason.CLASS_NOT_COVERED, CLAUSE, "acme"), repeated=True))
     assert (await told(desk)).startswith("REFUSE*class_not_covered*21*")
 
@@ -124,7 +124,7 @@ async def test_the_same_again_is_not_sent_again() -> None:
 @pytest.mark.parametrize("text", [b"", b"   "])
 async def test_without_a_text_nothing_is_asked(text: bytes) -> None:
     desk = Desk()
-    assert await told(desk, replies(text)) == "REFUSE*message_unreadable*21*****"
+    assert await told(desk, replies(text)) == "REFUSE*message_unreadable*21****ss-noservice*"
     assert desk.asked == []
 
 
