@@ -158,7 +158,9 @@ OUTCOMES: dict[Reason, Outcome] = {
         *_CALL_REJECTED, "ss-noservice", "The plan asks for TLS and SRTP, and the call has them not."
     ),
     Reason.MESSAGE_UNREADABLE: Outcome(
-        *_CALL_REJECTED, "ss-noservice", "The switch has no text of the message: it is empty, or longer than 1,023 bytes."
+        *_CALL_REJECTED,
+        "ss-noservice",
+        "The switch has no text of the message: it is empty, or longer than 1,023 bytes.",
     ),
     Reason.MESSAGE_REPEATED: Outcome(
         *_CALL_REJECTED, "ss-noservice", "The same message was decided before; it is not sent twice."

@@ -1,16 +1,17 @@
 """What a store keeps of messages: how they went, fingerprints for a while, and nothing of one that was not sent."""
 
+import asyncio
 from dataclasses import replace
 
 import pytest
 
-from fairdial.desk import Asked, Failed
-from fairdial.ledger.contract import IdempotencyConflict, Ledger, NotFound
+from fairdial.desk import Asked, Desk, DeskRules, Failed
+from fairdial.ledger.contract import IdempotencyConflict, Judge, Ledger, NotFound, Plan
 from fairdial.policy.account import Account, Dial, Kind, Line, Medium, Message, Options
 from fairdial.policy.decide import Allow, Verdict
 from fairdial.policy.history import Attempt
 from fairdial.policy.outcomes import Reason
-from tests.charges import LONDON, PREMIUM, Counter
+from tests.charges import LONDON, NUMBERING, PREMIUM, Counter
 from tests.contract.conftest import Store
 from tests.contract.test_counting import limited, opened
 from tests.samples import NOON_MS, authorise, outbound, provision
@@ -159,6 +160,28 @@ async def test_who_asks_again_and_gives_up_takes_nothing_back(ledger: Ledger) ->
     assert await counter.meters() == [("messages", 1, 0, 0)]
     assert await ledger.unsend("msg-1", first.at_ms)
     assert not await ledger.unsend("msg-1", first.at_ms), "once"
+
+
+async def test_a_decision_that_comes_too_late_counts_nothing_and_one_that_was_made_before_stays(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counter = await opened(ledger, POLICIES["voxdirect"])
+    await sent(counter, asked("in-time"))
+    counter.clock.forward(1)
+    decide = ledger.authorise
+
+    async def late(dial: Dial, plan: Plan, judge: Judge) -> Verdict:
+        await decide(dial, plan, judge)
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    monkeypatch.setattr(ledger, "authorise", late)
+    hasty = Desk(ledger, counter.desk.policies, NUMBERING, counter.clock, DeskRules(answer_within_s=0.2))
+    for message_id in ("in-time", "too-late"):
+        assert (await hasty.message(asked(message_id))).outcome == Failed(Reason.TOO_LATE)
+    await hasty.close()
+    assert await counter.meters() == [("messages", 1, 0, 0)]
+    assert [each.call_id for each in await ledger.messages()] == ["in-time"]
 
 
 async def test_a_call_is_no_message_that_could_be_taken_out(ledger: Ledger) -> None:
