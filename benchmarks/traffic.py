@@ -6,6 +6,7 @@ as the policies describe it. None of this is anybody's real traffic: no data abo
 detectors find here is what was thought of here.
 """
 
+import heapq
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import Final
 from fairdial.policy.account import Kind
 from fairdial.policy.history import Answer, Attempt, End, Event, InOrder, Noted
 from fairdial.policy.prefixes import NumberClass
+from fairdial.policy.texts import normalised
 
 BEGIN_MS: Final = 1_793_577_600_000
 """Monday 2026-11-02 00:00 UTC."""
@@ -32,7 +34,9 @@ HIGHEST_LINE: Final = 15
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A call as it went. talk_s None: nobody answered; ring_s: until the answer, or until the caller gave up."""
+    """A call as it went, or a message. talk_s None: nobody answered; ring_s: until the answer, or until the caller gave
+    up. text: what a message says.
+    """
 
     account_id: str
     line_id: str
@@ -42,12 +46,14 @@ class Call:
     country: str
     ring_s: float
     talk_s: int | None
+    text: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Habits:
     """A kind of customer. calls_a_day: of one line, in and out; news: share of calls to a number never called before;
-    companies: share of the address book that lies in one company's hundred numbers.
+    companies: share of the address book that lies in one company's hundred numbers. messages_a_day: of one line, sent;
+    rounds_a_week: how often one text goes to many, such as an invitation; round: to how many.
     """
 
     name: str
@@ -60,14 +66,22 @@ class Habits:
     abroad: float
     day: Sequence[float]
     week: Sequence[float]
+    messages_a_day: float
+    rounds_a_week: float
+    round: tuple[int, int]
 
 
-HOUSEHOLD: Final = Habits("household", (1, 2), 4, (10, 40), 0.08, 0.0, 0.45, 0.04, _HOME_DAY, _HOME_WEEK)
+HOUSEHOLD: Final = Habits(
+    *("household", (1, 2), 4, (10, 40), 0.08, 0.0, 0.45, 0.04, _HOME_DAY, _HOME_WEEK),
+    *(12, 0.3, (5, 25)),
+)
 SMALL_OFFICE: Final = Habits(
-    "small office", (2, 5), 11, (30, 150), 0.12, 0.05, 0.5, 0.06, _OFFICE_DAY, _OFFICE_WEEK
+    *("small office", (2, 5), 11, (30, 150), 0.12, 0.05, 0.5, 0.06, _OFFICE_DAY, _OFFICE_WEEK),
+    *(8, 1, (5, 30)),
 )
 BUSY_OFFICE: Final = Habits(
-    "busy office", (6, HIGHEST_LINE), 20, (150, 600), 0.15, 0.05, 0.5, 0.08, _OFFICE_DAY, _OFFICE_WEEK
+    *("busy office", (6, HIGHEST_LINE), 20, (150, 600), 0.15, 0.05, 0.5, 0.08, _OFFICE_DAY, _OFFICE_WEEK),
+    *(10, 2, (5, 40)),
 )
 MIX: Final = ((HOUSEHOLD, 0.75), (SMALL_OFFICE, 0.2), (BUSY_OFFICE, 0.05))
 
@@ -77,6 +91,7 @@ _ABROAD: Final = (
     *(("AT", "+431"), ("SE", "+468"), ("NO", "+4722"), ("DK", "+4533"), ("RO", "+4021"), ("CA", "+1416")),
     *(("AU", "+612"), ("ZA", "+2711"), ("NG", "+2341"), ("TR", "+90212"), ("CN", "+8610"), ("BR", "+5511")),
 )
+_EVERYDAY: Final = ("ok", "thanks", "yes", "no", "on my way", "call me", "running late", "see you there")
 USUAL: Final = 0.8
 """Share of the calls abroad that go to a few countries of the customer's."""
 
@@ -101,6 +116,8 @@ class Customer:
             for _ in range(size)
         ]
         self._total = sum(habits.day)
+        # Another stream of chance: who writes calls as ever.
+        self._writing = Random(str(random.getstate()[1][:4]))
 
     def calls(self, days: int) -> Iterator[Call]:
         """Its calls of so many days, in the order of time."""
@@ -119,6 +136,40 @@ class Customer:
                 call = self._call(at_ms, line)
                 free_ms[line] = at_ms + round(1000 * (call.ring_s + (call.talk_s or 0)))
                 yield call
+
+    def traffic(self, days: int) -> Iterator[Call]:
+        """Calls and messages."""
+        return heapq.merge(self.calls(days), self.messages(days), key=lambda call: call.at_ms)
+
+    def messages(self, days: int) -> Iterator[Call]:
+        """Its messages of so many days, in the order of time: most say what no other says, some what many do."""
+        habits, random = self.habits, self._writing
+        book = [number for number, _ in self._book]
+        for day in range(days):
+            share = habits.week[day % 7]
+            sent: list[tuple[int, str, str, str]] = []
+            for line in self.lines:
+                for hour, weight in enumerate(habits.day):
+                    mean = habits.messages_a_day * share * weight / self._total
+                    for n in range(_poisson(random, mean)):
+                        at_ms = BEGIN_MS + day * DAY_MS + hour * HOUR_MS + random.randrange(HOUR_MS)
+                        text = (
+                            random.choice(_EVERYDAY)
+                            if random.random() < 0.15
+                            else f"{day} {hour} {n} {at_ms}"
+                        )
+                        sent.append((at_ms, line, self._friend(book), text))
+            for n in range(_poisson(random, habits.rounds_a_week / 7 * share)):
+                at_ms = BEGIN_MS + day * DAY_MS + random.randint(9, 18) * HOUR_MS
+                line, size = random.choice(self.lines), min(len(book), random.randint(*habits.round))
+                for number in random.sample(book, size):
+                    at_ms += random.randint(3_000, 30_000)
+                    sent.append((at_ms, line, number, f"round {day} {n}"))
+            for at_ms, line, number, text in sorted(sent):
+                yield Call(self.account_id, line, Kind.MESSAGE, at_ms, number, "GB", 0.0, None, text)
+
+    def _friend(self, book: Sequence[str]) -> str:
+        return book[int(len(book) * self._writing.random() ** 2.2)]
 
     def _moment(self, day: int, hour: int) -> int:
         return BEGIN_MS + day * DAY_MS + hour * HOUR_MS + self._random.randrange(HOUR_MS)
@@ -322,6 +373,19 @@ def spam(random: Random, at_ms: int) -> Iterator[Call]:
         at_ms += random.randint(200, 900)
 
 
+def blasting(random: Random, at_ms: int) -> Iterator[Call]:
+    """One text to a list, a few in a minute, written a little differently each time (A2, S8)."""
+    words = ["You", "have", "won", "a", "prize,", "call", "now"]
+    while True:
+        number, country = _number(random)
+        said = " ".join(random.choice((word, word.upper())) for word in words)
+        text = normalised(said.replace(" ", random.choice((" ", "  ", "\n"))))
+        yield Call(
+            ABUSER, f"abuser-{random.randrange(3)}", Kind.MESSAGE, at_ms, number, country, 0.0, None, text
+        )
+        at_ms += random.randint(5_000, 40_000)
+
+
 ABUSES: Final[Mapping[str, Abuse]] = {
     "sequential": sequential,
     "shuffled": shuffled,
@@ -335,6 +399,7 @@ ABUSES: Final[Mapping[str, Abuse]] = {
     "income": income,
     "stolen": stolen,
     "spam": spam,
+    "blasting": blasting,
 }
 
 
@@ -369,6 +434,7 @@ def _dial(number: int, call: Call, cost_micros_per_min: int) -> list[Event]:
         call.country,
         NumberClass.GEOGRAPHIC,
         not is_message,
+        text=call.text,
     )
     if is_message:
         return [attempt]

@@ -172,6 +172,12 @@ def failed(reason: Reason) -> Answer:
     return Answer("FAILED", reason, OUTCOMES[reason].cause)
 
 
+def refused(reason: Reason) -> Answer:
+    """The answer that refuses a dial for that reason."""
+    told = OUTCOMES[reason]
+    return Answer("REFUSE", reason, told.cause, prompt=told.prompt)
+
+
 def answer_to(asked: Asked, outcome: Verdict | Failed) -> Answer:
     """The answer that tells the dialplan of a verdict."""
     if isinstance(outcome, Failed):

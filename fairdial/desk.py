@@ -10,6 +10,7 @@ in memory, within a bound, and written in its order when the store is back.
 """
 
 import asyncio
+import re
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
@@ -31,6 +32,7 @@ from fairdial.policy.account import (
     Encrypted,
     Kind,
     Line,
+    Message,
     MeterWindow,
     Needs,
     Room,
@@ -87,6 +89,9 @@ CLOSE_WITHIN_S = 5.0
 RENEW_WITHIN_S = 1.0
 """For more seconds in mid-call; who asks must be able to ask again before the lease ends."""
 
+_SHOWABLE = re.compile(r"[0-9A-Za-z+._-]+")
+"""What may be handed on as a sender: nothing that means something to the dialplan."""
+
 HABITS_MAX = 256
 """Dialling habits of lines that are remembered, to know their emergency numbers when the store is down."""
 
@@ -110,6 +115,7 @@ class Asked:
     verified: Verified = ""
     video: bool = False
     codec: str = ""
+    message: Message | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +123,16 @@ class Failed:
     """No decision was made; the dialplan's failure rule applies."""
 
     reason: Reason
+
+
+@dataclass(frozen=True, slots=True)
+class Sending:
+    """A message that was asked about at `at_ms` (UTC). shown: as who its sender writes, "" where it is not sent."""
+
+    call_id: str
+    at_ms: int
+    outcome: Verdict | Failed
+    shown: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +163,10 @@ class Listener(Protocol):
 
 
 class Desk:
-    """Decides about dials and follows their grants. `policies` and `cards` are replaced whole on reload."""
+    """Decides about dials and follows their grants. `policies` and `cards` are replaced whole on reload.
+
+    fingerprint: what is kept of a message's text (`policy/texts.py`); nothing, until the ledger's secret is known.
+    """
 
     def __init__(
         self,
@@ -163,6 +182,7 @@ class Desk:
         self.cards: Mapping[str, RateCard] = {}
         self.listener: Listener | None = None
         self.is_blocked: Callable[[str], bool] = lambda _source: False
+        self.fingerprint: Callable[[str], str] = lambda _text: ""
         self._clock = clock
         self._rules = rules
         self._habit = Habit(region=rules.region)
@@ -200,7 +220,9 @@ class Desk:
         """The verdict on a dial, or Failed, within the time limit. Repeating a call id repeats the verdict, except
         where the line or the source dials too fast.
         """
-        now = self._clock.now()
+        return await self._answer(asked, self._clock.now())
+
+    async def _answer(self, asked: Asked, now: Moment) -> Verdict | Failed:
         number = self.numbering.classify(asked.dialled, self._habit)
         if is_emergency(asked.kind, number):
             return self._let_through(self._dial(asked, now, 0), number)
@@ -216,10 +238,10 @@ class Desk:
             async with asyncio.timeout(self._rules.answer_within_s):
                 verdict = await self._granted(dial)
         except TimeoutError:
-            self.take_back(dial.call_id)
+            self._take_back_late(dial)
             return self._failed(Reason.TOO_LATE, dial)
         except asyncio.CancelledError:
-            self.take_back(dial.call_id)
+            self._take_back_late(dial)
             raise
         except LedgerUnavailable as error:
             return self._failed(Reason.STORE_UNAVAILABLE, dial, error=str(error))
@@ -361,6 +383,39 @@ class Desk:
         work = self._unwritten.write(call_id, "release", release)
         self._in_background(work, call_id)
 
+    async def message(self, asked: Asked) -> Sending:
+        """The verdict on a message, as `authorise`. Allowed, it is counted; who does not send it tells `not_sent`."""
+        now = self._clock.now()
+        outcome = await self._answer(asked, now)
+        shown = ""
+        if isinstance(outcome, Verdict) and isinstance(outcome.decision, Allow):
+            shown = outcome.decision.caller or self._shown(asked, outcome.decision)
+        return Sending(asked.call_id, now.wall_ms, outcome, shown)
+
+    def _shown(self, asked: Asked, allow: Allow) -> str:
+        """As who the sender writes: the number that it shows where the policy has looked at that, else its line."""
+        policy = self.policies.version(allow.clause.policy, allow.clause.version)
+        looked_at = policy is not None and asks_identity(policy, asked.kind)
+        return asked.caller if looked_at and _SHOWABLE.fullmatch(asked.caller) else asked.line_id
+
+    def not_sent(self, sending: Sending) -> None:
+        """A message that was allowed was not sent: it is not counted. Done in the background, bounded.
+
+        One that was allowed before stays counted.
+        """
+        if isinstance(sending.outcome, Verdict) and not sending.outcome.repeated:
+            self._unsend(sending.call_id, sending.at_ms)
+
+    def _take_back_late(self, dial: Dial) -> None:
+        if dial.kind is Kind.MESSAGE:
+            self._unsend(dial.call_id, dial.at_ms)
+        else:
+            self.take_back(dial.call_id)
+
+    def _unsend(self, call_id: str, at_ms: int) -> None:
+        work = self._unwritten.write(call_id, "release", lambda: self.ledger.unsend(call_id, at_ms))
+        self._in_background(work, call_id)
+
     async def close(self) -> None:
         """Wait for what is being taken back or recorded, at most CLOSE_WITHIN_S, and try once more what is kept."""
         self._refusals.tell_now()
@@ -391,6 +446,7 @@ class Desk:
             isinstance(decision, Allow),
             dial.video,
             dial.codec,
+            dial.message.text if dial.message is not None else "",
         )
         self.listener.dialled(attempt, account, policy)
 
@@ -417,13 +473,14 @@ class Desk:
             asked.verified,
             asked.video,
             asked.codec,
+            asked.message,
         )
 
     def _needs(self, policies: PolicyBook, line: Line, account: Account, dial: Dial) -> Needs:
         policy = _policy_for(policies, account, dial)
         if policy is None:
             return Needs()
-        number = number_for(dial.kind, self.numbering.classify(dial.dialled, line.habit))
+        number = number_for(dial.kind, self.numbering.classify(dial.dialled, line.habit), dial.message)
         identity = asks_identity(policy, dial.kind)
         shown = self.numbering.classify(dial.caller, line.habit).e164 if identity and dial.caller else None
         return Needs(
@@ -439,7 +496,7 @@ class Desk:
         habit = snapshot.line.habit if snapshot.line else self._habit
         if len(self._habits) < HABITS_MAX:
             self._habits.add(habit)
-        number = number_for(dial.kind, self.numbering.classify(dial.dialled, habit))
+        number = number_for(dial.kind, self.numbering.classify(dial.dialled, habit), dial.message)
         policy = _policy_for(policies, snapshot.account, dial) if snapshot.account else None
         return Verdict(number, decide(dial, number, snapshot, policy, self._rules.grants, self.cards))
 

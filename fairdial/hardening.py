@@ -131,6 +131,43 @@ def without_account(pjsip: Conf, extensions: Conf, app: str) -> Iterator[FileFin
         )
 
 
+MESSAGES: Final = "messages-"
+"""What the message context of a line begins with; its name follows (dialplan/fairdial-messages.conf)."""
+
+
+def messages_of_nobody(pjsip: Conf, extensions: Conf, app: str) -> Iterator[FileFinding]:
+    """A warning for each endpoint whose messages would be taken for another line's, and one for all whose messages run
+    through the dialplan of their calls; nothing where no endpoint's messages go through FairDial. app: as in Needs.
+    """
+    endpoints = tuple(pjsip.of_type("endpoint"))
+    contexts = {endpoint.name: endpoint.value("message_context", "") for endpoint in endpoints}
+    if not any(context.startswith(MESSAGES) for context in contexts.values()):
+        return
+    for endpoint in endpoints:
+        context = contexts[endpoint.name]
+        if context.startswith(MESSAGES) and context != f"{MESSAGES}{endpoint.name}":
+            yield warning(
+                "pjsip.conf",
+                endpoint.place,
+                f"[{endpoint.name}]: its messages are taken for those of line {context.removeprefix(MESSAGES)!r}",
+                f"write message_context={MESSAGES}{endpoint.name}, and that context into extensions.conf",
+                (endpoint.name,),
+            )
+    dialling = dialling_contexts(extensions, app)
+    bare = [
+        each for each in endpoints if not contexts[each.name] and each.value("context", "default") in dialling
+    ]
+    if bare:
+        names = tuple(endpoint.name for endpoint in bare)
+        yield warning(
+            "pjsip.conf",
+            bare[0].place,
+            f"no message_context, so that a SIP MESSAGE runs through the dialplan of calls: {some(names)}",
+            f"give each message_context={MESSAGES}ENDPOINT, and that context to extensions.conf",
+            names,
+        )
+
+
 def _world_readable(path: Path) -> bool:
     """Whether the mode of the file and of each folder above it lets anybody in."""
     try:
@@ -224,6 +261,12 @@ def _accountcodes(files: SwitchFiles, needs: Needs) -> Iterator[FileFinding]:
         yield from without_account(pjsip, extensions, needs.app)
 
 
+def _messages(files: SwitchFiles, needs: Needs) -> Iterator[FileFinding]:
+    pjsip, extensions = files.conf("pjsip.conf"), files.conf("extensions.conf")
+    if pjsip is not None and extensions is not None:
+        yield from messages_of_nobody(pjsip, extensions, needs.app)
+
+
 _EXAMINATIONS: Final[tuple[Callable[[SwitchFiles, Needs], Iterator[FileFinding]], ...]] = (
     _live_dangerously,
     _modules,
@@ -233,5 +276,6 @@ _EXAMINATIONS: Final[tuple[Callable[[SwitchFiles, Needs], Iterator[FileFinding]]
     _secrets,
     _guests,
     _accountcodes,
+    _messages,
     _cdrs,
 )

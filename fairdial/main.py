@@ -8,11 +8,13 @@ next start follows them again.
 import asyncio
 import contextlib
 import os
+import secrets
 import signal
 import sys
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import asdict
+from functools import partial
 from importlib import resources
 from importlib.metadata import version
 from pathlib import Path
@@ -23,6 +25,7 @@ import structlog
 from agi_app.ami import AmiError, AmiLink, AmiRefused
 from agi_app.authorise import authorise_route
 from agi_app.fastagi import FastAgiServer
+from agi_app.message import message_route
 from ari_handlers.adoption import Adoption
 from ari_handlers.callback import CallbackRefused, Callbacks
 from ari_handlers.client import AriSettings, Client
@@ -75,6 +78,7 @@ from fairdial.policy.periods import zone_named
 from fairdial.policy.prefixes import PrefixTable
 from fairdial.policy.rating import parse_micros
 from fairdial.policy.sizing import GrantRules
+from fairdial.policy.texts import SECRET_BYTES, fingerprint
 from fairdial.records import SwitchRecords
 from fairdial.replay.detectors import look_on
 from fairdial.replay.prepare import ReplayRefused, Site
@@ -173,6 +177,12 @@ async def open_desk(config: Config) -> AsyncIterator[Desk]:
             card.name: RateCard.parse(card.text, card.name, card.currency, f"card {card.name}")
             for card in await ledger.cards()
         }
+        try:
+            secret = await ledger.secret("texts", secrets.token_bytes(SECRET_BYTES))
+            desk.fingerprint = partial(fingerprint, secret)
+        except LedgerError as error:
+            # Messages are decided all the same.
+            log.error("texts_not_told_apart", error=str(error))
         yield desk
     finally:
         await desk.close()
@@ -234,7 +244,10 @@ class Service:
             self.own, calls.warn_sounds, {str(rule): sounds for rule, sounds in calls.warn_sounds_for.items()}
         )
         self.agi = FastAgiServer(
-            {"authorise": authorise_route(self.dials.begin)},
+            {
+                "authorise": authorise_route(self.dials.begin),
+                "message": message_route(desk.message, desk.not_sent, desk.fingerprint),
+            },
             host=config.agi.host,
             port=config.agi.port,
             allowed_peers=config.agi.allowed_peers,

@@ -20,7 +20,7 @@ from fairdial.policy.book import PolicyBook
 from fairdial.policy.crowd import ACCOUNTS_MAX, Crowd
 from fairdial.policy.document import Policy
 from fairdial.policy.history import Answer, Attempt, End, Event, InOrder, Noted
-from fairdial.policy.measures import WINDOW_MS
+from fairdial.policy.measures import SAME_TEXT, WINDOW_MS
 from fairdial.policy.patterns import Hit
 from fairdial.policy.periods import Period, zone_named
 
@@ -220,6 +220,7 @@ class Watch:
         await self._cases.after_deadlines(now_ms)
 
     async def _compare(self, now_ms: int) -> None:
+        await self._forget_texts(now_ms)
         self._judged = {
             account_id: kept
             for account_id, judged in self._judged.items()
@@ -227,3 +228,12 @@ class Watch:
         }
         found = await self._cases.compare(now_ms)
         log.info("accounts_compared", stand_out=found)
+
+    async def _forget_texts(self, now_ms: int) -> None:
+        """What no detector looks at any more, nor this watch after a restart, is kept no longer."""
+        windows = self._policies().windows_of(SAME_TEXT)
+        before_ms = now_ms - max((WINDOW_MS[each] for each in windows), default=0)
+        forgotten = 0
+        while count := await self._ledger.forget_texts(min(before_ms, now_ms - PAST_MS)):
+            forgotten += count
+        log.info("texts_forgotten", messages=forgotten)

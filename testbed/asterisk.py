@@ -152,9 +152,13 @@ class Switch:
         return output
 
     async def channels(self) -> list[str]:
-        """Names of the channels that are up, such as `PJSIP/alice-00000001`."""
+        """Names of the channels that are up, such as `PJSIP/alice-00000001`.
+
+        Without the one by which Asterisk takes all messages: it stays from the first on.
+        """
         listed = await self.cli("core show channels concise")
-        return [line.split("!", 1)[0] for line in listed.splitlines() if "!" in line]
+        names = [line.split("!", 1)[0] for line in listed.splitlines() if "!" in line]
+        return [name for name in names if not name.startswith("Message/")]
 
     async def no_channels(self, timeout_s: float = 5.0) -> list[str]:
         """Wait until no channel is up, at most `timeout_s`; answers with those that still are."""

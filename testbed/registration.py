@@ -27,7 +27,9 @@ class Registration:
     user_agent: str = "a phone"
 
 
-class _Answers(asyncio.DatagramProtocol):
+class Answers(asyncio.DatagramProtocol):
+    """What comes back to a socket: the first few, the rest is let go."""
+
     def __init__(self) -> None:
         self.received: asyncio.Queue[bytes] = asyncio.Queue(16)
 
@@ -40,25 +42,26 @@ async def register(switch: Switch, who: Registration) -> int:
     """Register once; the final status, 200 where the password was right. Raises TestbedError without an answer."""
     loop = asyncio.get_running_loop()
     transport, answers = await loop.create_datagram_endpoint(
-        _Answers, local_addr=(who.source, 0), remote_addr=(switch.sip_host, switch.sip_port)
+        Answers, local_addr=(who.source, 0), remote_addr=(switch.sip_host, switch.sip_port)
     )
     try:
         port = transport.get_extra_info("sockname")[1]
         call_id, tag = secrets.token_hex(8), secrets.token_hex(4)
-        authorization = ""
+        login = ""
+        uri = f"sip:{switch.sip_host}:{switch.sip_port}"
         for sequence in (1, 2):
-            transport.sendto(_request(switch, who, port, call_id, tag, sequence, authorization))
+            transport.sendto(_request(switch, who, port, call_id, tag, sequence, login))
             status, text = await _final(answers)
-            if status != 401 or authorization:
+            if status != 401 or login:
                 return status
-            authorization = _authorization(switch, who, text)
+            login = authorization(text, who.line, who.password, "REGISTER", uri)
         raise TestbedError(f"{who.line}: no final answer to REGISTER")
     finally:
         transport.close()
 
 
 def _request(
-    switch: Switch, who: Registration, port: int, call_id: str, tag: str, sequence: int, authorization: str
+    switch: Switch, who: Registration, port: int, call_id: str, tag: str, sequence: int, login: str
 ) -> bytes:
     domain = f"{switch.sip_host}:{switch.sip_port}"
     return (
@@ -66,11 +69,11 @@ def _request(
         f"Via: SIP/2.0/UDP {who.source}:{port};rport;branch=z9hG4bK{secrets.token_hex(8)}\r\n"
         f"Max-Forwards: 70\r\nFrom: <sip:{who.line}@{domain}>;tag={tag}\r\nTo: <sip:{who.line}@{domain}>\r\n"
         f"Call-ID: {call_id}\r\nCSeq: {sequence} REGISTER\r\nUser-Agent: {who.user_agent}\r\n"
-        f"Contact: <sip:{who.line}@{who.source}:{port}>\r\nExpires: 300\r\n{authorization}Content-Length: 0\r\n\r\n"
+        f"Contact: <sip:{who.line}@{who.source}:{port}>\r\nExpires: 300\r\n{login}Content-Length: 0\r\n\r\n"
     ).encode()
 
 
-async def _final(answers: _Answers) -> tuple[int, str]:
+async def _final(answers: Answers) -> tuple[int, str]:
     try:
         async with asyncio.timeout(WITHIN_S):
             while True:
@@ -83,15 +86,15 @@ async def _final(answers: _Answers) -> tuple[int, str]:
         raise TestbedError(f"no answer to REGISTER within {WITHIN_S} s") from None
 
 
-def _authorization(switch: Switch, who: Registration, text: str) -> str:
-    [line] = re.findall(r"^WWW-Authenticate: *Digest (.*?)\r?$", text, re.MULTILINE | re.IGNORECASE)
+def authorization(answer: str, user: str, password: str, method: str, uri: str) -> str:
+    """The Authorization header, with its line break, that takes up the challenge of a 401."""
+    [line] = re.findall(r"^WWW-Authenticate: *Digest (.*?)\r?$", answer, re.MULTILINE | re.IGNORECASE)
     asked = {name: quoted or bare for name, quoted, bare in _CHALLENGE.findall(line)}
-    uri = f"sip:{switch.sip_host}:{switch.sip_port}"
     count, own = "00000001", secrets.token_hex(8)
-    secret = _md5(f"{who.line}:{asked['realm']}:{who.password}")
-    response = _md5(f"{secret}:{asked['nonce']}:{count}:{own}:auth:{_md5(f'REGISTER:{uri}')}")
+    secret = _md5(f"{user}:{asked['realm']}:{password}")
+    response = _md5(f"{secret}:{asked['nonce']}:{count}:{own}:auth:{_md5(f'{method}:{uri}')}")
     return (
-        f'Authorization: Digest username="{who.line}", realm="{asked["realm"]}", nonce="{asked["nonce"]}",'
+        f'Authorization: Digest username="{user}", realm="{asked["realm"]}", nonce="{asked["nonce"]}",'
         f' uri="{uri}", response="{response}", algorithm=MD5, qop=auth, nc={count}, cnonce="{own}"'
         + (f', opaque="{asked["opaque"]}"' if "opaque" in asked else "")
         + "\r\n"

@@ -168,6 +168,44 @@ def caller(
 """
 
 
+def texter(*, extra_headers: Mapping[str, str], times: int = 1) -> str:
+    """A phone that sends a message (RFC 3428): line, number and text are fields 0 to 2 of the injection file.
+
+    times: it sends the same once more, and again: with one Call-ID and CSeq, in a transaction of its own.
+    """
+    headers = "".join(f"      {_checked(name)}: {_checked(value)}\n" for name, value in extra_headers.items())
+    steps = []
+    for n in range(times):
+        refusals = "".join(
+            f'  <recv response="{status}" optional="true" next="told_{n}"><action>{_CLOCK}'
+            f'<log message="final {_STAMP} {status}"/></action></recv>\n'
+            for status in FINAL_STATUSES
+        )
+        steps.append(f"""
+  <send retrans="500"><![CDATA[
+      MESSAGE sip:[field1]@[remote_ip]:[remote_port] SIP/2.0
+      Via: SIP/2.0/UDP [local_ip]:[local_port];branch=z9hG4bK-[pid]-[call_number]-{n}
+      From: <sip:[field0]@[local_ip]:[local_port]>;tag=[pid]-[call_number]
+      To: <sip:[field1]@[remote_ip]:[remote_port]>
+      Call-ID: [call_id]
+      CSeq: 1 MESSAGE
+      Max-Forwards: 70
+{headers}      Content-Type: text/plain
+      Content-Length: [len]
+
+      [field2]
+  ]]></send>
+{refusals}  <recv response="202"><action>{_CLOCK}<log message="final {_STAMP} 202"/></action></recv>
+  <label id="told_{n}"/>
+  <nop><action/></nop>
+""")
+    return f"""<?xml version="1.0" encoding="UTF-8"?>
+<scenario name="texter">
+{"".join(steps)}
+</scenario>
+"""
+
+
 def carrier(
     *,
     logged: bool,
@@ -182,7 +220,7 @@ def carrier(
     `refusals` maps such an ending to status and phrase, `rings` to the milliseconds of ringing before the answer
     (-1: it never answers), `plays` to those of early media (183), `forwards` to the number that a 302 names;
     `HANGS_UP` is the ending that answers and hangs up after `hang_up_after_ms`, `STEERED` the one that takes cues.
-    Any other number is answered at once until the caller's side hangs up. Text messages are accepted.
+    Any other number is answered at once until the caller's side hangs up. Messages are taken, each with its text.
     """
 
     # A log step stands before the message that it is about: SIPp takes no step after a message that it may have
@@ -249,7 +287,12 @@ def carrier(
     <ereg regexp="[0-9]+ INVITE" search_in="hdr" header="CSeq:" assign_to="invite_cseq"/>"""
     return f"""<?xml version="1.0" encoding="UTF-8"?>
 <scenario name="carrier">
-  <recv request="MESSAGE" optional="true" next="message"/>
+  <recv request="MESSAGE" optional="true" next="message"><action>
+    <ereg regexp="MESSAGE sip:[^@;>]*" search_in="msg" assign_to="recipient"/>
+    <ereg regexp="sip:[^@;>]*" search_in="hdr" header="From:" assign_to="sender"/>
+    <ereg regexp="[^[:cntrl:]]+" search_in="body" assign_to="text"/>
+    {_log(f"text {_STAMP} [$recipient] [$sender] [$text]")}
+  </action></recv>
   <recv request="INVITE" rrs="true" next="special" test="is_special"><action>
     {who}
     {tests}

@@ -33,7 +33,7 @@ def dialplan() -> tuple[str, dict[str, str]]:
     """extensions.conf and the files that it includes: what the project ships, unchanged."""
     samples = PROJECT / "dialplan" / "samples"
     files = {file.name: file.read_text() for file in samples.glob("*.conf") if file.name != "extensions.conf"}
-    files["fairdial.conf"] = (PROJECT / "dialplan" / "fairdial.conf").read_text()
+    files |= {file.name: file.read_text() for file in (PROJECT / "dialplan").glob("*.conf")}
     return (samples / "extensions.conf").read_text(), files
 
 

@@ -183,6 +183,17 @@ class CarrierCall:
     ended_by: Literal["carrier", "switch", "none"] = "none"
 
 
+@dataclass(frozen=True)
+class Received:
+    """A message (RFC 3428) that a called phone got: to whom, from whom (the users of request URI and From), its text
+    up to the first line break.
+    """
+
+    to: str
+    sender: str
+    text: str
+
+
 class Carrier:
     """The far network of a switch; make one with `async with Carrier.start(switch) as carrier`."""
 
@@ -221,6 +232,28 @@ class Carrier:
             elif known is not None:
                 found[event.call_id] = _carrier_call_after(known, event)
         return list(found.values())
+
+    def messages(self) -> list[Received]:
+        """The messages so far."""
+        found = []
+        for event in self._phone.events():
+            if event.name == "text":
+                _, to, sender, text = (
+                    event.rest.split(" ", 3) if event.rest.count(" ") > 2 else (*event.rest.split(" "), "")
+                )
+                found.append(Received(to.removeprefix("sip:"), sender.removeprefix("sip:"), text))
+        return found
+
+    async def messages_when(self, count: int, *, timeout_s: float = 5.0) -> list[Received]:
+        """Wait until so many messages have come; raises `TestbedError` after `timeout_s`."""
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        while len(found := self.messages()) < count:
+            if asyncio.get_running_loop().time() > deadline:
+                raise TestbedError(
+                    f"{len(found)} of {count} messages came within {timeout_s:g} s: {found[-5:]}"
+                )
+            await asyncio.sleep(POLL_S)
+        return found
 
     async def cue(self, call: CarrierCall, what: str) -> None:
         """Tell the phone of a call to a `STEERED` number what to do (`testbed.scenarios.CUES`)."""
@@ -434,6 +467,35 @@ async def place_calls(
         await phone.run(limit_s, "-m", str(count), "-l", str(count), *pace)
         calls, _ = _calls_in(phone.events())
         return LoadOutcome(tuple(calls), lost=count - len(calls), retransmissions=phone.retransmissions())
+
+
+async def send_messages(
+    switch: Switch,
+    messages: Sequence[tuple[str, str, str]],
+    *,
+    rate_per_s: float = 50.0,
+    times: int = 1,
+    extra_headers: Mapping[str, str] | None = None,
+    timeout_s: float = 60.0,
+) -> list[int]:
+    """Send messages (line, number, text) from one process; the statuses with which the switch answered each, sorted.
+
+    times: how often each is sent, with one Call-ID and CSeq. Raises `TestbedError` where SIPp itself fails.
+    """
+    for field in (field for message in messages for field in message):
+        if any(mark in field for mark in ";\r\n[]"):
+            raise TestbedError(
+                f"{field!r} cannot stand in a message of the testbed; leave out ; [ ] and line breaks"
+            )
+    async with scratch_directory() as directory:
+        rows = "".join(f"{line};{number};{text};\n" for line, number, text in messages)
+        (directory / "messages.csv").write_text(f"SEQUENTIAL\n{rows}")
+        text = scenarios.texter(extra_headers=extra_headers or {}, times=times)
+        phone = Phone(switch, directory, text, options=("-inf", "messages.csv"))
+        count = str(len(messages))
+        pace = ("-r", str(max(1, round(rate_per_s * 10))), "-rp", "10000")
+        await phone.run(timeout_s, "-m", count, "-l", count, *pace)
+        return sorted(int(event.rest) for event in phone.events() if event.name == "final")
 
 
 def _caller(

@@ -160,13 +160,28 @@ def example_bodies(operation: Mapping[str, Any]) -> list[tuple[str, Any]]:
     return found
 
 
+def example_headers(operation: Mapping[str, Any]) -> dict[str, str]:
+    """The headers that a route cannot do without."""
+    return {
+        each["name"]: str(each["schema"]["examples"][0])
+        for each in operation.get("parameters", [])
+        if each["in"] == "header" and each.get("required")
+    }
+
+
 async def sent(
-    api: Api, method: str, path: str, media_type: str, body: Any, token: str | None = ""
+    api: Api,
+    method: str,
+    path: str,
+    media_type: str,
+    body: Any,
+    token: str | None = "",
+    headers: Mapping[str, str] | None = None,
 ) -> tuple[int, Any, Mapping[str, str]]:
     """Status, body and headers of the answer to a request with a body of that type, "" for none."""
     if media_type in ("", "application/json"):
-        return await api.ask(method, path, body, token=token)
-    headers = {"Content-Type": media_type}
+        return await api.ask(method, path, body, token=token, headers=headers)
+    headers = {**(headers or {}), "Content-Type": media_type}
     return await api.ask(method, path, token=token, data=body.encode(), headers=headers)
 
 
@@ -176,7 +191,8 @@ async def answers(api: Api, route: Route) -> list[tuple[int, Any, Mapping[str, s
     operation = OPERATIONS[route]
     found = []
     for media_type, body in example_bodies(operation):
-        status, told, headers = await sent(api, method, example_path(path, operation), media_type, body)
+        where, sends = example_path(path, operation), example_headers(operation)
+        status, told, headers = await sent(api, method, where, media_type, body, headers=sends)
         if isinstance(told, dict) and "token" in told:
             told = {**told, "token": "fairdial_and-43-characters"}
         found.append((status, told, headers))

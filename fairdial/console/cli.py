@@ -20,6 +20,7 @@ from fairdial.console import (
     cli_accounts,
     cli_audit,
     cli_cases,
+    cli_messages,
     cli_notices,
     cli_policies,
     cli_replay,
@@ -60,6 +61,7 @@ app.add_typer(cli_cases.blocks, name="block")
 app.add_typer(cli_notices.notices, name="notice")
 app.add_typer(cli_notices.contacts, name="contact")
 app.add_typer(cli_requests.requests, name="request")
+app.add_typer(cli_messages.messages, name="message")
 app.add_typer(cli_policies.rates, name="rates")
 app.add_typer(cli_policies.policies, name="policy")
 app.add_typer(cli_store.tokens, name="token")
@@ -323,7 +325,9 @@ def decisions(
         row["at"] = _utc(row["at_ms"])
     # What was noted of a call that was let through, and what cut it: most calls have neither.
     further = [
-        key for key in ("used_s", "cut_by", "cut_clause", "flag", "verified") if any(row[key] for row in rows)
+        key
+        for key in ("used_s", "cut_by", "cut_clause", "flag", "verified", "medium")
+        if any(row[key] for row in rows)
     ]
     show(rows, as_json, lambda: table_of((*DECISION_COLUMNS, *further), rows))
 

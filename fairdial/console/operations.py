@@ -18,6 +18,7 @@ from fairdial.cases import Cases, Cut
 from fairdial.clock import Moment
 from fairdial.console.access import digest_of, new_secret
 from fairdial.console.health import not_serving
+from fairdial.console.messages import Messages
 from fairdial.console.policy_views import difference_json, policy_json, rules_json, version_of
 from fairdial.console.requesting import Renew, Requesting, as_now
 from fairdial.console.shapes import (
@@ -184,6 +185,7 @@ class Operations:
         self._composer = composer
         self._published = published
         self._publishing = asyncio.Lock()
+        self._messages = Messages(desk)
         self._by_name: Mapping[str, Callable[..., Awaitable[Any]]] = {
             "account_add": self._account_add,
             "account_list": self._account_list,
@@ -242,6 +244,8 @@ class Operations:
             "token_remove": self._token_remove,
             "status": self._server_status,
             "ready": self._readiness,
+            "message": self._messages.ask,
+            "message_list": self._messages.latest,
             "grants": self._grants,
             "grant": self._grant,
             **Requesting(desk, renew).by_name,

@@ -262,8 +262,8 @@ def past(db: sqlite3.Connection, since_ms: int, after: tuple[int, str] | None, l
     after_ms, after_id = after or (since_ms - 1, "\U0010ffff")
     rows = db.execute(
         "SELECT d.*, g.state, g.answered_ms, g.ended_ms, g.used_s,"
-        " (SELECT sum(c.amount_micros) FROM charges c WHERE c.call_id = d.call_id) AS cost_micros"
-        " FROM decisions d LEFT JOIN grants g USING (call_id)"
+        " (SELECT sum(c.amount_micros) FROM charges c WHERE c.call_id = d.call_id) AS cost_micros, m.text"
+        " FROM decisions d LEFT JOIN grants g USING (call_id) LEFT JOIN messages m USING (call_id)"
         " WHERE d.account_id IS NOT NULL AND (d.at_ms, d.call_id) > (?, ?)"
         " ORDER BY d.at_ms, d.call_id LIMIT ?",
         (after_ms, after_id, limit),
@@ -292,6 +292,7 @@ def _events(row: sqlite3.Row) -> Iterable[Event]:
         row["state"] is not None,
         bool(row["video"]),
         row["codec"],
+        row["text"] or "",
     )
     if row["answered_ms"] is not None:
         yield Answer(call_id, row["answered_ms"], account_id)

@@ -191,7 +191,7 @@ class DecisionRecord:
 
     flag: what was noted of a call that was let through, such as "unencrypted" (A7); "" for nothing. used_s: None
     where it was not allowed, or is not over. cut_by: the rule that ended it, None where people did. verified: what the
-    network said of the caller's number, "passed" or "failed"; "" for nothing.
+    network said of the caller's number, "passed" or "failed"; "" for nothing. medium: of a message, "" where none is.
     """
 
     call_id: str
@@ -214,6 +214,7 @@ class DecisionRecord:
     used_s: int | None = None
     cut_by: str | None = None
     verified: str = ""
+    medium: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -558,8 +559,9 @@ class Ledger(Protocol):
         A message has no end to wait for: it is counted and charged at once. Who joins a conference is in it,
         and metered, from then on, unless it is rung first: then it has its seat, and is in it once it answers.
 
-        Repeated with the same dial while its grant lives: the first verdict again. Raises
-        IdempotencyConflict, LedgerUnavailable. `plan` and `judge` may run in another thread, and twice.
+        Repeated with the same dial while its grant lives, or ever for a message: the first verdict again, marked as
+        repeated. Raises IdempotencyConflict, LedgerUnavailable. `plan` and `judge` may run in another thread, and
+        twice.
         """
         ...
 
@@ -604,6 +606,27 @@ class Ledger(Protocol):
 
         The grant that was given back; None: there was none to.
         """
+        ...
+
+    async def unsend(self, call_id: str, at_ms: int) -> bool:
+        """A message that was decided at `at_ms` was not sent after all: as if it had never been asked about.
+
+        Whether there was one; a message that was decided at another moment stays as it is, whatever its id.
+        """
+        ...
+
+    async def messages(
+        self, account_id: str | None = None, limit: int = 100, after: str | None = None
+    ) -> tuple[DecisionRecord, ...]:
+        """The latest messages whose medium is known, newest first; `after`: as for decisions. Raises NotFound."""
+        ...
+
+    async def forget_texts(self, before_ms: int) -> int:
+        """Forget the fingerprints of texts of messages before that; of how many, some thousands at a time."""
+        ...
+
+    async def secret(self, name: str, fresh: bytes) -> bytes:
+        """The key of that name, made once for this ledger: `fresh` where there was none."""
         ...
 
     async def live_grants(self) -> tuple[Grant, ...]:

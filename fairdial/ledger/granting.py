@@ -11,7 +11,7 @@ from operator import itemgetter
 
 import msgspec
 
-from fairdial.ledger import crediting, notices, reading, rooms
+from fairdial.ledger import crediting, messages, notices, reading, rooms
 from fairdial.ledger.contract import (
     ConstraintViolated,
     Extend,
@@ -73,10 +73,11 @@ def _repeat(db: sqlite3.Connection, row: sqlite3.Row, dial: Dial) -> Verdict:
             f"call {dial.call_id} was decided for {row['line_id']} dialling {row['dialled']!r} as {row['kind']};"
             " a new dial needs a new call id"
         )
+    messages.need_same(db, dial, row["caller"])
     number = Number(row["dialled"], row["e164"], NumberClass(row["number_class"]), row["country"])
     clause = Clause(row["clause_policy"], row["clause_version"], row["clause_id"])
     if row["decision"] != "allow":
-        return Verdict(number, Refuse(Reason(row["reason"]), clause, row["account_id"]))
+        return Verdict(number, Refuse(Reason(row["reason"]), clause, row["account_id"]), repeated=True)
     grant = reading.need_grant(db, dial.call_id) if row["account_id"] is not None else None
     if grant is not None and not grant.live and grant.kind is not Kind.MESSAGE:
         # Nothing is held for it any more, so it cannot be allowed once again.
@@ -105,7 +106,7 @@ def _repeat(db: sqlite3.Connection, row: sqlite3.Row, dial: Dial) -> Verdict:
         row["flag"],
         grant.bound_by if grant else "",
     )
-    return Verdict(number, allow)
+    return Verdict(number, allow, repeated=True)
 
 
 def _write_decision(db: sqlite3.Connection, dial: Dial, verdict: Verdict) -> None:
@@ -135,6 +136,7 @@ def _write_decision(db: sqlite3.Connection, dial: Dial, verdict: Verdict) -> Non
             dial.codec,
         ),
     )
+    messages.write(db, dial, decision.account_id)
 
 
 def _allowed(decision: Decision) -> tuple[int | None, int | None, str | None, str]:

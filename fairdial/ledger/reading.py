@@ -59,11 +59,18 @@ CHARGES_SHOWN = 1000
 """The latest charges that a sheet has."""
 
 # Those of DecisionRecord.
-_DECISION = """
+_RECORD = """
     SELECT d.call_id, d.at_ms, d.kind, d.line_id, d.account_id, d.dialled, d.e164, d.number_class, d.country,
            d.decision, d.reason, d.clause_policy, d.clause_version, d.clause_id, d.granted_s, d.limit_s, d.flag,
-           g.used_s, CASE WHEN g.used_s = g.granted_s THEN g.bound_by END, d.verified
-      FROM decisions d LEFT JOIN grants g USING (call_id)
+           g.used_s, CASE WHEN g.used_s = g.granted_s THEN g.bound_by END, d.verified, coalesce(m.medium, '')
+"""
+_DECISION = f"""
+    {_RECORD}
+      FROM decisions d LEFT JOIN grants g USING (call_id) LEFT JOIN messages m USING (call_id)
+"""
+_MESSAGE = f"""
+    {_RECORD}
+      FROM messages m JOIN decisions d USING (call_id) LEFT JOIN grants g USING (call_id)
 """
 
 
@@ -293,19 +300,34 @@ def need_account(db: sqlite3.Connection, account_id: str) -> Account:
 def latest_decisions(
     db: sqlite3.Connection, account_id: str | None, limit: int, after: str | None = None
 ) -> tuple[DecisionRecord, ...]:
+    return _latest(db, _DECISION, "d", account_id, limit, after)
+
+
+def latest_messages(
+    db: sqlite3.Connection, account_id: str | None, limit: int, after: str | None = None
+) -> tuple[DecisionRecord, ...]:
+    if account_id is not None:
+        need_account(db, account_id)
+    return _latest(db, _MESSAGE, "m", account_id, limit, after)
+
+
+def _latest(
+    db: sqlite3.Connection, select: str, of: str, account_id: str | None, limit: int, after: str | None
+) -> tuple[DecisionRecord, ...]:
+    """The newest first. of: the table in `select` along whose index it goes."""
     # A statement for each case, so that each runs along an index and stops at the limit.
     conditions, given = ["TRUE"], list[object]()
     if account_id is not None:
-        conditions.append("d.account_id = ?")
+        conditions.append(f"{of}.account_id = ?")
         given.append(account_id)
     if after is not None:
         last = db.execute("SELECT at_ms, call_id FROM decisions WHERE call_id = ?", (after,)).fetchone()
         if last is None:
             raise NotFound(f"no decision of call {after!r}; go on after one that was listed")
-        conditions.append("(d.at_ms, d.call_id) < (?, ?)")
+        conditions.append(f"({of}.at_ms, {of}.call_id) < (?, ?)")
         given.extend(last)
     rows = db.execute(
-        f"{_DECISION} WHERE {' AND '.join(conditions)} ORDER BY d.at_ms DESC, d.call_id DESC LIMIT ?",
+        f"{select} WHERE {' AND '.join(conditions)} ORDER BY {of}.at_ms DESC, {of}.call_id DESC LIMIT ?",
         (*given, limit),
     )
     return tuple(

@@ -7,6 +7,7 @@ from typing import Protocol, TypeVar
 from fairdial.ledger import (
     cases,
     granting,
+    messages,
     notices,
     provisioning,
     reading,
@@ -128,6 +129,19 @@ class SqliteLedger:
     async def release(self, call_id: str) -> Grant | None:
         return await self._writer.do(lambda db: granting.release(db, call_id))
 
+    async def unsend(self, call_id: str, at_ms: int) -> bool:
+        return await self._writer.do(lambda db: messages.unsend(db, call_id, at_ms))
+
+    async def forget_texts(self, before_ms: int) -> int:
+        return await self._writer.do(lambda db: messages.forget_texts(db, before_ms))
+
+    async def secret(self, name: str, fresh: bytes) -> bytes:
+        # First without writing: a file that can only be read keeps its secret.
+        kept = await self._writer.read(lambda db: messages.find_secret(db, name))
+        if kept is not None:
+            return kept
+        return await self._writer.do(lambda db: messages.secret(db, name, fresh))
+
     async def saw(self, switch: str, proven_ms: int) -> None:
         await self._writer.do(lambda db: witnessing.saw(db, switch, proven_ms))
 
@@ -161,6 +175,11 @@ class SqliteLedger:
         self, account_id: str | None = None, limit: int = 100, after: str | None = None
     ) -> tuple[DecisionRecord, ...]:
         return await self._writer.read(lambda db: reading.latest_decisions(db, account_id, limit, after))
+
+    async def messages(
+        self, account_id: str | None = None, limit: int = 100, after: str | None = None
+    ) -> tuple[DecisionRecord, ...]:
+        return await self._writer.read(lambda db: reading.latest_messages(db, account_id, limit, after))
 
     async def snapshot(self, line_id: str, plan: Plan) -> Snapshot:
         return await self._writer.read(lambda db: reading.snapshot(db, line_id, plan))

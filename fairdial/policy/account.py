@@ -30,6 +30,15 @@ class Kind(StrEnum):
     MESSAGE = "message"
 
 
+class Medium(StrEnum):
+    """How a message goes; chat: to somebody on this switch (S1)."""
+
+    SMS = "sms"
+    MMS = "mms"
+    WHATSAPP = "whatsapp"
+    CHAT = "chat"
+
+
 Verified = Literal["passed", "failed", ""]
 """What the network says of a caller's number; "" where nobody said."""
 
@@ -187,6 +196,14 @@ def _identifier(what: str, value: str) -> None:
 
 
 @dataclass(frozen=True, slots=True)
+class Message:
+    """What a dial of kind `message` is besides. text: the fingerprint of what it says (`texts.py`), "" without text."""
+
+    medium: Medium
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Dial:
     """One dial as the desk asks about it. `call_id` is the idempotency key: one per dial, not per channel.
 
@@ -194,6 +211,7 @@ class Dial:
     caller's leg; None where the switch did not say. attempts: dials of the line in the last second, this one
     counted (A3). verified: whether the network vouches for the caller's number (STIR/SHAKEN, RFC 8224).
     video: the caller's leg offers a picture; codec: what its voice is sent in, "" where the switch did not say.
+    message: of a message, where it is known.
     """
 
     call_id: str
@@ -210,6 +228,7 @@ class Dial:
     verified: Verified = ""
     video: bool = False
     codec: str = ""
+    message: Message | None = None
 
 
 @dataclass(frozen=True, slots=True)

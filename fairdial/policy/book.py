@@ -10,7 +10,7 @@ from itertools import chain
 from zoneinfo import ZoneInfo
 
 from fairdial.policy.document import Policy
-from fairdial.policy.periods import MS_PER_S
+from fairdial.policy.periods import MS_PER_S, Period
 
 ALWAYS_MS = -(2**62)
 
@@ -53,6 +53,12 @@ class PolicyBook:
     def version(self, name: str, version: str) -> Policy | None:
         """One version."""
         return next((policy for policy in self.versions(name) if policy.version == version), None)
+
+    def windows_of(self, measure: str) -> frozenset[Period]:
+        """The windows of all detectors that watch a measure, in any policy and version."""
+        policies = chain.from_iterable(self._versions.values())
+        detectors = chain.from_iterable(policy.detectors for policy in policies)
+        return frozenset(each.window for each in detectors if each.measure == measure)
 
     def with_published(self, policy: Policy) -> "PolicyBook":
         """A book that has this version too; the same book where it has it already.

@@ -8,7 +8,7 @@ large a grant is, to `explain.py` to tell what was looked at.
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from fairdial.policy.account import (
@@ -17,6 +17,8 @@ from fairdial.policy.account import (
     Encrypted,
     Kind,
     Line,
+    Medium,
+    Message,
     MeterWindow,
     Snapshot,
     Standing,
@@ -80,10 +82,11 @@ Decision = Allow | Refuse
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A decision with the number as it was understood."""
+    """A decision with the number as it was understood. repeated: it was made before, for the same call id."""
 
     number: Number
     decision: Decision
+    repeated: bool = field(default=False, compare=False)
 
 
 ALWAYS = Clause("fairdial", "1", "always")
@@ -121,9 +124,10 @@ EMERGENCY = Allow(Reason.EMERGENCY, ALWAYS)
 """The decision on every emergency call: needs no account, policy or store."""
 
 
-def number_for(kind: Kind, classified: Number) -> Number:
+def number_for(kind: Kind, classified: Number, message: Message | None = None) -> Number:
     """The number as this kind of call means it: an extension is internal, except that 112 stays 112."""
-    if kind in _ON_SWITCH and not is_emergency(kind, classified):
+    on_switch = kind in _ON_SWITCH or (message is not None and message.medium is Medium.CHAT)
+    if on_switch and not is_emergency(kind, classified):
         return Number(classified.dialled, None, NumberClass.INTERNAL, None)
     return classified
 

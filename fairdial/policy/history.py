@@ -24,7 +24,7 @@ CALLS: Final = frozenset(Kind) - MESSAGES - {Kind.EMERGENCY}
 class Attempt:
     """A dial was decided. callee: in E.164 where it is a number of the public network, else as dialled; caller: as
     the switch has it. allowed: it holds a grant, so that its end will be told. video: it offers a picture;
-    codec: of its voice, "" where nobody said.
+    codec: of its voice, "" where nobody said. text: the fingerprint of a message (`texts.py`), "" without one.
     """
 
     call_id: str
@@ -39,6 +39,7 @@ class Attempt:
     allowed: bool
     video: bool = False
     codec: str = ""
+    text: str = ""
 
 
 @dataclass(frozen=True, slots=True)

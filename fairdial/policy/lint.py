@@ -23,7 +23,7 @@ from fairdial.policy.document import (
     parse_policy,
 )
 from fairdial.policy.faults import Fault, KeyPath
-from fairdial.policy.measures import LADDER_NOT_RUN, MEASURES, NOT_RUN
+from fairdial.policy.measures import MEASURES
 from fairdial.policy.periods import Period
 from fairdial.policy.prefixes import NumberClass
 from fairdial.policy.source import key_lines, line_of
@@ -274,12 +274,6 @@ def _watching(policy: Policy) -> _Found:
     for index, detector in enumerate(policy.detectors):
         yield from _detector(policy, detector, ("detectors", index))
     yield from _requests(policy)
-    for index, rung in enumerate(policy.ladder):
-        path: KeyPath = ("ladder", index)
-        if rung.measure in LADDER_NOT_RUN:
-            yield _warning(
-                (*path, "measure"), "is read and shown, but not run by this release", "watch for it by hand"
-            )
 
 
 def _requests(policy: Policy) -> _Found:
@@ -314,10 +308,6 @@ def _requests(policy: Policy) -> _Found:
 
 def _detector(policy: Policy, detector: Detector, path: KeyPath) -> _Found:
     name, threshold = detector.measure, detector.threshold
-    if name in NOT_RUN:
-        yield _warning(
-            (*path, "measure"), "is read and shown, but not run by this release", "watch for it by hand"
-        )
     most = MEASURES[name].most
     if threshold > most:
         yield _error(

@@ -443,6 +443,15 @@ def _caller(event: Event) -> tuple[str, str] | None:
     return (event.line_id, event.caller) if isinstance(event, Attempt) and event.kind in INCOMING else None
 
 
+def _recipient(event: Event) -> tuple[str, str] | None:
+    return (event.line_id, event.callee) if isinstance(event, Attempt) and event.kind in MESSAGES else None
+
+
+def _text_and_recipient(event: Event) -> tuple[str, str] | None:
+    """A text is one whichever line sends it."""
+    return (event.text, event.callee) if isinstance(event, Attempt) and event.text else None
+
+
 def _line_and_callee(attempt: Attempt) -> str:
     return f"{attempt.line_id} {attempt.callee}"
 
@@ -504,6 +513,9 @@ class Measured:
     most: float = KEPT_MAX
 
 
+SAME_TEXT: Final = "same_text_recipients"
+"""The measure for which fingerprints of texts are kept."""
+
 _OUT = OUTGOING
 MEASURES: Final[Mapping[str, Measured]] = {
     "attempts": Measured("dials", lambda s: _Counted(s, _is_attempt(_OUT)), _OUT),
@@ -559,6 +571,9 @@ MEASURES: Final[Mapping[str, Measured]] = {
         "share of answered calls that came in", lambda s: _Share(s, _came_in), INCOMING, at_least=30, most=1
     ),
     "messages": Measured("messages", lambda s: _Counted(s, _is_attempt(MESSAGES)), MESSAGES),
+    "message_recipients": Measured(
+        "different recipients of one line's messages", lambda s: _DistinctKeys(s, _recipient), MESSAGES
+    ),
     "complaints": Measured("complaints", None, CALLS | MESSAGES),
     "failed_logins": Measured("failed logins", lambda s: _Counted(s, _failed_login), CALLS | MESSAGES),
     "networks_of_a_line": Measured(
@@ -574,7 +589,7 @@ MEASURES: Final[Mapping[str, Measured]] = {
         "times the median of the accounts on the plan", None, CALLS | MESSAGES, most=inf
     ),
     "times_declared_estimate": Measured("times the declared estimate", None, CALLS | MESSAGES, most=inf),
-    "same_text_recipients": Measured("recipients of one text", None, MESSAGES),
+    SAME_TEXT: Measured("recipients of one text", lambda s: _DistinctKeys(s, _text_and_recipient), MESSAGES),
 }
 """What a detector can watch, by the name in the policy file."""
 
@@ -583,8 +598,6 @@ PEERS: Final = frozenset({COHORT, "times_declared_estimate"})
 """Measures that need other accounts, or a whole month: taken for all accounts at once (`peers.py`)."""
 COMPLAINTS: Final = "complaints"
 """The measure that is counted where complaints are taken down."""
-NOT_RUN: Final = frozenset({"same_text_recipients"})
-"""Measures that nothing takes yet."""
 
 OVERAGE_MONTHS: Final = "overage_months_in_a_row"
 LADDER_MEASURES: Final[Mapping[str, str]] = {
@@ -592,4 +605,3 @@ LADDER_MEASURES: Final[Mapping[str, str]] = {
     OVERAGE_MONTHS: "months in a row with use past the allowance",
 }
 """What a rung of the ladder can look at, by the name in the policy file."""
-LADDER_NOT_RUN: Final[frozenset[str]] = frozenset()

@@ -44,6 +44,8 @@ class Reason(StrEnum):
     CALLER_NOT_OWN = "caller_not_own"
     CALLER_NOT_VERIFIED = "caller_not_verified"
     NOT_ENCRYPTED = "not_encrypted"
+    MESSAGE_UNREADABLE = "message_unreadable"
+    MESSAGE_REPEATED = "message_repeated"
     # No decision could be made: the dialplan's failure rule for that kind of call applies.
     POLICY_MISSING = "policy_missing"
     STORE_UNAVAILABLE = "store_unavailable"
@@ -158,6 +160,14 @@ OUTCOMES: dict[Reason, Outcome] = {
     ),
     Reason.NOT_ENCRYPTED: Outcome(
         *_CALL_REJECTED, "ss-noservice", "The plan asks for TLS and SRTP, and the call has them not."
+    ),
+    Reason.MESSAGE_UNREADABLE: Outcome(
+        *_CALL_REJECTED,
+        "ss-noservice",
+        "The switch has no text of the message: it is empty, or longer than 1,023 bytes.",
+    ),
+    Reason.MESSAGE_REPEATED: Outcome(
+        *_CALL_REJECTED, "ss-noservice", "The same message was decided before; it is not sent twice."
     ),
     Reason.POLICY_MISSING: Outcome(*_NO_CIRCUIT, "", "The account's policy is not loaded."),
     Reason.STORE_UNAVAILABLE: Outcome(*_NO_CIRCUIT, "", "The ledger cannot be written."),

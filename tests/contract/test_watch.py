@@ -30,12 +30,27 @@ SEQUENTIAL = watched(detector("row", "sequential_numbers", 5, step="suspend"))
 class Counter:
     """A desk on a ledger, with a watch; its cuts are taken down."""
 
-    def __init__(self, ledger: Ledger, policy: Policy, clock: SetClock, *, accounts_max: int = 100) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        policy: Policy,
+        clock: SetClock,
+        *,
+        accounts_max: int = 100,
+        compare_every_s: float = watching.COMPARE_EVERY_S,
+    ) -> None:
         self.ledger, self.clock = ledger, clock
         self.desk = Desk(ledger, PolicyBook([policy]), NUMBERING, clock, DeskRules(grants=RULES))
         self.cuts: list[tuple[str | None, frozenset[Kind] | None]] = []
         self.cases = Cases(ledger, lambda: self.desk.policies, self._cut)
-        self.watch = Watch(ledger, lambda: self.desk.policies, self.cases, clock, accounts_max=accounts_max)
+        self.watch = Watch(
+            ledger,
+            lambda: self.desk.policies,
+            self.cases,
+            clock,
+            accounts_max=accounts_max,
+            compare_every_s=compare_every_s,
+        )
         self.desk.listener = self.watch
         self._calls = 0
 
@@ -73,7 +88,7 @@ class Counter:
 
 @asynccontextmanager
 async def counter(
-    ledger: Ledger, policy: Policy = SEQUENTIAL, clock: SetClock | None = None, **settings: int
+    ledger: Ledger, policy: Policy = SEQUENTIAL, clock: SetClock | None = None, **settings: Any
 ) -> AsyncIterator[Counter]:
     made = Counter(ledger, policy, clock or SetClock(), **settings)
     await made.watch.start()

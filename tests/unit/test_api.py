@@ -127,6 +127,9 @@ async def api(desk: Desk) -> AsyncIterator[Api]:
 
 CALLBACK = {"line": "alice", "number": LONDON}
 PARTICIPANT = {"line": "alice", "number": LONDON}
+MESSAGE = {"line": "alice", "to": LONDON, "kind": "sms"}
+KEYED = {"Idempotency-Key": "order-1"}
+"""Some requests are not taken without."""
 DOORS: list[tuple[str, str, object, int]] = [
     ("GET", "/v1/calls", None, 200),
     ("GET", "/v1/conferences", None, 200),
@@ -134,6 +137,8 @@ DOORS: list[tuple[str, str, object, int]] = [
     ("DELETE", "/v1/calls/call-1", None, 204),
     ("POST", "/v1/callbacks", CALLBACK, 202),
     ("POST", "/v1/conferences/7001/participants", PARTICIPANT, 202),
+    ("GET", "/v1/messages", None, 200),
+    ("POST", "/v1/messages", MESSAGE, 200),
 ]
 """What there is, and what it answers to who may."""
 
@@ -145,7 +150,7 @@ DOORS: list[tuple[str, str, object, int]] = [
 async def test_an_operator_may_do_everything_here(
     api: Api, method: str, route: str, body: object, status: int
 ) -> None:
-    assert (await api.ask(method, route, body))[0] == status
+    assert (await api.ask(method, route, body, headers=KEYED))[0] == status
 
 
 @pytest.mark.parametrize(("method", "route", "body", "status"), DOORS)
@@ -154,7 +159,7 @@ async def test_without_a_token_and_with_a_wrong_one_nobody_is_let_in(
 ) -> None:
     del status
     for token in (None, "wrong", api.operator[:-1]):
-        code, told, headers = await api.ask(method, route, body, token=token)
+        code, told, headers = await api.ask(method, route, body, token=token, headers=KEYED)
         assert (code, headers["WWW-Authenticate"]) == (401, "Bearer")
         assert "fairdial token add" in told["detail"]
     assert api.switch.rung == []
@@ -164,7 +169,7 @@ async def test_without_a_token_and_with_a_wrong_one_nobody_is_let_in(
 async def test_a_viewer_looks_and_does_nothing(
     api: Api, method: str, route: str, body: object, status: int
 ) -> None:
-    found = (await api.ask(method, route, body, token=api.viewer))[0]
+    found = (await api.ask(method, route, body, token=api.viewer, headers=KEYED))[0]
     assert found == (status if method == "GET" else 403)
     assert api.switch.rung == []
 

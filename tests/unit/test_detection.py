@@ -46,6 +46,9 @@ SEED = 7
         ("spokephone", "forwarded", "trunking", 6),
         ("spokephone", "call_in", "call-in-line", 6),
         ("acceptable-use", "spam", "message-rate", 60),
+        ("acceptable-use", "blasting", "same-text", 50),
+        ("spokephone", "blasting", "blasting", 50),
+        ("voxdirect", "blasting", "same-text", 50),
     ],
 )
 @pytest.mark.clause("K7", "found")

@@ -342,3 +342,19 @@ def test_many_endpoints_are_one_finding(etc: Path) -> None:
     phones = "".join(f"[p{number}](phone)\n" for number in range(8))
     [finding] = examined(etc, pjsip=("[carrier]", f"{phones}[carrier]"))
     assert "p0, p1, p2, p3, p4 and 3 more;" in finding.text
+
+
+def test_messages_that_go_through_fairdial_are_each_lines_own(etc: Path) -> None:
+    own = "message_context=messages-alice\n"
+    assert [finding.severity for finding in examined(etc, pjsip=("acme\n", f"acme\n{own}"))] == [Severity.OK]
+    [finding] = examined(etc, pjsip=("acme\n", "acme\nmessage_context=messages-bob\n"))
+    assert "taken for those of line 'bob'" in finding.text
+    assert "message_context=messages-alice" in finding.cure
+
+
+def test_messages_that_run_through_the_dialplan_of_calls_are_told_where_others_do_not(etc: Path) -> None:
+    two = "acme\nmessage_context=messages-alice\n[bob](phone)\naccountcode=acme\n"
+    [finding] = examined(etc, pjsip=("acme\n", two))
+    assert finding.text.startswith("no message_context")
+    assert "bob" in finding.text
+    assert "alice" not in finding.text

@@ -312,3 +312,31 @@ def test_emergency_calls_are_no_part_of_any_measure() -> None:
         if known.make
     }
     assert {name: value for name, value in values.items() if value} == {}
+
+
+def texted(number: int, callee: str, text: str, line: str = "alice", at_ms: int = NOON_MS) -> Attempt:
+    return replace(attempt(number, at_ms, callee, kind=Kind.MESSAGE, line=line), text=text)
+
+
+def test_recipients_of_one_text_are_counted_once_each_over_all_lines() -> None:
+    sent = [texted(n, f"+4479123456{n % 30:02}", "a", line=f"line-{n % 3}") for n in range(60)]
+    others = [texted(100 + n, f"+4479123457{n:02}", f"text-{n}") for n in range(50)]
+    bare = [texted(200 + n, f"+4479123458{n:02}", "") for n in range(50)]
+    assert run("same_text_recipients", sent + others + bare, NOON_MS) == 30
+    assert run("same_text_recipients", bare, NOON_MS) == 0
+    assert run("same_text_recipients", sent, NOON_MS + HOUR_MS) == 0
+
+
+def test_different_recipients_of_a_lines_messages_are_counted_and_calls_are_not() -> None:
+    sent: list[Event] = [texted(n, f"+4479123456{n % 20:02}", "") for n in range(40)]
+    other: list[Event] = [texted(100 + n, f"+4479123457{n:02}", "", line="bob") for n in range(10)]
+    called: list[Event] = [attempt(200 + n, NOON_MS, f"+4479123458{n:02}") for n in range(30)]
+    assert run("message_recipients", sent + other + called, NOON_MS) == 20
+    assert run("distinct_callees", sent, NOON_MS) == 0
+
+
+def test_what_is_kept_of_texts_is_bounded() -> None:
+    sent = [texted(n, f"+4479{n:08}", f"text-{n}", at_ms=NOON_MS + n) for n in range(KEPT_MAX + 500)]
+    assert run("same_text_recipients", sent, NOON_MS + len(sent)) == 1
+    blast = [texted(n, f"+4479{n:08}", "a", at_ms=NOON_MS + n) for n in range(KEPT_MAX + 500)]
+    assert run("same_text_recipients", blast, NOON_MS + len(blast)) == KEPT_MAX

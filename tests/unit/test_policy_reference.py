@@ -16,7 +16,7 @@ from fairdial.policy.cards import COLUMNS, RateCard
 from fairdial.policy.decide import CHECKS, COVERAGE
 from fairdial.policy.document import Policy
 from fairdial.policy.lint import lint
-from fairdial.policy.measures import LADDER_MEASURES, LADDER_NOT_RUN, MEASURES, NOT_RUN
+from fairdial.policy.measures import LADDER_MEASURES, MEASURES
 from fairdial.policy.outcomes import Reason
 from fairdial.policy.periods import Period
 from fairdial.policy.prefixes import NumberClass
@@ -159,13 +159,6 @@ def test_the_examples_of_policies_have_no_findings() -> None:
     assert examples
     for number, example in enumerate(examples):
         assert lint(example, f"example {number}") == ()
-
-
-def test_the_page_names_what_is_read_but_not_enforced() -> None:
-    written = list(rows(section("Read, but not enforced by this release"), "key | when"))
-    told = {coded(key)[0]: set(coded(when)) for key, when in written}
-    unrun = {"detectors": NOT_RUN, "ladder": LADDER_NOT_RUN}
-    assert told == {key: measures for key, measures in unrun.items() if measures}
 
 
 def test_the_page_lists_the_measures() -> None:

@@ -1,0 +1,73 @@
+"""Messages on SQLite: what is kept of one besides its decision, and how one that was not sent is taken out again.
+
+What each step promises stands at the method of its name in contract.py. Counting and charging is that of any grant
+(granting.py).
+"""
+
+import sqlite3
+from typing import Final
+
+from fairdial.ledger.contract import IdempotencyConflict
+from fairdial.policy.account import Dial, Kind
+
+FORGOTTEN_AT_ONCE: Final = 5_000
+"""Texts that one step forgets, so that no dial waits long for it."""
+
+
+def write(db: sqlite3.Connection, dial: Dial, account_id: str | None) -> None:
+    """Keep what the dial says of itself as a message, if it says anything."""
+    if dial.message is not None:
+        db.execute(
+            "INSERT INTO messages (call_id, account_id, at_ms, medium, text) VALUES (?, ?, ?, ?, ?)",
+            (dial.call_id, account_id, dial.at_ms, dial.message.medium, dial.message.text),
+        )
+
+
+def need_same(db: sqlite3.Connection, dial: Dial, caller: str) -> None:
+    """Raises IdempotencyConflict where the message that was decided under that id was another. caller: that one's."""
+    row = db.execute("SELECT medium, text FROM messages WHERE call_id = ?", (dial.call_id,)).fetchone()
+    if row is None or dial.message is None:
+        return
+    # A text that was forgotten cannot be told from another.
+    text = dial.message.text if row["text"] is None else row["text"]
+    if (row["medium"], text, caller) != (dial.message.medium, dial.message.text, dial.caller):
+        raise IdempotencyConflict(
+            f"message {dial.call_id} was decided with another text, medium or sender; a new message needs a new id"
+        )
+
+
+def unsend(db: sqlite3.Connection, call_id: str, at_ms: int) -> bool:
+    counted = db.execute(
+        "SELECT 1 FROM decisions WHERE call_id = ? AND kind = ? AND at_ms = ?", (call_id, Kind.MESSAGE, at_ms)
+    ).fetchone()
+    if counted is None:
+        return False
+    db.execute(
+        "UPDATE meters SET used_units = meters.used_units - h.used_units,"
+        " over_units = meters.over_units - coalesce(h.over_units, 0), calls = calls - 1"
+        " FROM holds h WHERE h.call_id = ? AND h.account_id = meters.account_id AND h.allowance = meters.allowance"
+        " AND h.start_ms = meters.start_ms AND h.end_ms = meters.end_ms",
+        (call_id,),
+    )
+    for table in ("holds", "charges", "grants", "messages", "decisions"):
+        db.execute(f"DELETE FROM {table} WHERE call_id = ?", (call_id,))  # noqa: S608
+    return True
+
+
+def forget_texts(db: sqlite3.Connection, before_ms: int) -> int:
+    return db.execute(
+        "UPDATE messages SET text = NULL WHERE call_id IN"
+        " (SELECT call_id FROM messages WHERE text <> '' AND at_ms < ? LIMIT ?)",
+        (before_ms, FORGOTTEN_AT_ONCE),
+    ).rowcount
+
+
+def secret(db: sqlite3.Connection, name: str, fresh: bytes) -> bytes:
+    db.execute("INSERT OR IGNORE INTO secrets (name, value) VALUES (?, ?)", (name, fresh))
+    return find_secret(db, name) or fresh
+
+
+def find_secret(db: sqlite3.Connection, name: str) -> bytes | None:
+    """The key of that name, where there is one."""
+    row = db.execute("SELECT value FROM secrets WHERE name = ?", (name,)).fetchone()
+    return None if row is None else bytes(row["value"])
