@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Response
+from fastapi import APIRouter, Path, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from fairdial.console.api_lines import Line, OwnNumber
@@ -30,6 +30,7 @@ Service = Annotated[
     Kind, Path(description="Kind of call; emergency calls are never taken away.", examples=["conference"])
 ]
 ConsentName = Annotated[Consent, Path(description="What was agreed to.", examples=["surcharge"])]
+Withdrawn = Annotated[bool, Query(description="Those that were withdrawn too, the latest first.")]
 Country = Annotated[str, Field(pattern="^[A-Z]{2}$")]
 CurrencyCode = Annotated[str, Field(pattern="^[A-Z]{3}$", description="ISO 4217 code.")]
 
@@ -117,6 +118,8 @@ class AgreementRequest(Body):
 
     agreed_by: Text
     note: Note = ""
+    case: int | None = Field(None, ge=1, le=2**53, description="The case that it answers.")
+    request: int | None = Field(None, ge=1, le=2**53, description="The request that it answers.")
 
 
 class Account(BaseModel):
@@ -144,13 +147,17 @@ class AccountChange(Account):
 
 
 class Agreement(BaseModel):
-    """An agreement that holds. at_ms: since when, UTC."""
+    """An agreement. at_ms: since when, UTC; about: the case or request that it answers; withdrawn_ms null: it holds."""
 
     account: str
     consent: Consent
     agreed_by: str
     at_ms: int
     note: str
+    about: str
+    recorded_by: str
+    withdrawn_ms: int | None
+    withdrawn_by: str
 
 
 class Usage(BaseModel):
@@ -166,6 +173,8 @@ class Usage(BaseModel):
     over_units: int = Field(description="Used past the limit, and charged.")
     unit: str
     calls: int
+    policy_units: int | None = Field(description="The policy's own limit.")
+    requests: list[int] = Field(description="By which the limit is higher than that.")
 
 
 class Credit(BaseModel):
@@ -186,9 +195,12 @@ class Clause(BaseModel):
 
 
 class Charge(BaseModel):
-    """What a call or a message cost. charged_units: seconds of talk, or messages; amount: decimal text."""
+    """What a call or a message cost, or a period of the minute plan of a request. charged_units: seconds of talk, or
+    messages; amount: decimal text.
+    """
 
-    call: str
+    call: str | None
+    request: int | None
     mode: str
     at_ms: int
     charged_units: int
@@ -266,15 +278,16 @@ def routes(operations: Operations, once: Once) -> APIRouter:
         return Credit(**await acts.change(by, None, "credit_add", account=account, **asked.model_dump()))
 
     @router.get("/accounts/{account}/agreements", summary="What the customer has agreed to")
-    async def agreements(_by: Viewer, account: AccountId) -> list[Agreement]:
-        return [Agreement(**row) for row in await acts.look("agreement_list", account=account)]
+    async def agreements(_by: Viewer, account: AccountId, withdrawn: Withdrawn = False) -> list[Agreement]:
+        found = await acts.look("agreement_list", account=account, withdrawn=withdrawn)
+        return [Agreement(**row) for row in found]
 
     @router.put("/accounts/{account}/agreements/{consent}", summary="Record an agreement")
     async def agree(
         by: Operator, account: AccountId, consent: ConsentName, asked: AgreementRequest
     ) -> Agreement:
         given = {"account": account, "consent": consent, **asked.model_dump()}
-        [held] = await acts.change(by, None, "agreement_add", **given)
+        [held] = await acts.change(by, None, "agreement_add", **given, by=by.name)
         return Agreement(**held)
 
     @router.delete(
@@ -283,6 +296,6 @@ def routes(operations: Operations, once: Once) -> APIRouter:
         status_code=204,
     )
     async def withdraw(by: Operator, account: AccountId, consent: ConsentName) -> None:
-        await acts.change(by, None, "agreement_withdraw", account=account, consent=consent)
+        await acts.change(by, None, "agreement_withdraw", account=account, consent=consent, by=by.name)
 
     return router

@@ -184,13 +184,13 @@ async def test_the_latest_messages_are_listed_without_what_they_say(api: Api) ->
     await post(api, "order-2", kind="chat", to="102")
     status, told, _ = await api.ask("GET", "/v1/messages?account=acme", token=api.viewer)
     assert status == 200
-    assert [(each["kind"], each["to"], each["decision"]) for each in told] == [
+    assert [(each["kind"], each["to"], each["decision"]) for each in told["items"]] == [
         ("chat", "102", "allow"),
         ("sms", LONDON, "allow"),
     ]
     assert "123456" not in str(told)
-    assert (await api.ask("GET", "/v1/messages?account=own"))[1] == []
-    assert len((await api.ask("GET", "/v1/messages?limit=1"))[1]) == 1
+    assert (await api.ask("GET", "/v1/messages?account=own"))[1] == {"items": [], "next": None}
+    assert len((await api.ask("GET", "/v1/messages?limit=1"))[1]["items"]) == 1
     assert (await api.problem("GET", "/v1/messages?account=nobody"))[0] == 404
 
 

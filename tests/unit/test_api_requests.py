@@ -39,8 +39,8 @@ async def test_a_portal_asks_and_sees_what_became_of_it(api: Api, admin: str) ->
         ("approved", "boss"),
     ]
     status, listed, _ = await api.ask("GET", "/v1/requests?account=acme&state=approved")
-    assert [row["request"] for row in listed] == [number]
-    assert (await api.ask("GET", "/v1/requests?state=open"))[1] == []
+    assert [row["request"] for row in listed["items"]] == [number]
+    assert (await api.ask("GET", "/v1/requests?state=open"))[1]["items"] == []
 
 
 @pytest.mark.parametrize("step", ["approve", "decline", "revoke"])
@@ -56,7 +56,7 @@ async def test_who_asks_does_not_decide(api: Api, admin: str, step: str) -> None
 async def test_a_viewer_only_looks(api: Api) -> None:
     assert (await api.problem("POST", "/v1/requests", ASKED, token=api.viewer))[0] == 403
     assert (await api.problem("GET", "/v1/requests", token=None))[0] == 401
-    assert (await api.ask("GET", "/v1/requests", token=api.viewer))[1] == []
+    assert (await api.ask("GET", "/v1/requests", token=api.viewer))[1]["items"] == []
 
 
 async def test_what_nobody_has_answered_is_taken_back(api: Api, admin: str) -> None:
@@ -87,7 +87,7 @@ async def test_a_limit_is_no_plan_to_be_answered(api: Api) -> None:
 async def test_what_cannot_be_asked_is_said(api: Api, body: dict[str, Any], status: int, words: str) -> None:
     told = await api.problem("POST", "/v1/requests", body)
     assert (told[0], words in told[1]) == (status, True)
-    assert (await api.ask("GET", "/v1/requests"))[1] == []
+    assert (await api.ask("GET", "/v1/requests"))[1]["items"] == []
 
 
 async def test_an_unknown_request_is_not_there(api: Api) -> None:
