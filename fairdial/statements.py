@@ -6,6 +6,7 @@ What belongs to a period, so that each second, unit and micro is in exactly one 
   split just where the ledger split it;
 - a charge: the period in which the call ended, which is its `at_ms`;
 - talk: second by second; the call itself: where it began, by its answer, or its dial where nobody saw the answer;
+- a minute plan: the period in which its own begins;
 - a change of credit: the period of its `at_ms`.
 
 Each total is added up from the calls and then held against what the ledger keeps beside them: the meters, the sums of
@@ -15,7 +16,7 @@ Leaves reading to the ledger, and how it is shown to `console`.
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from operator import attrgetter
@@ -246,6 +247,16 @@ class Statement:
         return True if self.settled else None
 
     @property
+    def charges(self) -> Mapping[tuple[Mode, str], ChargeSum]:
+        """All charges by mode and currency: those of calls, and what minute plans cost."""
+        found = dict(self.sums.charges)
+        for plan in self.books.plans:
+            summed = found.setdefault((plan.mode, plan.currency), ChargeSum())
+            summed.charges += 1
+            summed.micros += plan.amount_micros
+        return found
+
+    @property
     def meters(self) -> Iterator[tuple[MeterWindow, WindowSum]]:
         """Windows in which something was used, reserved or charged, with what the calls make of it."""
         for meter in self.books.meters:
@@ -307,7 +318,7 @@ def _settled(books: Books) -> tuple[object, ...]:
     meters = [(meter.allowance, meter.window, meter.used_units, meter.over_units) for meter in _used(books)]
     moves = books.credit
     credit = None if moves is None else (moves.opening_micros, moves.closing_micros)
-    return meters, books.charges, credit
+    return meters, books.charges, credit, books.plans
 
 
 def _used(books: Books) -> Iterator[MeterWindow]:
@@ -377,7 +388,8 @@ def past_of(parts: Sequence[Part]) -> Past:
         for part in same:
             included_s, over_s = part.used_units // part.weight, part.over_units // part.weight
             if over_s:
-                stretches.append((begin_s + included_s, begin_s + included_s + over_s))
+                last = ((begin_s + included_s, begin_s + included_s + over_s),)
+                stretches += last if part.past is None else part.past
                 weight = max(weight, part.weight)
             begin_s += included_s + over_s
     return Past(tuple(stretches), weight)

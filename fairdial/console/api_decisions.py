@@ -116,6 +116,7 @@ class Decision(BaseModel):
     used_s: int | None
     cut_by: str | None = Field(description="Rule that ended it; null where people did.")
     verified: str
+    medium: str = Field(description='How a message went, such as "sms"; "" for a call.')
     cut_clause: str | None
 
 

@@ -63,6 +63,20 @@ class Charge(BaseModel):
     clause: Clause
 
 
+class PlanCharge(BaseModel):
+    """What a period of a minute plan cost, which a request added. at_ms: its begin; charged_units: what it added."""
+
+    call: None
+    request: int
+    mode: Literal["plan"]
+    at_ms: int
+    charged_units: int
+    amount: str
+    currency: str
+    rate: str
+    clause: Clause
+
+
 class Line(BaseModel):
     """A call or message. duration_s: all of it; talk_s: in the period; counted: among the calls of the period."""
 
@@ -120,7 +134,7 @@ class WindowSum(BaseModel):
 class ChargeSum(BaseModel):
     """All charges of a mode in a currency."""
 
-    mode: Literal["overage", "credit", "surcharge"]
+    mode: Literal["overage", "credit", "surcharge", "plan"]
     currency: str
     charges: int
     seconds: int
@@ -166,6 +180,7 @@ class Statement(BaseModel):
     kinds: list[KindSum]
     allowances: list[WindowSum]
     charges: list[ChargeSum]
+    plan_charges: list[PlanCharge]
     owed: dict[str, str]
     credit: Credit | None
     count: int
@@ -260,7 +275,7 @@ def _headers(found: Mapping[str, Any], *, as_csv: bool) -> dict[str, str]:
 
 async def _csv(found: Json, first: list[Json], others: AsyncIterator[list[Json]]) -> AsyncIterator[str]:
     zone = zone_named(found["zone"])
-    yield csv_beginning() + await asyncio.to_thread(csv_page, first, zone)
+    yield csv_beginning(found["plan_charges"], zone) + await asyncio.to_thread(csv_page, first, zone)
     async for page in others:
         yield await asyncio.to_thread(csv_page, page, zone)
 

@@ -56,7 +56,9 @@ def statement(
     pages = _pages(session, found, numbers)
     if as_csv:
         zone = zone_named(found["zone"])
-        _write(chain([csv_beginning()], (csv_page(lines, zone) for lines in pages)))
+        _write(
+            chain([csv_beginning(found["plan_charges"], zone)], (csv_page(lines, zone) for lines in pages))
+        )
     elif as_json:
         _write(json_texts(found, pages))
     else:

@@ -4,9 +4,10 @@ JSON as in `shapes.py`: amounts are decimal texts, instants UTC milliseconds; wh
 or names a moment without `_ms`, it is ISO 8601 with the offset of the account's zone. Its lines come page by page, so
 that a long statement is never in memory as a whole.
 
-CSV as RFC 4180 has it, in UTF-8 with a header. A call has one row `call`, one `usage` for each allowance and window
-that it counted on, one `charge` for each charge; a column that can be summed is filled in rows of one sort alone.
-Cells that look like a formula get an apostrophe in front (`csv_cells.py`).
+CSV as RFC 4180 has it, in UTF-8 with a header. What a minute plan costs for a period has a row `plan`. A call has one
+row `call`, one `usage` for each allowance and window that it counted on, one `charge` for each charge; a column that
+can be summed is filled in rows of one sort alone. Cells that look like a formula get an apostrophe in front
+(`csv_cells.py`).
 """
 
 import csv
@@ -93,8 +94,9 @@ def statement_json(found: Statement) -> Json:
         "charges": [
             {"mode": str(mode), "currency": currency, "charges": each.charges}
             | {"seconds": each.seconds, "messages": each.messages, "amount": decimal_text(each.micros)}
-            for (mode, currency), each in sorted(sums.charges.items())
+            for (mode, currency), each in sorted(found.charges.items())
         ],
+        "plan_charges": [charge_json(plan) for plan in books.plans],
         "owed": _by_currency(_owed(found)),
         "credit": None if books.credit is None else _credit_json(books.credit),
         "count": sums.lines,
@@ -108,7 +110,7 @@ def statement_json(found: Statement) -> Json:
 
 def _owed(found: Statement) -> dict[str, int]:
     owed: dict[str, int] = {}
-    for (mode, currency), each in found.sums.charges.items():
+    for (mode, currency), each in found.charges.items():
         if mode is not Mode.CREDIT:
             owed[currency] = owed.get(currency, 0) + each.micros
     return owed
@@ -206,9 +208,18 @@ def json_page(lines: Sequence[Json], *, first: bool) -> str:
     return texts if first or not texts else f",\n{texts}"
 
 
-def csv_beginning() -> str:
-    """The header."""
-    return _rows([CSV_COLUMNS])
+def csv_beginning(plan_charges: Sequence[Json] = (), zone: ZoneInfo | None = None) -> str:
+    """The header, and what minute plans cost; zone: the account's, where there are any."""
+    plans = (
+        {
+            "record": "plan",
+            **_clause_cells(plan["clause"]),
+            **{key: plan[key] for key in ("mode", "amount", "currency", "rate")},
+            "window_from": None if zone is None else local_text(plan["at_ms"], zone),
+        }
+        for plan in plan_charges
+    )
+    return _rows([CSV_COLUMNS, *(_row(plan) for plan in plans)])
 
 
 def csv_page(lines: Sequence[Json], zone: ZoneInfo) -> str:

@@ -476,7 +476,8 @@ class AccountSheet:
 class Part:
     """What a settled call counted on one allowance in one window, in the units of MeterWindow.
 
-    weight: units for each of its seconds. room: seconds that its stay added to the clock of a conference.
+    weight: units for each of its seconds. room: seconds that its stay added to the clock of a conference. past: which
+    of its seconds lie past the limit, [from, until) from its answer on; None: its last ones, as many as over_units.
     """
 
     allowance: str
@@ -485,6 +486,7 @@ class Part:
     over_units: int
     weight: int = 1
     room: bool = False
+    past: tuple[tuple[int, int], ...] | None = None
 
     @property
     def rule(self) -> str:
@@ -540,7 +542,8 @@ class CreditMoves:
 class Books:
     """What the ledger says of a period as a whole. meters: of each window that it touches.
 
-    charges: number, units and micros of those whose `at_ms` is in it, by mode and currency. live_calls: now.
+    charges: number, units and micros of those whose `at_ms` is in it, by mode and currency. plans: what minute plans
+    cost whose period begins in it, the earliest first. live_calls: now.
     """
 
     account: Account
@@ -549,6 +552,7 @@ class Books:
     charges: Mapping[tuple[Mode, str], tuple[int, int, int]]
     credit: CreditMoves | None
     live_calls: int
+    plans: tuple[Charge, ...] = ()
 
 
 class Ledger(Protocol):

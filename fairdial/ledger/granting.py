@@ -456,6 +456,7 @@ def _use_past(
     begin_s, past = 0, []
     for hold, part_s, steps in zip(holds, parts, limits, strict=True):
         weight, included_s, end_s = hold["weight"], 0, begin_s + part_s
+        own: list[_Stretch] = []
         # Something is held here where the allowance began to be charged while the call was up.
         others_units = hold["meter_reserved_units"] - hold["hold_units"]
         taken_units = hold["meter_used_units"] + others_units
@@ -468,7 +469,7 @@ def _use_past(
                 fits_s = min(fits_s, room_units // weight)
             included_s += fits_s
             if from_s + fits_s < until_s:
-                past.append((from_s + fits_s, until_s))
+                own.append((from_s + fits_s, until_s))
         needed_units = taken_units + included_s * weight
         if hold["limit_units"] is not None and needed_units > hold["limit_units"]:
             # A limit that was raised after the latest dial is not stored yet.
@@ -478,8 +479,18 @@ def _use_past(
                 (needed_units, *_key(hold)),
             )
         _write_use(db, hold, included_s * weight, (part_s - included_s) * weight, said)
+        if own not in ([], [(begin_s + included_s, end_s)]):
+            _write_past(db, hold, own)
+        past += own
         begin_s = end_s
     return past
+
+
+def _write_past(db: sqlite3.Connection, hold: sqlite3.Row, past: Sequence[_Stretch]) -> None:
+    db.execute(
+        "UPDATE holds SET past = ? WHERE call_id = ? AND allowance = ? AND start_ms = ? AND end_ms = ?",
+        (msgspec.json.encode(past).decode(), hold["call_id"], *_key(hold)[1:]),
+    )
 
 
 def _stretches(steps: _Limits, start_ms: int, begin_s: int, end_s: int) -> list[_Stretch]:

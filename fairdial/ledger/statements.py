@@ -33,6 +33,8 @@ def books(db: sqlite3.Connection, account_id: str, period_of: PeriodOf) -> Books
         " WHERE account_id = ? AND at_ms >= ? AND at_ms < ? GROUP BY mode, currency ORDER BY mode, currency",
         (account_id, period.start_ms, period.end_ms),
     )
+    in_it = "c.account_id = ? AND c.start_ms >= ? AND c.start_ms < ? ORDER BY c.start_ms, c.request_id"
+    plans = reading.plan_charges_where(db, in_it, (account_id, period.start_ms, period.end_ms))
     (live_calls,) = db.execute(
         "SELECT count(*) FROM grants WHERE account_id = ? AND state <> 'settled'", (account_id,)
     ).fetchone()
@@ -53,6 +55,7 @@ def books(db: sqlite3.Connection, account_id: str, period_of: PeriodOf) -> Books
         {(Mode(row["mode"]), row["currency"]): (row["n"], row["units"], row["micros"]) for row in charges},
         _credit_moves(db, account_id, period),
         live_calls,
+        plans,
     )
 
 
@@ -147,7 +150,7 @@ def _calls(db: sqlite3.Connection, call_ids: Sequence[str]) -> tuple[SettledCall
 
 def _parts(db: sqlite3.Connection, ids: str) -> dict[str, tuple[Part, ...]]:
     rows = db.execute(
-        "SELECT call_id, allowance, start_ms, end_ms, used_units, over_units, weight, room FROM holds"
+        "SELECT call_id, allowance, start_ms, end_ms, used_units, over_units, weight, room, past FROM holds"
         " WHERE call_id IN (SELECT value FROM json_each(?)) AND (used_units > 0 OR over_units > 0)"
         " ORDER BY call_id, allowance, start_ms, end_ms",
         (ids,),
@@ -161,6 +164,9 @@ def _parts(db: sqlite3.Connection, ids: str) -> dict[str, tuple[Part, ...]]:
                 row["over_units"] or 0,
                 row["weight"],
                 bool(row["room"]),
+                None
+                if row["past"] is None
+                else msgspec.json.decode(row["past"], type=tuple[tuple[int, int], ...]),
             )
             for row in same
         )

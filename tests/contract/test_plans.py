@@ -7,11 +7,13 @@ from typing import Any
 import pytest
 
 from fairdial.console.operations import Operations
+from fairdial.console.statements import csv_beginning
 from fairdial.cycles import Cycles
 from fairdial.ledger.contract import Charge, Ledger, NotNow
 from fairdial.policy.account import Options, Standing
 from fairdial.policy.document import Policy
 from fairdial.policy.outcomes import Reason
+from fairdial.policy.periods import zone_named
 from fairdial.policy.requests import RequestState
 from fairdial.policy.sizing import GrantRules
 from fairdial.policy.terms import Clause, Mode
@@ -125,6 +127,18 @@ async def test_three_months_in_a_row_add_the_plan_from_the_next_month_on(account
     assert (price.call_id, price.request, price.at_ms) == (None, added["request"], month_ms(5))
     assert (price.amount_micros, price.currency, price.charged_units) == (5 * UNIT, "EUR", 60)
     assert (price.rate, price.clause) == ("plans.more", Clause("plan", "1", "R4"))
+    period = {"account": "acme", "from_ms": month_ms(5), "until_ms": month_ms(6)}
+    told = await account.operations.call("statement", period)
+    assert told["adds_up"] is True
+    assert [(each["request"], each["amount"], each["rate"]) for each in told["plan_charges"]] == [
+        (added["request"], "5", "plans.more")
+    ]
+    assert told["owed"] == {"EUR": "5"}
+    assert "plan" in csv_beginning(told["plan_charges"], zone_named("UTC"))
+    before = await account.operations.call(
+        "statement", {**period, "from_ms": month_ms(4), "until_ms": month_ms(5)}
+    )
+    assert before["plan_charges"] == []
 
 
 @pytest.mark.clause("R4", "charged")

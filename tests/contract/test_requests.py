@@ -13,7 +13,7 @@ from fairdial.policy.document import Policy
 from fairdial.policy.outcomes import Reason
 from fairdial.policy.requests import OPEN_MAX
 from fairdial.policy.sizing import GrantRules
-from tests.charges import PER_S, Counter, priced_plan
+from tests.charges import FEE, PER_S, Counter, priced_plan
 from tests.contract.conftest import Store
 from tests.samples import MONTH_END_MS, NOON_MS
 
@@ -497,6 +497,28 @@ async def test_each_second_counts_by_the_limit_that_held_in_it(
     assert await counter.meters() == [("voice", 250 - charged_s, 0, charged_s)]
     charged = await counter.charged()
     assert charged == ({"live": (charged_s, charged_s * PER_S)} if charged_s else {})
+    assert (await desk.operations.call("statement", {"account": "acme"}))["adds_up"] is True
+
+
+async def test_a_call_that_begins_past_the_limit_pays_its_connection_though_the_limit_rises(
+    counter: Counter,
+) -> None:
+    """Its first seconds are charged and its last included, which its statement must know."""
+    charged = plan("overage")
+    assert charged.charges is not None
+    fee = charged.charges.model_copy(update={"connect_fee": "0.10"})
+    counter.use(charged.model_copy(update={"charges": fee}))
+    desk = Desk(counter)
+    await counter.talk("earlier", 100)
+    await counter.allow("live")
+    await counter.desk.answered("live", "leg", counter.clock.now())
+    counter.clock.forward(50_000)
+    await desk.raised()
+    counter.clock.forward(50_000)
+    await counter.settle("live", 100)
+    assert await counter.charged() == {"live": (50, 50 * PER_S + FEE)}
+    assert await counter.meters() == [("voice", 150, 0, 50)]
+    assert (await desk.operations.call("statement", {"account": "acme"}))["adds_up"] is True
 
 
 async def test_past_a_raised_limit_calls_are_charged_as_ever(desk: Desk) -> None:

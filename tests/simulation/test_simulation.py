@@ -104,19 +104,19 @@ def settle_again(db: sqlite3.Connection, call_id: str, *how: Any) -> Grant:
 
 
 def settle_unseen_free(
-    db: sqlite3.Connection, call_id: str, used_s: int, ended_ms: int, estimated: bool, answered_ms: int | None
+    db: sqlite3.Connection, call_id: str, used_s: int, ended_ms: int, estimated: bool, *how: Any
 ) -> Grant:
     """What ended unseen costs nothing."""
-    return _settle(db, call_id, 0 if estimated else used_s, ended_ms, estimated, answered_ms)
+    return _settle(db, call_id, 0 if estimated else used_s, ended_ms, estimated, *how)
 
 
 def settle_unseen_never(
-    db: sqlite3.Connection, call_id: str, used_s: int, ended_ms: int, estimated: bool, answered_ms: int | None
+    db: sqlite3.Connection, call_id: str, used_s: int, ended_ms: int, estimated: bool, *how: Any
 ) -> Grant:
     """What ended unseen stays open."""
     if estimated:
         return reading.need_grant(db, call_id)
-    return _settle(db, call_id, used_s, ended_ms, estimated, answered_ms)
+    return _settle(db, call_id, used_s, ended_ms, estimated, *how)
 
 
 def settle_half(db: sqlite3.Connection, call_id: str, used_s: int, *how: Any) -> Grant:

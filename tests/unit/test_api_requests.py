@@ -63,7 +63,7 @@ async def test_what_nobody_has_answered_is_taken_back(api: Api, admin: str) -> N
     number = (await ask(api))["request"]
     assert (await api.ask("POST", f"/v1/requests/{number}/withdraw", {}))[1]["state"] == "withdrawn"
     status, detail = await api.problem("POST", f"/v1/requests/{number}/approve", REASON, token=admin)
-    assert (status, "cannot be approved" in detail) == (422, True)
+    assert (status, "cannot be approved" in detail) == (409, True)
 
 
 async def test_a_limit_is_no_plan_to_be_answered(api: Api) -> None:
@@ -107,5 +107,5 @@ async def test_a_key_asks_once_also_after_a_restart(api: Api, monkeypatch: pytes
     monkeypatch.setattr(Once, "do_for", forgetful)
     assert (await api.ask("POST", "/v1/requests", ASKED, headers=key))[1]["request"] == first
     status, detail = await api.problem("POST", "/v1/requests", {**ASKED, "limit": 9_001}, headers=key)
-    assert (status, "was used for another request" in detail) == (422, True)
+    assert (status, "was used for another request" in detail) == (409, True)
     assert (await ask(api))["request"] != first

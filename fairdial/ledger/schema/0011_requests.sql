@@ -80,3 +80,7 @@ CREATE INDEX meters_to_judge ON meters (end_ms) WHERE over_units > 0 AND judged 
 ALTER TABLE agreements ADD COLUMN about TEXT NOT NULL DEFAULT '';
 ALTER TABLE agreements ADD COLUMN recorded_by TEXT NOT NULL DEFAULT '';
 ALTER TABLE agreements ADD COLUMN withdrawn_by TEXT NOT NULL DEFAULT '';
+
+-- Where the limit changed while a call was up: which of its seconds lie past it, as a JSON list of [from, until), counted
+-- from its answer. NULL: its last ones, as many as over_units says.
+ALTER TABLE holds ADD COLUMN past TEXT CHECK (past IS NULL OR json_valid(past));
