@@ -17,6 +17,7 @@ from testbed.installation import Installation
 from testbed.ports import LOOPBACK, free_ports
 from testbed.receiver import SECRET, Receiver
 from testbed.server import PROJECT
+from testbed.sipp import Received
 from tests.switch.conftest import Spine, running_spine
 
 LONDON = "02079460100"
@@ -166,6 +167,31 @@ def _redconnect(day: date) -> str:
         text, count = re.subn(pattern, new, text, count=1, flags=re.MULTILINE)
         assert count == 1, pattern
     return text
+
+
+async def test_a_line_gets_a_message_of_the_switch_and_a_line_that_is_not_there_none(
+    installation: Installation, tmp_path: Path
+) -> None:
+    """SIP MESSAGE (RFC 3428), which the phone takes."""
+    async with running_spine(
+        installation, tmp_path, {"notices.sip.sender": "sip:billing@example.com"}
+    ) as spine:
+        await spine.server.account("acme", "quota", "alice", countries=["GB"])
+        await spine.server.account("other", "quota", "nowhere", countries=["GB"])
+        for account, line in (("acme", "alice"), ("other", "nowhere")):
+            await spine.server.ask("contact_set", account=account, line=line)
+            await spine.server.ask("account_standing", account=account, standing="suspended")
+        [received] = await spine.carrier.messages_when(1)
+        assert received == Received("alice", "billing", "Your account is suspended.")
+        async with asyncio.timeout(10):
+            while True:
+                [refused] = await spine.server.ask("notice_list", account="other")
+                if refused["deliveries"][0]["attempts"]:
+                    break
+                await asyncio.sleep(0.05)
+        [told_of] = await spine.server.ask("notice_list", account="acme")
+    assert (told_of["deliveries"][0]["channel"], told_of["deliveries"][0]["state"]) == ("sip", "delivered")
+    assert "no endpoint pjsip:nowhere" in refused["deliveries"][0]["last"]
 
 
 async def test_each_command_of_the_page_does_what_it_says(told: Spine, port: int) -> None:
