@@ -260,9 +260,8 @@ def of_request(db: sqlite3.Connection, request: Request, what: str, at_ms: int, 
 
 
 def announce(db: sqlite3.Connection, policy: str, version: str, before: str, at_ms: int) -> None:
-    """All accounts on that policy are to be told, by `announce_next`."""
     db.execute(
-        "INSERT INTO announcements (policy, version, before, at_ms) VALUES (?, ?, ?, ?)",
+        "INSERT INTO announcements (policy, version, before, at_ms) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
         (policy, version, before, at_ms),
     )
 
