@@ -15,6 +15,7 @@ from fairdial.policy.account import Kind, Medium, Message
 from fairdial.policy.decide import Allow, Refuse, Verdict
 from fairdial.policy.outcomes import Reason
 from fairdial.policy.terms import Clause
+from fairdial.tallies import Spread
 from tests.samples import LONDON, NOON_MS
 from tests.unit.test_fastagi import connect, header
 
@@ -54,7 +55,10 @@ def replies(
 @asynccontextmanager
 async def serving(desk: Desk) -> AsyncIterator[FastAgiServer]:
     route = message_route(
-        desk.message, desk.undone.append, lambda text: base64.b64encode(text.encode()).decode()
+        desk.message,
+        desk.undone.append,
+        lambda text: base64.b64encode(text.encode()).decode(),
+        Spread(),
     )
     server = FastAgiServer({"message": route}, port=0)
     await server.start()
