@@ -286,7 +286,8 @@ class Service:
             renew=self.dials.ask_again,
         )
         self.cycles = Cycles(desk.ledger, lambda: desk.policies, self._clock)
-        metrics = self._metrics() if config.http.metrics else None
+        self.metrics = self._metrics()
+        metrics = self.metrics if config.http.metrics else None
         app = create_app(self.operations, Gate(desk.ledger, self._clock), metrics)
         self.http = HttpServer(app, config.http.host, config.http.port)
         self._control = ControlServer(config.control, self.operations)
@@ -385,6 +386,10 @@ class Service:
             for call in self.dials.calls.values()
         ]
 
+    def _live_by_kind(self) -> dict[tuple[str, ...], int]:
+        live = Counter(call.kind for call in self.dials.calls.values())
+        return {(kind,): live[kind] for kind in Kind}
+
     async def _callback(self, line: str, number: str, first: str | None) -> dict[str, object]:
         placed = await self.callbacks.place(line, number, first=first)
         if isinstance(placed, CallbackRefused):
@@ -412,7 +417,7 @@ class Service:
                 "fairdial_build_info": lambda: {(version("fairdial"),): 1},
                 "fairdial_decisions_total": desk.decisions,
                 "fairdial_answer_seconds": self.dials.answers,
-                "fairdial_calls_live": lambda: Counter((call.kind,) for call in self.dials.calls.values()),
+                "fairdial_calls_live": self._live_by_kind,
                 "fairdial_calls_ended_total": desk.ends,
                 "fairdial_settle_lag_seconds": desk.settled_after_s,
                 "fairdial_renewals_total": self.dials.leases.renewals,
