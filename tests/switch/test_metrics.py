@@ -7,8 +7,8 @@ from typing import Any
 
 import aiohttp
 import pytest
+from prometheus_client import generate_latest
 
-from fairdial.console import metrics as metrics_module
 from testbed.sipp import place_calls
 from tests.switch.conferences import service_of
 from tests.switch.conftest import Spine
@@ -75,16 +75,15 @@ async def test_a_scrape_during_load_does_not_hold_up_the_loop(
     spine: Spine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In processor time of the loop's thread: what else the machine does meanwhile is not the scrape's."""
-    render, took_s = metrics_module.generate_latest, []
+    took_s: list[float] = []
 
     def timed(*given: Any) -> bytes:
         began_s = time.thread_time()
-        text = render(*given)
+        text = generate_latest(*given)
         took_s.append(time.thread_time() - began_s)
         return text
 
-    monkeypatch.setattr(metrics_module, "generate_latest", timed)
-    monkeypatch.setattr(metrics_module, "FRESH_S", 0.0)
+    monkeypatch.setattr("fairdial.console.metrics.generate_latest", timed)
     await spine.server.account("acme", "kryptotel-in-shadow", "alice", countries=("GB",))
     async with service_of(spine) as service:
         service.metrics._fresh_s = 0.0

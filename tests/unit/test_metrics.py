@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 from collections.abc import AsyncIterator, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from fairdial.console.metrics import CONTENT_TYPE, FAMILIES, FROM_STORE, Metrics
 from fairdial.desk import Asked
 from fairdial.ledger.notice import Channel, NoticeRules
 from fairdial.main import Service, open_desk
-from fairdial.policy.account import Kind, Standing
+from fairdial.policy.account import Kind, Medium, Message, Standing
 from fairdial.tallies import Spread, Tally
 from testbed.installation import obtain_promtool
 from testbed.ports import free_ports
@@ -135,6 +136,28 @@ async def test_what_is_allowed_refused_and_not_decided_is_counted_by_kind_and_re
         (("decision", "refuse"), ("kind", "outbound"), ("reason", "class_not_covered")): 2,
         (("decision", "failed"), ("kind", "outbound"), ("reason", "internal_error")): 1,
     }
+
+
+async def test_messages_are_counted_beside_calls(service: Service) -> None:
+    text = replace(asked("msg-1"), kind=Kind.MESSAGE, message=Message(Medium.SMS, ""))
+    await service._desk.message(text)
+    await service._desk.authorise(asked("call-1"))
+    found = await scraped(service)
+    refused = {"decision": "refuse", "reason": "kind_not_covered"}
+    assert value(found, "fairdial_decisions_total", kind="message", **refused) == 1
+    assert value(found, "fairdial_decisions_total", kind="outbound", **refused) is None
+
+
+async def test_a_grant_that_is_given_back_is_told_as_released(service: Service) -> None:
+    desk = service._desk
+    await desk.authorise(asked("call-1"))
+    desk.take_back("call-1")
+    desk.take_back("call-1")
+    await desk.close()
+    labels = {"kind": "outbound", "end": "released"}
+    found = await scraped(service)
+    assert value(found, "fairdial_calls_ended_total", **labels) == 1
+    assert value(found, "fairdial_settle_lag_seconds_count") == value(found, "fairdial_grants_live") == 0
 
 
 async def test_ends_are_told_apart_and_a_settlement_that_is_repeated_counts_once(service: Service) -> None:
