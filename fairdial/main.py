@@ -412,9 +412,10 @@ class Service:
 
     def _metrics(self) -> Metrics:
         desk, client, ami, traffic = self._desk, self.client, self.ami, self._desk.ledger.traffic
+        running: dict[tuple[str, ...], float] = {(version("fairdial"),): 1}
         return Metrics(
             {
-                "fairdial_build_info": lambda: {(version("fairdial"),): 1},
+                "fairdial_build_info": lambda: running,
                 "fairdial_decisions_total": desk.decisions,
                 "fairdial_answer_seconds": self.dials.answers,
                 "fairdial_calls_live": self._live_by_kind,

@@ -74,8 +74,9 @@ _OUTCOMES = (("ok",), ("failed",))
 class Traffic:
     """What a store had to do since it was opened. Outcomes are "ok" and "failed".
 
-    commits: transactions that write, with how long they took, by outcome; steps, reads: by outcome, a group of steps
-    being one commit; steps_waiting, reads_waiting: now, those under way among them.
+    commits: transactions that write, with how long they took, by outcome; steps, reads: by outcome, many steps being
+    one commit, and one that is refused for what it asks no failure; steps_waiting, reads_waiting: now, those under way
+    among them.
     """
 
     commits: Spread = field(default_factory=lambda: Spread(known=_OUTCOMES))

@@ -185,11 +185,13 @@ class Writer:
         if self._closing is not None or self._task is None:
             raise LedgerUnavailable(f"{self._path}: the ledger is closed")
         if self._damage:
+            self.traffic.steps.add("failed")
             raise self._damaged()
         waiting = _Waiting(step, asyncio.get_running_loop().create_future())
         try:
             self._queue.put_nowait(waiting)
         except asyncio.QueueFull:
+            self.traffic.steps.add("failed")
             raise LedgerBusy(f"{self._path}: {self._queue.maxsize} steps wait already") from None
         self.traffic.steps_waiting += 1
         try:
@@ -206,17 +208,18 @@ class Writer:
         if self._closing is not None or self._reader is None:
             raise LedgerUnavailable(f"{self._path}: the ledger is closed")
         if self.traffic.reads_waiting >= self._reading_max:
+            self.traffic.reads.add("failed")
             raise LedgerBusy(f"{self._path}: {self._reading_max} readings wait already")
         self.traffic.reads_waiting += 1
-        outcome = "failed"
+        outcome = "ok"
         try:
             async with asyncio.timeout(self._within_s):
-                found = await self._reader.run(lambda raw: _read(raw, step))
-            outcome = "ok"
-            return found
+                return await self._reader.run(lambda raw: _read(raw, step))
         except TimeoutError:
+            outcome = "failed"
             raise LedgerSlow(f"{self._path}: not read within {self._within_s} s", SLOW_CURE) from None
         except sqlite3.Error as error:
+            outcome = "failed"
             self._note_damage(error)
             raise self._unavailable(error) from error
         finally:
@@ -267,7 +270,8 @@ class Writer:
     async def _commit(self, connection: _Connection, group: list[_Waiting]) -> None:
         steps = [waiting.step for waiting in group]
         results: list[Any]
-        began_s, outcome = time.monotonic(), "ok"
+        loop = asyncio.get_running_loop()
+        began_s, outcome = loop.time(), "ok"
         try:
             if self._damage:
                 raise self._damaged()
@@ -276,7 +280,7 @@ class Writer:
             log.error("ledger_commit_failed", path=str(self._path), steps=len(group), error=str(error))
             self._note_damage(error)
             results, outcome = [self._unavailable(error) for _ in group], "failed"
-        self.traffic.commits.add(time.monotonic() - began_s, outcome)
+        self.traffic.commits.add(loop.time() - began_s, outcome)
         for waiting, result in zip(group, results, strict=True):
             self.traffic.steps.add(outcome)
             if waiting.done.done():

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from fairdial.ledger.contract import AlreadyExists, Ledger, LedgerUnavailable
+from fairdial.ledger.contract import AlreadyExists, Ledger, LedgerUnavailable, NotFound
 from tests.samples import NOON_MS, authorise, outbound, provision
 
 
@@ -26,7 +26,10 @@ async def test_a_step_that_is_refused_for_what_it_asks_is_no_failure_of_the_stor
     await provision(ledger)
     with pytest.raises(AlreadyExists):
         await provision(ledger, policy="other")
-    assert (ledger.traffic.steps.of("failed"), ledger.traffic.commits.of("failed")) == (0, 0)
+    with pytest.raises(NotFound):
+        await ledger.account("nobody")
+    traffic = ledger.traffic
+    assert [each.of("failed") for each in (traffic.steps, traffic.commits, traffic.reads)] == [0, 0, 0]
 
 
 async def test_live_grants_are_counted_until_they_are_settled(ledger: Ledger) -> None:

@@ -427,6 +427,82 @@ def test_prometheus_itself_takes_alert_rules_and_queries_and_no_broken_ones(
     assert check(promtool, rules).returncode != 0
 
 
+SWITCH = 'instance="a",job="fairdial"'
+WELL = {
+    "up": "1+0x60",
+    "fairdial_ari_fenced": "0+0x60",
+    'fairdial_link_up{link="ari"}': "1+0x60",
+    'fairdial_link_connects_total{link="ari"}': "1+0x60",
+    'fairdial_answer_seconds_count{gate="stasis",result="failed"}': "0+1x60",
+    'fairdial_answer_seconds_bucket{gate="stasis",le="0.05"}': "0+60x60",
+    'fairdial_answer_seconds_bucket{gate="stasis",le="0.1"}': "0+60x60",
+    'fairdial_answer_seconds_bucket{gate="stasis",le="+Inf"}': "0+60x60",
+    "fairdial_store_answers": "1+0x60",
+    "fairdial_unwritten_steps": "0+0x60",
+    "fairdial_unwritten_given_up_total": "0+0x60",
+    'fairdial_settle_lag_seconds_bucket{le="5.0"}': "0+60x60",
+    'fairdial_settle_lag_seconds_bucket{le="30.0"}': "0+60x60",
+    'fairdial_settle_lag_seconds_bucket{le="+Inf"}': "0+60x60",
+    "fairdial_grants_live": "100+0x60",
+    'fairdial_calls_live{kind="outbound"}': "90+0x60",
+    'fairdial_calls_live{kind="inbound"}': "5+0x60",
+    'fairdial_lease_settings_total{outcome="not_set"}': "0+0x60",
+    'fairdial_renewals_total{outcome="failed"}': "0+0x60",
+    'fairdial_renewals_total{outcome="none_left"}': "0+5x60",
+    'fairdial_ari_events_lost_total{why="no_room"}': "0+0x60",
+    "fairdial_watch_waiting": "100+0x60",
+    'fairdial_notice_channel_paused{channel="email"}': "0+0x60",
+    'fairdial_notices_dead{channel="email"}': "0+0x60",
+}
+"""An hour of a FairDial that nobody needs to look at, minute by minute: value at first, and what is added."""
+ALARMS = [
+    ("FairDialDown", {"up": "0+0x60"}),
+    ("FairDialFenced", {"fairdial_ari_fenced": "1+0x60"}),
+    ("FairDialLinkDown", {'fairdial_link_up{link="ari"}': "0+0x60"}),
+    ("FairDialLinkUnsteady", {'fairdial_link_connects_total{link="ari"}': "1+1x60"}),
+    ("FairDialDoesNotDecide", {'fairdial_answer_seconds_count{gate="stasis",result="failed"}': "0+10x60"}),
+    ("FairDialAnswersLate", {'fairdial_answer_seconds_bucket{gate="stasis",le="0.05"}': "0+50x60"}),
+    ("FairDialStoreInTrouble", {"fairdial_store_answers": "0+0x60"}),
+    ("FairDialStoreInTrouble", {"fairdial_unwritten_steps": "3+0x60"}),
+    ("FairDialUsageGivenUp", {"fairdial_unwritten_given_up_total": "0+1x60"}),
+    ("FairDialSettlesLate", {'fairdial_settle_lag_seconds_bucket{le="5.0"}': "0+50x60"}),
+    ("FairDialGrantsWithoutCalls", {"fairdial_grants_live": "130+0x60"}),
+    ("FairDialLeasesNotSet", {'fairdial_lease_settings_total{outcome="not_set"}': "0+1x60"}),
+    ("FairDialRenewalsFail", {'fairdial_renewals_total{outcome="failed"}': "0+1x60"}),
+    ("FairDialEventsLost", {'fairdial_ari_events_lost_total{why="no_room"}': "0+1x60"}),
+    ("FairDialWatchBehind", {"fairdial_watch_waiting": "6000+0x60"}),
+    ("FairDialNoticesPaused", {'fairdial_notice_channel_paused{channel="email"}': "1+0x60"}),
+    ("FairDialNoticesDead", {'fairdial_notices_dead{channel="email"}': "2+0x60"}),
+]
+
+
+def hour(changed: Mapping[str, str], alarms: list[str]) -> dict[str, Any]:
+    """An hour as promtool tests it, and what is sounded after 50 minutes of it."""
+    series = []
+    for name, values in {**WELL, **changed}.items():
+        bare, _, labels = name.rstrip("}").partition("{")
+        series.append({"series": f"{bare}{{{','.join(filter(None, (SWITCH, labels)))}}}", "values": values})
+    sounded = {
+        "expr": 'count by (alertname) (ALERTS{alertstate="firing"})',
+        "eval_time": "50m",
+        "exp_samples": [{"labels": f'{{alertname="{name}"}}', "value": 1} for name in alarms],
+    }
+    return {"interval": "1m", "input_series": series, "promql_expr_test": [sounded]}
+
+
+def test_each_alarm_sounds_for_what_it_is_for_and_none_where_all_is_well(
+    promtool: str, tmp_path: Path
+) -> None:
+    assert {name for name, _ in ALARMS} == set(re.findall(r"- alert: (\w+)", ALERTS.read_text()))
+    hours = [hour({}, []), *(hour(changed, [name]) for name, changed in ALARMS)]
+    told = tmp_path / "hours.yml"
+    told.write_text(json.dumps({"rule_files": [str(ALERTS)], "evaluation_interval": "1m", "tests": hours}))
+    done = subprocess.run(
+        [promtool, "test", "rules", str(told)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 async def test_prometheus_itself_finds_nothing_to_mend_in_what_is_told(
     promtool: str, service: Service
 ) -> None:
