@@ -118,6 +118,8 @@ class AmiLink:
         self._actions_max = actions_max
         self._tls = tls
         self._actions = 0
+        self.connects = 0
+        """Logins that were accepted."""
         self._connection: _Connection | None = None
         self._settled = asyncio.Event()
         self._refusal: str | None = None
@@ -230,6 +232,7 @@ class AmiLink:
             await self._log_in(connection)
             self._connection, self._refusal = connection, None
             self._settled.set()
+            self.connects += 1
             log.info("ami_connected", address=self._address)
             await self._watch(connection)
         finally:

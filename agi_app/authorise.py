@@ -9,9 +9,11 @@ from collections.abc import Awaitable, Callable
 import structlog
 
 from agi_app.fastagi import AgiSession, Route
+from agi_app.telling import Teller
 from fairdial.answer import Answer, MalformedRequest, asked_from, endpoint_of, failed
 from fairdial.desk import Asked
 from fairdial.policy.outcomes import Reason
+from fairdial.tallies import Spread
 
 log = structlog.get_logger(__name__)
 
@@ -19,11 +21,11 @@ Begin = Callable[[Asked, str], Awaitable[Answer]]
 """Decides about a dial of the channel of that name, and follows it."""
 
 
-def authorise_route(begin: Begin) -> Route:
-    """The route."""
+def authorise_route(begin: Begin, answers: Spread) -> Route:
+    """The route. answers: where is counted how long the dialplan waits for one."""
 
     async def authorise(session: AgiSession) -> None:
-        request = session.request
+        request, teller = session.request, Teller(session, "agi", answers)
         try:
             asked = asked_from(
                 channel_id=request.uniqueid,
@@ -45,6 +47,6 @@ def authorise_route(begin: Begin) -> Route:
             answer = failed(Reason.REQUEST_MALFORMED)
         else:
             answer = await begin(asked, request.channel)
-        await session.set_variable("FAIRDIAL_ANSWER", answer.packed())
+        await teller.tell(answer)
 
     return authorise

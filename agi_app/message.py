@@ -15,10 +15,12 @@ from typing import Final
 import structlog
 
 from agi_app.fastagi import AgiError, AgiSession, Route
+from agi_app.telling import Teller
 from fairdial.answer import Answer, MalformedRequest, answer_to, asked_from, failed, refused
 from fairdial.desk import Asked, Failed, Sending
 from fairdial.policy.account import Kind, Medium, Message
 from fairdial.policy.outcomes import Reason
+from fairdial.tallies import Spread
 
 log = structlog.get_logger(__name__)
 
@@ -33,26 +35,27 @@ Fingerprint = Callable[[str], str]
 """What is kept of a text."""
 
 
-def message_route(ask: Ask, not_sent: NotSent, fingerprint: Fingerprint) -> Route:
-    """The route."""
+def message_route(ask: Ask, not_sent: NotSent, fingerprint: Fingerprint, answers: Spread) -> Route:
+    """The route. answers: where is counted how long the dialplan waits for one."""
 
     async def message(session: AgiSession) -> None:
+        teller = Teller(session, "message", answers)
         text = await session.get_on_one_line("MESSAGE(body)") or ""
         if not text.strip():
             # Asterisk drops a text of more than 1,023 bytes, and would send on an empty one.
             log.info("message_unreadable", line=session.request.query.get("line", "")[:80])
-            await _answer(session, refused(Reason.MESSAGE_UNREADABLE))
+            await teller.tell(refused(Reason.MESSAGE_UNREADABLE))
             return
         try:
             asked = await _asked(session, fingerprint(text))
         except MalformedRequest as error:
             log.error("request_malformed", channel=session.request.channel[:80], error=str(error))
-            await _answer(session, failed(Reason.REQUEST_MALFORMED))
+            await teller.tell(failed(Reason.REQUEST_MALFORMED))
             return
         sending = await ask(asked)
         try:
             await session.set_variable("FAIRDIAL_DECISION", asked.call_id)
-            await _answer(session, _told(asked, sending))
+            await teller.tell(_told(asked, sending))
         except AgiError:
             not_sent(sending)
             raise
@@ -103,7 +106,3 @@ def _told(asked: Asked, sending: Sending) -> Answer:
         return refused(Reason.MESSAGE_REPEATED)
     # Always named, so that the From header of the sender goes no further.
     return Answer(answer.result, answer.reason, answer.cause, answer.number, caller=sending.shown)
-
-
-async def _answer(session: AgiSession, answer: Answer) -> None:
-    await session.set_variable("FAIRDIAL_ANSWER", answer.packed())

@@ -42,6 +42,7 @@ from ari_handlers.resources import (
     Recordings,
 )
 from fairdial.clock import Clock, Moment
+from fairdial.tallies import Spread
 from fairdial.tls import explained
 
 log = structlog.get_logger(__name__)
@@ -51,6 +52,9 @@ CLOSE_TIMEOUT_S: Final = 1.0
 
 Socket = aiohttp.ClientWebSocketResponse[Literal[False]]
 """Frames are left as bytes: text that is not UTF-8 then costs one event, not the connection."""
+
+OUTCOMES: Final = ("ok", "refused", "timeout", "unavailable", "given_up")
+"""What becomes of a request; refused: by the switch (a channel that is gone), given_up: by who asked."""
 
 Handler = Callable[[Channel, events.CallEvent, Moment], Awaitable[None]]
 """Runs on its call's queue. The moment is when the event happened (event_time.py)."""
@@ -91,7 +95,8 @@ class Client:
     """Connects, keeps connected, sends requests, hands out events. `start` and `stop` once each.
 
     `switch_began_ms` is when the Asterisk that is connected was started (UTC milliseconds), None if unknown.
-    `unreadable` counts frames that were no event; `queues.dropped` those that their call had no room for.
+    `unreadable` counts frames that were no event; `queues.dropped` those that their call had no room for; `connects`
+    connections that served. `answers`: how long requests on the socket took, by outcome (`OUTCOMES`).
     """
 
     def __init__(self, settings: AriSettings, clock: Clock, queues: CallQueues) -> None:
@@ -106,6 +111,8 @@ class Client:
         self.queues = queues
         self.fenced = asyncio.Event()
         self.unreadable = 0
+        self.connects = 0
+        self.answers = Spread(known=((outcome,) for outcome in OUTCOMES))
         self._clock = clock
         self._event_time = EventTime(clock.now())
         self._handlers: dict[type[events.CallEvent], Handler] = {}
@@ -255,6 +262,7 @@ class Client:
             self._startup_time = startup_time
         restarted = self._startup_time != startup_time
         self._connected.set()
+        self.connects += 1
         log.info("ari_connected", url=self.settings.url, app=self.settings.app, asterisk_since=startup_time)
         if restarted:
             log.error("asterisk_restarted", asterisk_since=startup_time)
@@ -388,6 +396,8 @@ class Client:
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[str] = loop.create_future()
         waiting = max(len(self._pending), len(self._outbox))
+        began_s = loop.time()
+        answer.add_done_callback(lambda done: self.answers.add(loop.time() - began_s, _outcome(done)))
         if self._socket is None or self.fenced.is_set():
             _fail(answer, AriUnavailable(f"{name}: not connected to Asterisk"))
             return answer
@@ -441,6 +451,20 @@ def _frame(request_id: str, method: str, path: str, query: Mapping[str, str], bo
     if body is not None:
         frame |= {"content_type": "application/json", "message_body": msgspec.json.encode(body).decode()}
     return msgspec.json.encode(frame)
+
+
+def _outcome(answer: "asyncio.Future[str]") -> str:
+    if answer.cancelled():
+        return "given_up"
+    match answer.exception():
+        case None:
+            return "ok"
+        case AriRefused():
+            return "refused"
+        case AriTimeout():
+            return "timeout"
+        case _:
+            return "unavailable"
 
 
 def _fail(answer: "asyncio.Future[str]", error: AriError) -> None:

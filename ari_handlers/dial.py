@@ -11,6 +11,7 @@ import re
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import product
 
 import structlog
 
@@ -41,6 +42,8 @@ from fairdial.policy.call import (
 )
 from fairdial.policy.decide import Allow, Verdict
 from fairdial.policy.outcomes import Reason
+from fairdial.policy.periods import MS_PER_S
+from fairdial.tallies import Spread
 
 log = structlog.get_logger(__name__)
 
@@ -56,6 +59,11 @@ CATCH_UP_WITHIN_S = 0.4
 """For the switch to show that all events of before were told, while a dialplan waits for its answer."""
 NO_CIRCUIT_CAUSE = 34
 """Q.850: no circuit available."""
+
+
+GATES = ("stasis", "agi", "message")
+"""Ways by which the dialplan asks."""
+RESULTS = ("allow", "refuse", "failed", "undelivered")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +99,10 @@ def _log_decision(asked: Asked, answer: Answer, outcome: Verdict | Failed) -> No
 
 
 class Dials:
-    """All dials of one switch that hold a grant, whoever places them."""
+    """All dials of one switch that hold a grant, whoever places them.
+
+    answers: how long the dialplan waited for its answer, by gate and result ("undelivered": it did not get it).
+    """
 
     def __init__(
         self, client: Client, desk: Desk, set_lease: SetLease, clock: Clock, rules: DialRules | None = None
@@ -111,6 +122,7 @@ class Dials:
         self._on_adopted: list[AdoptedHandler] = []
         self._on_gap: list[GapHandler] = []
         self._held: set[CallQueue] = set()
+        self.answers = Spread(known=product(GATES, RESULTS))
         client.on_channel_event("StasisStart", self._on_stasis_start)
         client.on_channel_event("Dial", self._on_dial)
         client.on_channel_event("ChannelDestroyed", self._on_channel_destroyed)
@@ -204,8 +216,10 @@ class Dials:
         except MalformedRequest as error:
             log.error("request_malformed", channel=info.name, error=str(error))
             answer = failed(Reason.REQUEST_MALFORMED)
+        result = "undelivered"
         try:
             await channel.continue_in_dialplan(CONTEXT, answer.packed())
+            result = answer.result.lower()
             if call is not None:
                 self.admit(call)
         except AriRefused as error:
@@ -216,6 +230,8 @@ class Dials:
         except AriError as error:
             # The link broke, and what the switch got is unknown: a grant stays until it is reconciled.
             log.warning("answer_not_delivered", channel=info.name, error=str(error))
+        finally:
+            self.answers.add((self._clock.now().mono_ms - moment.mono_ms) / MS_PER_S, "stasis", result)
 
     async def begin(self, asked: Asked, channel_name: str) -> Answer:
         """Decide about a dial that did not come through Stasis. Used by AGI."""

@@ -17,6 +17,7 @@ from fairdial.clock import Clock
 from fairdial.desk import Desk
 from fairdial.ledger.contract import LedgerError, LedgerUnavailable
 from fairdial.policy.call import Renewed, Talking, lease_end_ms, renew_at_ms
+from fairdial.tallies import Tally
 
 log = structlog.get_logger(__name__)
 
@@ -61,7 +62,11 @@ class LeaseRules:
 
 
 class Leases:
-    """All leases of one switch's calls."""
+    """All leases of one switch's calls.
+
+    renewals: questions for more seconds, by "granted", "none_left" or "failed"; settings: leases on legs, "set" or
+    "not_set", of which the latter are tried again.
+    """
 
     def __init__(self, desk: Desk, set_lease: SetLease, clock: Clock, rules: LeaseRules) -> None:
         self._desk = desk
@@ -70,6 +75,8 @@ class Leases:
         self._rules = rules
         self._warn: Warn | None = None
         self.stopped = False
+        self.renewals = Tally((outcome,) for outcome in ("granted", "none_left", "failed"))
+        self.settings = Tally((("set",), ("not_set",)))
 
     def on_warning(self, warn: Warn) -> None:
         """Call `warn` at each of the times of the rules before a call is cut."""
@@ -101,7 +108,9 @@ class Leases:
             await self._set_lease(name, left_ms)
         except LeaseNotSet as error:
             log.error("lease_not_set", call=call.call_id, channel=name, lease_ms=left_ms, error=str(error))
+            self.settings.add("not_set")
             return False
+        self.settings.add("set")
         return True
 
     def arm(self, call: DialCall) -> None:
@@ -157,6 +166,7 @@ class Leases:
             granted_s = await self._ask_for_more(call, left_ms)
         except LedgerUnavailable as error:
             log.error("renew_failed", call=call.call_id, error=str(error))
+            self.renewals.add("failed")
             # The lease stays. There may well be more: ask again soon, to the end.
             granted_s, until_ms = None, 0
             again_ms = max(ASK_AGAIN_MIN_MS, min(again_ms, ASK_AGAIN_MS))
@@ -191,9 +201,12 @@ class Leases:
             raise
         except LedgerError as error:
             log.error("renew_failed", call=call.call_id, error=str(error))
+            self.renewals.add("failed")
             return None
         if grant.granted_s is None or grant.granted_s <= before_s:
+            self.renewals.add("none_left")
             return None
+        self.renewals.add("granted")
         call.bound_by = grant.bound_by
         log.info("renewed", call=call.call_id, granted_s=grant.granted_s)
         return grant.granted_s

@@ -23,11 +23,14 @@ from fairdial.policy.peers import Cohort, Use, above_cohort, above_estimate, coh
 from fairdial.policy.periods import Period, zone_named
 from fairdial.policy.terms import Clause
 from fairdial.policy.wording import measured
+from fairdial.tallies import Tally
 
 log = structlog.get_logger(__name__)
 
 PIECE = 2_000
 """Accounts that are read at a time."""
+DETECTORS_MAX = 200
+"""Detectors that are counted by name; of all versions of all policies."""
 BARS = frozenset({Step.RESTRICT, Step.SUSPEND, Step.TERMINATE})
 """Steps after which calls in progress are to end."""
 
@@ -43,16 +46,22 @@ class Cut(Protocol):
 
 
 class Cases:
-    """Cases of all accounts. cut: None where no server runs here, which ends calls when it looks next."""
+    """Cases of all accounts. cut: None where no server runs here, which ends calls when it looks next.
+
+    hits: findings of detectors, by name; opened: the cases that came of them, and of people (`FLAG`).
+    """
 
     def __init__(self, ledger: Ledger, policies: Callable[[], PolicyBook], cut: Cut | None = None) -> None:
         self._ledger = ledger
         self._policies = policies
         self._cut = cut
+        self.hits = Tally(labels_max=DETECTORS_MAX)
+        self.opened = Tally(labels_max=DETECTORS_MAX)
 
     async def found(self, hit: Hit) -> CaseChange | None:
         """A pattern was found. None: it is of what people have judged already. Raises LedgerError."""
         detector = hit.detector
+        self.hits.add(detector.name)
         policy = self._policies().version(hit.clause.policy, hit.clause.version)
         return await self._report(
             Finding(
@@ -149,6 +158,7 @@ class Cases:
     async def _report(self, finding: Finding) -> CaseChange | None:
         change = await self._ledger.report(finding)
         if change is not None and change.new:
+            self.opened.add(finding.detector)
             log.warning(
                 "case_opened",
                 case=change.case.id,

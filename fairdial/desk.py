@@ -76,6 +76,7 @@ from fairdial.policy.sizing import (
     size_seat,
 )
 from fairdial.policy.terms import Mode
+from fairdial.tallies import LATE_S, Spread, Tally
 from fairdial.unwritten import Unwritten
 
 log = structlog.get_logger(__name__)
@@ -166,6 +167,9 @@ class Desk:
     """Decides about dials and follows their grants. `policies` and `cards` are replaced whole on reload.
 
     fingerprint: what is kept of a message's text (`policy/texts.py`); nothing, until the ledger's secret is known.
+
+    decisions: answers by kind, "allow", "refuse" or "failed", and reason. ends: grants that are over by kind and "cut",
+    "talked", "unanswered", "estimated" or "released". settled_after_s: from the end of a call until it was settled.
     """
 
     def __init__(
@@ -183,6 +187,9 @@ class Desk:
         self.listener: Listener | None = None
         self.is_blocked: Callable[[str], bool] = lambda _source: False
         self.fingerprint: Callable[[str], str] = lambda _text: ""
+        self.decisions = Tally()
+        self.ends = Tally()
+        self.settled_after_s = Spread(LATE_S, ((),))
         self._clock = clock
         self._rules = rules
         self._habit = Habit(region=rules.region)
@@ -196,6 +203,11 @@ class Desk:
     def unwritten(self) -> int:
         """Steps of calls that are kept until the store can take them."""
         return len(self._unwritten)
+
+    @property
+    def given_up(self) -> int:
+        """Steps of calls that were never written; reconciliation settles these calls."""
+        return self._unwritten.given_up
 
     def awaits(self, call_id: str) -> bool:
         """Whether the ledger does not know yet all that is known of that call: it must not be estimated."""
@@ -223,6 +235,16 @@ class Desk:
         return await self._answer(asked, self._clock.now())
 
     async def _answer(self, asked: Asked, now: Moment) -> Verdict | Failed:
+        outcome = await self._decided(asked, now)
+        match outcome:
+            case Failed(reason):
+                self.decisions.add(asked.kind, "failed", reason)
+            case Verdict(_, decision):
+                said = "allow" if isinstance(decision, Allow) else "refuse"
+                self.decisions.add(asked.kind, said, decision.reason)
+        return outcome
+
+    async def _decided(self, asked: Asked, now: Moment) -> Verdict | Failed:
         number = self.numbering.classify(asked.dialled, self._habit)
         if is_emergency(asked.kind, number):
             return self._let_through(self._dial(asked, now, 0), number)
@@ -369,6 +391,9 @@ class Desk:
                 policies, grant, account, allowance, window
             ),
         )
+        if not grant.repeated:
+            self.ends.add(grant.kind, _how_ended(grant))
+            self.settled_after_s.add((self._clock.now().wall_ms - ended.wall_ms) / MS_PER_S)
         self._tell_end(grant)
         return grant
 
@@ -378,6 +403,7 @@ class Desk:
         async def release() -> None:
             grant = await self.ledger.release(call_id)
             if grant is not None:
+                self.ends.add(grant.kind, "released")
                 self._tell_end(grant)
 
         work = self._unwritten.write(call_id, "release", release)
@@ -597,6 +623,14 @@ def _limits_of(
         window.start_ms,
         window.end_ms,
     )
+
+
+def _how_ended(grant: Grant) -> str:
+    if grant.estimated:
+        return "estimated"
+    if grant.cut:
+        return "cut"
+    return "talked" if grant.used_s else "unanswered"
 
 
 def _late_s(grant: Grant, room: Room | None) -> int:

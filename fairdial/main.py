@@ -12,6 +12,7 @@ import secrets
 import signal
 import sys
 import traceback
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -56,6 +57,7 @@ from fairdial.console.health import (
     examine_policies,
     examine_store,
 )
+from fairdial.console.metrics import Metrics, alone
 from fairdial.console.operations import CallRow, OperationError, Operations
 from fairdial.cycles import Cycles
 from fairdial.desk import Desk, DeskRules
@@ -247,8 +249,8 @@ class Service:
         )
         self.agi = FastAgiServer(
             {
-                "authorise": authorise_route(self.dials.begin),
-                "message": message_route(desk.message, desk.not_sent, desk.fingerprint),
+                "authorise": authorise_route(self.dials.begin, self.dials.answers),
+                "message": message_route(desk.message, desk.not_sent, desk.fingerprint, self.dials.answers),
             },
             host=config.agi.host,
             port=config.agi.port,
@@ -286,7 +288,9 @@ class Service:
             renew=self.dials.ask_again,
         )
         self.cycles = Cycles(desk.ledger, lambda: desk.policies, self._clock)
-        app = create_app(self.operations, Gate(desk.ledger, self._clock))
+        self.metrics = self._metrics()
+        metrics = self.metrics if config.http.metrics else None
+        app = create_app(self.operations, Gate(desk.ledger, self._clock), metrics)
         self.http = HttpServer(app, config.http.host, config.http.port)
         self._control = ControlServer(config.control, self.operations)
         self.rounds = self._rounds()
@@ -384,6 +388,10 @@ class Service:
             for call in self.dials.calls.values()
         ]
 
+    def _live_by_kind(self) -> dict[tuple[str, ...], int]:
+        live = Counter(call.kind for call in self.dials.calls.values())
+        return {(kind,): live[kind] for kind in Kind}
+
     async def _callback(self, line: str, number: str, first: str | None) -> dict[str, object]:
         placed = await self.callbacks.place(line, number, first=first)
         if isinstance(placed, CallbackRefused):
@@ -403,6 +411,44 @@ class Service:
             "notices_pause": {str(channel): said for channel, said in self.post.paused.items()},
             "tasks": len(asyncio.all_tasks()),
         }
+
+    def _metrics(self) -> Metrics:
+        desk, client, ami, traffic = self._desk, self.client, self.ami, self._desk.ledger.traffic
+        running: dict[tuple[str, ...], float] = {(version("fairdial"),): 1}
+        return Metrics(
+            {
+                "fairdial_build_info": lambda: running,
+                "fairdial_decisions_total": desk.decisions,
+                "fairdial_answer_seconds": self.dials.answers,
+                "fairdial_calls_live": self._live_by_kind,
+                "fairdial_calls_ended_total": desk.ends,
+                "fairdial_settle_lag_seconds": desk.settled_after_s,
+                "fairdial_renewals_total": self.dials.leases.renewals,
+                "fairdial_lease_settings_total": self.dials.leases.settings,
+                "fairdial_link_up": lambda: {("ari",): client.connected, ("ami",): ami.connected},
+                "fairdial_link_connects_total": lambda: {("ari",): client.connects, ("ami",): ami.connects},
+                "fairdial_ari_fenced": alone(client.fenced.is_set),
+                "fairdial_ari_request_seconds": client.answers,
+                "fairdial_ari_events_lost_total": lambda: {
+                    ("unreadable",): client.unreadable,
+                    ("no_room",): self._queues.dropped,
+                },
+                "fairdial_store_commit_seconds": traffic.commits,
+                "fairdial_store_steps_total": traffic.steps,
+                "fairdial_store_steps_waiting": alone(lambda: traffic.steps_waiting),
+                "fairdial_store_reads_total": traffic.reads,
+                "fairdial_store_reads_waiting": alone(lambda: traffic.reads_waiting),
+                "fairdial_unwritten_steps": alone(lambda: desk.unwritten),
+                "fairdial_unwritten_given_up_total": alone(lambda: desk.given_up),
+                "fairdial_detector_hits_total": self.cases.hits,
+                "fairdial_cases_opened_total": self.cases.opened,
+                "fairdial_watch_waiting": alone(lambda: self.watch.waiting),
+                "fairdial_notice_channel_paused": lambda: {
+                    (channel,): channel in self.post.paused for channel in self.post.channels
+                },
+            },
+            desk.ledger,
+        )
 
     def _post(self, composer: Composer) -> Post:
         settings = self._config.notices

@@ -104,6 +104,11 @@ class Post:
         self.paused: dict[Channel, str] = {}
         """Channels whose far end cannot be reached, and what was said of it."""
 
+    @property
+    def channels(self) -> frozenset[Channel]:
+        """The ways that are carried."""
+        return self._rules.channels
+
     async def start(self) -> None:
         """Begin."""
         self._tasks = [

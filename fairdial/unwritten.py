@@ -52,6 +52,8 @@ class Unwritten:
         self._steps = 0
         self._task: asyncio.Task[None] | None = None
         self._closing = False
+        self.given_up = 0
+        """Steps that were never written."""
 
     def __len__(self) -> int:
         return self._steps
@@ -91,6 +93,7 @@ class Unwritten:
             pass
         if self._by_call:
             log.critical("given_up_unwritten", calls=len(self._by_call), steps=self._steps)
+            self.given_up += self._steps
             self._by_call.clear()
             self._steps = 0
 
@@ -105,6 +108,7 @@ class Unwritten:
         if oldest is not None:
             lost = self._by_call.pop(oldest)
             self._steps -= len(lost)
+            self.given_up += len(lost)
             log.critical("given_up_unwritten", call=oldest, what=[owed.what for owed in lost])
 
     def _go_on(self) -> None:
@@ -144,6 +148,7 @@ class Unwritten:
                     # The store can take steps, and this one it refuses: it would refuse it for ever.
                     log.critical("given_up_unwritten", call=call_id, what=owed[0].what, error=repr(error))
                     written = False
+                    self.given_up += 1
                 owed.popleft()
                 self._steps -= 1
         finally:

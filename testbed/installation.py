@@ -1,16 +1,17 @@
 """Where Asterisk, SIPp and SIPVicious come from: the machine's own, or a private root made once and reused.
 
 `obtain` answers with an `Installation` that says how to run Asterisk and where it keeps its modules and
-data; `obtain_sipvicious` finds the scanner. An Asterisk that is installed already and is new enough is used as it
-is. Otherwise a private root is made with debootstrap below the user's cache directory, because the Debian releases
-that FairDial runs on ship no Asterisk. Missing system packages (debootstrap, sip-tester, sipvicious) are installed
-with apt-get.
+data; `obtain_sipvicious` finds the scanner, `obtain_promtool` the checker of alert rules. An Asterisk that is
+installed already and is new enough is used as it is. Otherwise a private root is made with debootstrap below the
+user's cache directory, because the Debian releases that FairDial runs on ship no Asterisk. Missing system packages
+(debootstrap, sip-tester, sipvicious) are installed with apt-get.
 
 Left to others: configuring and running a switch (`testbed.asterisk`), and the phones (`testbed.sipp`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import json
@@ -129,6 +130,38 @@ def obtain_sipvicious(progress: Progress = print) -> Mapping[str, str]:
 def obtain_curl(progress: Progress = print) -> str:
     """The path of curl, installed if need be. Raises `TestbedError` where that is impossible."""
     return _program("curl", "curl", progress)
+
+
+def obtain_promtool(progress: Progress = print) -> str:
+    """The path of Prometheus' `promtool`, fetched if need be. Raises `TestbedError` where that is impossible.
+
+    The package is unpacked into the cache and not installed: it would start a server.
+    """
+    installed = shutil.which("promtool", path=SYSTEM_PATH)
+    if installed is not None:
+        return installed
+    program = cache_directory() / "prometheus" / "usr" / "bin" / "promtool"
+    if not program.exists():
+        progress("fetching Debian's package prometheus, for promtool")
+        cache_directory().mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=cache_directory(), prefix="prometheus-") as name:
+            folder = Path(name)
+            try:
+                for command in (
+                    ["apt-get", "-q", "download", "prometheus"],
+                    ["sh", "-c", "exec dpkg-deb --extract prometheus_*.deb unpacked"],
+                ):
+                    subprocess.run(
+                        command, cwd=folder, capture_output=True, timeout=COMMAND_TIMEOUT_S, check=True
+                    )
+            except (OSError, subprocess.SubprocessError) as error:
+                raise TestbedError(
+                    f"Debian's package prometheus cannot be fetched ({error}); run `apt-get update`, or install it"
+                ) from error
+            # Where another process was quicker, its copy is as good.
+            with contextlib.suppress(OSError):
+                (folder / "unpacked").rename(cache_directory() / "prometheus")
+    return str(program)
 
 
 def _program(name: str, package: str, progress: Progress) -> str:

@@ -1,4 +1,5 @@
-"""FairDial over HTTP: the server, whether FairDial lives and whether it is ready. `/v1` is that of modules `api_*.py`.
+"""FairDial over HTTP: the server, whether FairDial lives, whether it is ready, and what it counts. `/v1` is that of
+modules `api_*.py`.
 
 `/healthz` answers where the process lives and its event loop runs: restart it where that is missing. `/readyz` says
 whether calls can be decided, and what is wrong: do not restart for it, the cure stands in the answer.
@@ -34,6 +35,7 @@ from fairdial.console import (
 )
 from fairdial.console.access import Gate
 from fairdial.console.bodies import Bounded, Protocol
+from fairdial.console.metrics import CONTENT_TYPE, Metrics
 from fairdial.console.once import Once
 from fairdial.console.operations import Operations
 
@@ -79,8 +81,8 @@ class _Description:
         return json.dumps(http.describe(self._app)).encode()
 
 
-def create_app(operations: Operations, gate: Gate) -> FastAPI:
-    """The application, on the operations of a running FairDial."""
+def create_app(operations: Operations, gate: Gate, metrics: Metrics | None = None) -> FastAPI:
+    """The application, on the operations of a running FairDial. metrics: None where they are not wanted."""
     app = FastAPI(
         title="FairDial", version=version("fairdial"), docs_url=None, redoc_url=None, openapi_url=None
     )
@@ -101,6 +103,12 @@ def create_app(operations: Operations, gate: Gate) -> FastAPI:
         found = await operations.call("ready", {})
         code = status.HTTP_200_OK if found["ready"] else status.HTTP_503_SERVICE_UNAVAILABLE
         return JSONResponse(found, code, headers={"Cache-Control": "no-store"})
+
+    if metrics is not None:
+
+        @app.get("/metrics", include_in_schema=False)
+        async def told() -> Response:
+            return Response(await metrics(), headers={"Content-Type": CONTENT_TYPE})
 
     return app
 

@@ -34,6 +34,7 @@ from fairdial.policy.periods import Window
 from fairdial.policy.requests import Asked, Request, RequestEntry, RequestState, Ruling
 from fairdial.policy.sizing import Short, Sized
 from fairdial.policy.terms import Clause, Mode, Terms
+from fairdial.tallies import Spread, Tally
 
 Plan = Callable[[Line, Account], Needs]
 """What the decision about a dial of that line wants to know."""
@@ -64,6 +65,25 @@ those before it, and up to when windows led to a plan already. None: to none.
 
 LinesMax = Callable[[Account], int | None]
 """The most lines that an account may hold now; None: any number (V3)."""
+
+
+_OUTCOMES = (("ok",), ("failed",))
+
+
+@dataclass(slots=True)
+class Traffic:
+    """What a store had to do since it was opened. Outcomes are "ok" and "failed".
+
+    commits: transactions that write, with how long they took, by outcome; steps, reads: by outcome, many steps being
+    one commit, and one that is refused for what it asks no failure; steps_waiting, reads_waiting: now, those under way
+    among them.
+    """
+
+    commits: Spread = field(default_factory=lambda: Spread(known=_OUTCOMES))
+    steps: Tally = field(default_factory=lambda: Tally(_OUTCOMES))
+    reads: Tally = field(default_factory=lambda: Tally(_OUTCOMES))
+    steps_waiting: int = 0
+    reads_waiting: int = 0
 
 
 class LedgerError(Exception):
@@ -145,7 +165,8 @@ class Grant:
     `leg` is the channel that answered. `used_s` is None until settled; `estimated` marks a settlement
     whose end nobody saw. room: the session of a conference, which is the call that opened it.
     bound_by: the rule at which it ends, by its key in the policy; "" without an end. assumed_ms: since when it counts
-    as answered though nobody saw it answered. charged_micros: what it cost, told once, by the step that settled it.
+    as answered though nobody saw it answered. charged_micros: what it cost, told once, by the step that settled it;
+    repeated: by a step that found it settled.
     """
 
     call_id: str
@@ -173,11 +194,17 @@ class Grant:
     bound_by: str = ""
     assumed_ms: int | None = None
     charged_micros: int = 0
+    repeated: bool = field(default=False, compare=False)
 
     @property
     def live(self) -> bool:
         """Whether it still holds seconds."""
         return self.state is not GrantState.SETTLED
+
+    @property
+    def cut(self) -> bool:
+        """Whether the call ended because it had no more time, by its rule."""
+        return bool(self.bound_by and self.used_s and self.used_s == self.granted_s and not self.estimated)
 
     @property
     def credit_terms(self) -> Terms | None:
@@ -558,6 +585,11 @@ class Books:
 class Ledger(Protocol):
     """A store."""
 
+    @property
+    def traffic(self) -> Traffic:
+        """What it had to do since it was opened, as it stands now."""
+        ...
+
     async def authorise(self, dial: Dial, plan: Plan, judge: Judge) -> Verdict:
         """Read the snapshot, decide, write the decision and, if an account's dial is allowed, the grant.
         A message has no end to wait for: it is counted and charged at once. Who joins a conference is in it,
@@ -635,6 +667,10 @@ class Ledger(Protocol):
 
     async def live_grants(self) -> tuple[Grant, ...]:
         """All grants that are not settled, oldest first."""
+        ...
+
+    async def live_grant_count(self) -> int:
+        """How many grants are not settled."""
         ...
 
     async def barred_grants(self) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from fairdial.ledger.contract import (
     Entry,
     LedgerUnavailable,
     PublishedPolicy,
+    Traffic,
     Usage,
 )
 from fairdial.ledger.writer import Step, connect_reading, migrate
@@ -43,6 +44,7 @@ class DirectWriter:
     """Takes the place of `Writer` (writer.py): `do` and `read` run their step in the caller's thread."""
 
     def __init__(self) -> None:
+        self.traffic = Traffic()
         # An empty name: a file of SQLite's own in the folder for temporary files, which nobody else finds.
         self._db = sqlite3.connect("", isolation_level=None, cached_statements=256)
         self._db.row_factory = sqlite3.Row

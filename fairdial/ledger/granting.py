@@ -292,7 +292,7 @@ def settle(
 ) -> Grant:
     grant = reading.need_grant(db, call_id)
     if not grant.live:
-        return grant
+        return replace(grant, repeated=True)
     if answered_ms is not None and grant.answered_ms is None:
         grant = answered(db, call_id, grant.channel, answered_ms)
     if used_s < 0:
@@ -305,9 +305,7 @@ def settle(
         rooms.meter(db, grant, (start_ms, start_ms + used_s * MS_PER_S), ended_ms)
     charged_micros = _charge(db, grant, used_s, past, ended_ms)
     _close(db, grant, used_s, ended_ms, estimated)
-    if grant.bound_by and used_s and used_s == grant.granted_s and not estimated:
-        notices.of_cut(db, grant, ended_ms)
-    return replace(
+    settled = replace(
         grant,
         state=GrantState.SETTLED,
         used_s=used_s,
@@ -315,6 +313,9 @@ def settle(
         estimated=estimated,
         charged_micros=charged_micros,
     )
+    if settled.cut:
+        notices.of_cut(db, grant, ended_ms)
+    return settled
 
 
 def _count_message(db: sqlite3.Connection, dial: Dial) -> None:

@@ -261,6 +261,11 @@ def live_grants(db: sqlite3.Connection) -> tuple[Grant, ...]:
     return grants_where(db, "g.state <> 'settled' ORDER BY g.authorised_ms, g.call_id")
 
 
+def live_grant_count(db: sqlite3.Connection) -> int:
+    [count] = db.execute("SELECT count(*) FROM grants WHERE state <> 'settled'").fetchone()
+    return int(count)
+
+
 def barred_grants(db: sqlite3.Connection) -> tuple[str, ...]:
     rows = db.execute(
         "SELECT g.call_id FROM grants g JOIN accounts a ON a.id = g.account_id JOIN lines l ON l.id = g.line_id"

@@ -45,6 +45,7 @@ from fairdial.ledger.contract import (
     Seen,
     SettledPage,
     Token,
+    Traffic,
 )
 from fairdial.ledger.notice import Channel, Contact, Delivery, DeliveryState, Notice, NoticeRules
 from fairdial.ledger.writer import Step, Writer, touch
@@ -73,6 +74,8 @@ T = TypeVar("T")
 class Steps(Protocol):
     """Who runs steps on the file: `Writer`, or for a replay `DirectWriter`."""
 
+    traffic: Traffic
+
     async def do(self, step: Step[T]) -> T: ...
     async def read(self, step: Step[T]) -> T: ...
     async def close(self) -> None: ...
@@ -90,6 +93,10 @@ class SqliteLedger:
         writer = Writer(path, waiting_max=waiting_max)
         await writer.open()
         return cls(writer)
+
+    @property
+    def traffic(self) -> Traffic:
+        return self._writer.traffic
 
     async def close(self) -> None:
         await self._writer.close()
@@ -155,6 +162,9 @@ class SqliteLedger:
 
     async def live_grants(self) -> tuple[Grant, ...]:
         return await self._writer.read(reading.live_grants)
+
+    async def live_grant_count(self) -> int:
+        return await self._writer.read(reading.live_grant_count)
 
     async def seen(self, switch: str) -> Seen | None:
         return await self._writer.read(lambda db: witnessing.seen(db, switch))

@@ -32,6 +32,7 @@ from fairdial.ledger.contract import (
     LedgerDamaged,
     LedgerSlow,
     LedgerUnavailable,
+    Traffic,
 )
 
 T = TypeVar("T")
@@ -124,7 +125,7 @@ class Writer:
         self._group_max = group_max
         self._reading_max = reading_max
         self._within_s = within_s
-        self._reading = 0
+        self.traffic = Traffic()
         self._queue: asyncio.Queue[_Waiting | None] = asyncio.Queue(waiting_max)
         self._closing: asyncio.Task[None] | None = None
         self._identity: _Identity | None = None
@@ -184,36 +185,46 @@ class Writer:
         if self._closing is not None or self._task is None:
             raise LedgerUnavailable(f"{self._path}: the ledger is closed")
         if self._damage:
+            self.traffic.steps.add("failed")
             raise self._damaged()
         waiting = _Waiting(step, asyncio.get_running_loop().create_future())
         try:
             self._queue.put_nowait(waiting)
         except asyncio.QueueFull:
+            self.traffic.steps.add("failed")
             raise LedgerBusy(f"{self._path}: {self._queue.maxsize} steps wait already") from None
+        self.traffic.steps_waiting += 1
         try:
             async with asyncio.timeout(self._within_s):
                 result: T = await waiting.done
         except TimeoutError:
             raise LedgerSlow(f"{self._path}: not written within {self._within_s} s", SLOW_CURE) from None
+        finally:
+            self.traffic.steps_waiting -= 1
         return result
 
     async def read(self, step: Step[T]) -> T:
         """Run a `step` that only reads, on what is committed now. Raises what it raises, or LedgerUnavailable."""
         if self._closing is not None or self._reader is None:
             raise LedgerUnavailable(f"{self._path}: the ledger is closed")
-        if self._reading >= self._reading_max:
+        if self.traffic.reads_waiting >= self._reading_max:
+            self.traffic.reads.add("failed")
             raise LedgerBusy(f"{self._path}: {self._reading_max} readings wait already")
-        self._reading += 1
+        self.traffic.reads_waiting += 1
+        outcome = "ok"
         try:
             async with asyncio.timeout(self._within_s):
                 return await self._reader.run(lambda raw: _read(raw, step))
         except TimeoutError:
+            outcome = "failed"
             raise LedgerSlow(f"{self._path}: not read within {self._within_s} s", SLOW_CURE) from None
         except sqlite3.Error as error:
+            outcome = "failed"
             self._note_damage(error)
             raise self._unavailable(error) from error
         finally:
-            self._reading -= 1
+            self.traffic.reads_waiting -= 1
+            self.traffic.reads.add(outcome)
 
     async def close(self) -> None:
         """Commit what waits, then close the file. May be called again, also after being cancelled."""
@@ -259,6 +270,8 @@ class Writer:
     async def _commit(self, connection: _Connection, group: list[_Waiting]) -> None:
         steps = [waiting.step for waiting in group]
         results: list[Any]
+        loop = asyncio.get_running_loop()
+        began_s, outcome = loop.time(), "ok"
         try:
             if self._damage:
                 raise self._damaged()
@@ -266,8 +279,10 @@ class Writer:
         except Exception as error:  # whatever it is, the writer goes on and the callers learn of it
             log.error("ledger_commit_failed", path=str(self._path), steps=len(group), error=str(error))
             self._note_damage(error)
-            results = [self._unavailable(error) for _ in group]
+            results, outcome = [self._unavailable(error) for _ in group], "failed"
+        self.traffic.commits.add(loop.time() - began_s, outcome)
         for waiting, result in zip(group, results, strict=True):
+            self.traffic.steps.add(outcome)
             if waiting.done.done():
                 continue  # its caller was cancelled meanwhile and undoes the step itself
             if isinstance(result, BaseException):

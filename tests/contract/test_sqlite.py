@@ -298,6 +298,7 @@ async def test_more_steps_than_may_wait_are_refused(writer: Writer) -> None:
     await asyncio.sleep(0)
     with pytest.raises(LedgerBusy, match="50 steps wait already"):
         await writer.do(note("too many"))
+    assert (writer.traffic.steps.of("failed"), writer.traffic.steps_waiting) == (1, 51)
     blocker.let_go()
     await asyncio.gather(held, *waiting)
     assert len(await notes(writer)) == 50
@@ -348,6 +349,7 @@ async def test_more_readings_than_may_wait_are_refused(open_writer: Opener) -> N
     await blocker.wait_begun()
     with pytest.raises(LedgerBusy, match="1 readings wait already"):
         await writer.read(lambda _db: None)
+    assert (writer.traffic.reads.of("failed"), writer.traffic.reads_waiting) == (1, 1)
     blocker.let_go()
     await reading
     assert await writer.read(lambda _db: 5) == 5

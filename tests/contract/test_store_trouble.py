@@ -217,6 +217,8 @@ async def test_a_lock_that_another_process_holds_and_lets_go(desk: Desk, path: P
             await asyncio.sleep(1)
             assert isinstance(await dial(desk, "again"), Failed)
             assert await used(desk, "up") == (None, False)
+        traffic = desk.ledger.traffic
+        assert min(traffic.commits.of("failed"), traffic.steps.of("failed")) > 3
     await well_again(desk, "up")
 
 

@@ -119,6 +119,7 @@ async def test_a_dialler_is_stopped_and_another_account_calls_on(acme: Ledger) -
         [case] = await acme.cases()
         assert (case.account_id, case.detector, case.step, len(case.calls)) == ("acme", "row", "suspend", 5)
         assert at.cuts == [("acme", None)]
+        assert at.cases.hits.counts == at.cases.opened.counts == {("row",): 1}
         refused = await at.dial(105)
         assert refused.decision.reason is Reason.ACCOUNT_SUSPENDED
         assert isinstance((await at.dial(500, "carol")).decision, Allow)

@@ -168,7 +168,7 @@ async def test_refused_login_is_said_loudly_and_tried_again_slowly(peer: Peer) -
         async with linked(peer, wait=False, refused_backoff_s=(0.2, 0.2)) as link:
             with pytest.raises(AmiLoginRefused, match=r"'fairdial'.*Authentication failed.*manager\.conf"):
                 await link.wait_connected(5)
-            assert (link.connected, link.login_refused) == (False, True)
+            assert (link.connected, link.login_refused, link.connects) == (False, True, 0)
             with pytest.raises(AmiUnavailable, match="Authentication failed"):
                 await link.action("Ping")
             await asyncio.sleep(0.1)
@@ -256,7 +256,7 @@ async def test_lost_link_is_made_again_once(peer: Peer) -> None:
             await peer.wait_for("Login", count)
             await link.wait_connected(5)
         await link.action("Ping")
-        assert len(peer.actions("Login")) == 4
+        assert len(peer.actions("Login")) == link.connects == 4
 
 
 @pytest.mark.parametrize("announced", [True, False])

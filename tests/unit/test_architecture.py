@@ -11,10 +11,14 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = ("fairdial", "agi_app", "ari_handlers", "testbed", "benchmarks")
 
 # Longest prefix first. What a module may import of ours, besides its own part.
-_SHELL = ("fairdial.desk", "fairdial.answer", "fairdial.clock", "fairdial.ledger.contract", "fairdial.policy")
+_SHELL = (
+    *("fairdial.desk", "fairdial.answer", "fairdial.clock", "fairdial.ledger.contract", "fairdial.policy"),
+    "fairdial.tallies",
+)
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "fairdial.policy": (),
     "fairdial.clock": (),
+    "fairdial.tallies": (),
     "fairdial.config": ("fairdial.policy",),
     "fairdial.tls": ("fairdial.config",),
     "fairdial.asterisk_conf": (),
@@ -43,13 +47,14 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "fairdial.notices",
     ),
     "fairdial.doctor": ("fairdial.config", "fairdial.clock"),
-    "fairdial.ledger": ("fairdial.policy",),
+    "fairdial.ledger": ("fairdial.policy", "fairdial.tallies"),
     "fairdial.desk": (
         "fairdial.policy",
         "fairdial.ledger.contract",
         "fairdial.clock",
         "fairdial.attempts",
         "fairdial.unwritten",
+        "fairdial.tallies",
     ),
     "fairdial.attempts": (),
     "fairdial.csv_cells": (),
@@ -105,7 +110,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "fairdial.differences",
         "fairdial.late",
     ),
-    "fairdial.cases": ("fairdial.policy", "fairdial.ledger.contract"),
+    "fairdial.cases": ("fairdial.policy", "fairdial.ledger.contract", "fairdial.tallies"),
     "fairdial.logins": ("fairdial.policy", "fairdial.ledger.contract", "fairdial.clock"),
     "fairdial.cycles": ("fairdial.policy", "fairdial.ledger.contract", "fairdial.clock"),
     "fairdial.watch": ("fairdial.policy", "fairdial.ledger.contract", "fairdial.clock", "fairdial.cases"),

@@ -394,6 +394,32 @@ async def test_answer_is_returned_and_refusal_raised(peer: Peer) -> None:
     ]
 
 
+async def test_requests_are_counted_by_what_became_of_them(peer: Peer) -> None:
+    peer.replies |= {"DELETE channels/gone": refusal(404), "GET channels/mute": silence}
+    client = client_of(peer.port, request_timeout_s=0.1)
+    with pytest.raises(AriUnavailable):
+        await client.request("GET", "asterisk/ping")
+    async with running(client):
+        with pytest.raises(AriRefused):
+            await client.request("DELETE", "channels/gone")
+        with pytest.raises(AriTimeout):
+            await client.request("GET", "channels/mute")
+        given_up = asyncio.ensure_future(client.send("GET", "channels/mute"))
+        given_up.cancel()
+        await asyncio.gather(given_up, return_exceptions=True)
+    counts = {labels[0]: sum(ranges) for labels, ranges, _ in client.answers}
+    assert counts == {"ok": GREETING, "refused": 1, "timeout": 1, "unavailable": 1, "given_up": 1}
+    # One took a tenth of a second, and none longer.
+    assert 0.1 <= sum(sum_s for _, _, sum_s in client.answers) < 1
+
+
+async def test_connections_are_counted_the_first_included(peer: Peer) -> None:
+    async with running(client_of(peer.port)) as client:
+        assert client.connects == 1
+        peer.drop()
+        await until(lambda: client.connects == 2 and client.connected)
+
+
 async def test_answer_of_another_shape_is_an_error_of_its_own(peer: Peer) -> None:
     peer.replies["GET channels"] = lambda _request: (200, '[{"id":1}]')
     async with running(client_of(peer.port)) as client:

@@ -31,6 +31,7 @@ from fairdial.policy.numbers import Habit, Numbering
 from fairdial.policy.outcomes import OUTCOMES, UNDECIDED, Reason
 from fairdial.policy.prefixes import PrefixTable
 from fairdial.policy.terms import Clause
+from fairdial.tallies import Spread
 from tests.mutations import SPLINTERS, mutated
 from tests.samples import SetClock, plan, provision
 
@@ -106,7 +107,7 @@ async def test_a_server_that_was_sent_anything_still_answers() -> None:
         return Answer("REFUSE", Reason.LINE_UNKNOWN, 21)
 
     server = FastAgiServer(
-        {"authorise": authorise_route(begin)}, port=0, header_timeout_s=0.5, stop_timeout_s=0.1
+        {"authorise": authorise_route(begin, Spread())}, port=0, header_timeout_s=0.5, stop_timeout_s=0.1
     )
     await server.start()
 

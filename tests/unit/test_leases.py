@@ -2,13 +2,14 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from ari_handlers import leases as leases_module
 from ari_handlers.followed import DialCall
-from ari_handlers.leases import LeaseRules, Leases
+from ari_handlers.leases import LeaseNotSet, LeaseRules, Leases
 from ari_handlers.queues import CallQueue
 from fairdial.clock import SystemClock
 from fairdial.desk import Desk, DeskRules
@@ -16,7 +17,7 @@ from fairdial.ledger.contract import Grant, LedgerError, LedgerUnavailable, NotF
 from fairdial.ledger.sqlite import SqliteLedger
 from fairdial.policy.account import Kind
 from fairdial.policy.book import PolicyBook
-from fairdial.policy.call import Answered, Ringing
+from fairdial.policy.call import Answered, Ringing, Talking
 from tests.samples import authorise, outbound, plan, provision
 from tests.unit.test_desk import NUMBERING
 
@@ -133,6 +134,43 @@ async def test_a_call_that_was_told_there_is_no_more_asks_at_once_when_its_limit
     # Who was not told asks by itself, at its time.
     assert desk.asked == int(told_that_there_is_no_more)
     leases.disarm(call)
+
+
+def counts(leases: Leases) -> dict[str, int]:
+    return {labels[0]: count for labels, count in leases.renewals.counts.items()}
+
+
+async def test_renewals_are_counted_by_what_came_of_them(
+    desk: Failing, call: DialCall, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    switch = Switch()
+    leases = Leases(desk, switch.set_lease, CLOCK, LeaseRules())
+    desk.failures = 1
+    await leases._renew(call)
+    assert (counts(leases), leases.settings.of("set")) == ({"granted": 0, "none_left": 0, "failed": 1}, 0)
+    await leases._renew(call)
+    assert (counts(leases), leases.settings.of("set")) == ({"granted": 1, "none_left": 0, "failed": 1}, 2)
+    grant = await desk.ledger.grant("call-1")
+    assert grant is not None
+
+    async def no_more(_call_id: str, _lease_left_ms: int) -> Grant:
+        assert isinstance(call.state, Talking)
+        return replace(grant, granted_s=call.state.granted_s)
+
+    monkeypatch.setattr(desk, "renew", no_more)
+    await leases._renew(call)
+    assert counts(leases) == {"granted": 1, "none_left": 1, "failed": 1}
+    leases.disarm(call)
+
+
+async def test_a_lease_that_the_switch_does_not_take_is_counted(desk: Failing, call: DialCall) -> None:
+    async def refuse(channel_name: str, lease_ms: int) -> None:
+        raise LeaseNotSet(f"{channel_name}: {lease_ms}")
+
+    leases = Leases(desk, refuse, CLOCK, LeaseRules())
+    await leases.hold(call)
+    leases.stopped = True
+    assert (leases.settings.of("not_set"), leases.settings.of("set")) == (len(call.channels), 0)
 
 
 async def test_a_call_at_its_longest_asks_no_more(desk: Failing, call: DialCall) -> None:

@@ -15,6 +15,7 @@ from fairdial.policy.account import Kind, Medium, Message
 from fairdial.policy.decide import Allow, Refuse, Verdict
 from fairdial.policy.outcomes import Reason
 from fairdial.policy.terms import Clause
+from fairdial.tallies import Spread
 from tests.samples import LONDON, NOON_MS
 from tests.unit.test_fastagi import connect, header
 
@@ -30,6 +31,7 @@ class Desk:
     answer: Verdict | Failed = field(default_factory=lambda: Verdict(LONDON, ALLOWED))
     asked: list[Asked] = field(default_factory=list)
     undone: list[Sending] = field(default_factory=list)
+    answers: Spread = field(default_factory=Spread)
 
     async def message(self, asked: Asked) -> Sending:
         self.asked.append(asked)
@@ -54,7 +56,10 @@ def replies(
 @asynccontextmanager
 async def serving(desk: Desk) -> AsyncIterator[FastAgiServer]:
     route = message_route(
-        desk.message, desk.undone.append, lambda text: base64.b64encode(text.encode()).decode()
+        desk.message,
+        desk.undone.append,
+        lambda text: base64.b64encode(text.encode()).decode(),
+        desk.answers,
     )
     server = FastAgiServer({"message": route}, port=0)
     await server.start()
@@ -74,6 +79,7 @@ async def told(desk: Desk, switch: Mapping[str, bytes] | None = None, script: st
 async def test_a_message_is_asked_about_by_its_line_and_the_answer_names_the_sender() -> None:
     desk = Desk()
     assert await told(desk) == "ALLOW*within_allowance*0*+442079460123****alice"
+    assert [(labels, sum(ranges)) for labels, ranges, _ in desk.answers] == [(("message", "allow"), 1)]
     [asked] = desk.asked
     assert (asked.kind, asked.line_id, asked.dialled) == (Kind.MESSAGE, "alice", "02079460123")
     assert (asked.caller, asked.sip_call_id, asked.source) == ("alice", "a@b", "alice")
@@ -153,6 +159,7 @@ async def test_what_the_switch_gave_up_on_is_not_counted(reply: bytes) -> None:
     async with serving(desk) as server, connect(server) as peer:
         await peer.run(header(SCRIPT), {**replies(), "SET VARIABLE FAIRDIAL_ANSWER": reply})
     assert [each.call_id for each in desk.undone] == [desk.asked[0].call_id]
+    assert [labels for labels, _, _ in desk.answers] == [("message", "undelivered")]
 
 
 async def test_what_the_switch_closed_on_is_not_counted() -> None:

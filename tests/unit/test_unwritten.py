@@ -121,7 +121,7 @@ async def test_a_step_that_the_store_refuses_is_given_up_aloud_and_stops_no_othe
     with structlog.testing.capture_logs() as logs:
         assert not await unwritten.write("a", "answer", refused)
         assert await unwritten.write("a", "end", partial(book.take, "a end"))
-    assert (book.written, len(unwritten)) == (["a end"], 0)
+    assert (book.written, len(unwritten), unwritten.given_up) == (["a end"], 0, 1)
     [told] = [entry for entry in logs if entry["log_level"] == "critical"]
     assert (told["event"], told["call"], told["what"]) == ("given_up_unwritten", "a", "answer")
     assert "no grant for call a" in told["error"]
@@ -141,7 +141,7 @@ async def test_past_the_bound_the_oldest_call_is_given_up_aloud(
         [told] = [entry for entry in logs if entry["log_level"] == "critical"]
     assert (told["event"], told["call"], told["what"]) == ("given_up_unwritten", "a", ["answer", "end"])
     assert [unwritten.awaits(call) for call in "abc"] == [False, True, True]
-    assert len(unwritten) == 3
+    assert (len(unwritten), unwritten.given_up) == (3, 2)
     book.down = False
     await drained(unwritten)
     assert sorted(book.written) == ["b answer", "b end", "c end"]
@@ -178,7 +178,7 @@ async def test_closing_tries_once_more_and_tells_what_is_left(book: Book) -> Non
             await kept.close()
         told = [entry for entry in logs if entry["event"] == "given_up_unwritten"]
         assert [(entry["calls"], entry["steps"]) for entry in told] == ([(1, left)] if left else [])
-        assert len(kept) == 0
+        assert (len(kept), kept.given_up) == (0, left)
     assert book.written == ["answer 0", "end 0"]
     assert not [task for task in asyncio.all_tasks() if task.get_name() == "unwritten"]
 
