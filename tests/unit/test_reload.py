@@ -270,6 +270,20 @@ async def test_a_published_version_stays_and_the_folder_may_not_contradict_it(si
         await site.reload()
 
 
+async def test_a_version_that_was_taken_away_cannot_be_published_with_another_text(site: Site) -> None:
+    """Refused before it is kept: the next start would find two texts under one name."""
+    site.write("policies/plan.toml", NEXT)
+    await site.reload()
+    later = 'version = "1"\neffective = 2099-01-01'
+    other = SMALL.replace('version = "1"', later)
+    with pytest.raises(OperationError, match="published already, with other contents"):
+        await site.operations.call("policy_publish", {"text": other, "where": "plan.toml"})
+    assert list(await site.desk.ledger.published()) == []
+    third = other.replace('version = "1"', 'version = "3"')
+    await site.operations.call("policy_publish", {"text": third, "where": "plan.toml"})
+    assert [each.version for each in await site.desk.ledger.published()] == ["3"]
+
+
 async def test_nothing_is_published_or_loaded_between_reading_and_putting_in_place(site: Site) -> None:
     began, may_end = asyncio.Event(), asyncio.Event()
 
