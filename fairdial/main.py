@@ -14,6 +14,7 @@ import sys
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import asdict
+from datetime import UTC, datetime
 from functools import partial
 from importlib import resources
 from importlib.metadata import version
@@ -69,12 +70,13 @@ from fairdial.logins import EVENTS, LoginRules, Logins
 from fairdial.notice_text import Composer, Templates
 from fairdial.notice_ways import EmailWay, SipWay, WebhookWay
 from fairdial.notices import Pace, Post, Unreachable, Way
+from fairdial.policy import publishing
 from fairdial.policy.account import Kind
 from fairdial.policy.book import PolicyBook
 from fairdial.policy.cards import RateCard
 from fairdial.policy.document import PolicyError, parse_policy
 from fairdial.policy.numbers import DEFAULT_CACHE_SIZE, Numbering
-from fairdial.policy.periods import zone_named
+from fairdial.policy.periods import MS_PER_S, zone_named
 from fairdial.policy.prefixes import PrefixTable
 from fairdial.policy.rating import parse_micros
 from fairdial.policy.sizing import GrantRules
@@ -475,7 +477,12 @@ class Service:
             ways[Channel.SIP] = SipWay(settings.sip, self._send_message)
         rules = NoticeRules(settings.used_percent, parse_micros(settings.low_credit))
         pace = Pace(attempts_max=settings.attempts_max)
-        return Post(self._desk.ledger, composer, ways, self._clock, rules, pace)
+        return Post(self._desk.ledger, composer, ways, self._clock, rules, pace, self._upcoming)
+
+    def _upcoming(self, now_ms: int) -> list[tuple[str, str, str]]:
+        today = datetime.fromtimestamp(now_ms / MS_PER_S, UTC).date()
+        pairs = publishing.upcoming(self._desk.policies, today)
+        return [(after.name, after.version, before.version) for after, before in pairs]
 
     async def _send_message(self, to: str, sender: str, text: str) -> bool:
         try:

@@ -8,7 +8,7 @@ Leaves the words to `notice_text.py`, and each way's protocol to `notice_ways.py
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
@@ -27,6 +27,10 @@ AT_ONCE: Final = 16
 """Deliveries that are under way on one channel."""
 ANNOUNCED_AT_ONCE: Final = 200
 """Accounts that one step of the ledger tells of a new policy version: calls wait for it no longer than for others."""
+
+
+Upcoming = Callable[[int], Iterable[tuple[str, str, str]]]
+"""Policy versions that take effect after that moment (UTC ms): name, version, and the version whose place it takes."""
 
 
 class Refused(Exception):
@@ -85,8 +89,10 @@ class Post:
         clock: Clock,
         rules: NoticeRules,
         pace: Pace | None = None,
+        upcoming: Upcoming = lambda _now_ms: (),
     ) -> None:
-        """rules: what is told; the channels are those of `ways`."""
+        """rules: what is told; the channels are those of `ways`. upcoming: policy versions that will be in force."""
+        self._upcoming = upcoming
         self._ledger = ledger
         self._rules = replace(rules, channels=frozenset(ways))
         self._composer = composer
@@ -129,6 +135,9 @@ class Post:
                 if not ruled:
                     await self._ledger.set_notice_rules(self._rules)
                     ruled = True
+                now_ms = self._clock.now().wall_ms
+                for policy, version, before in self._upcoming(now_ms):
+                    await self._ledger.announce(policy, version, before, now_ms)
                 while await self._ledger.announce_next(ANNOUNCED_AT_ONCE):
                     await asyncio.sleep(0)
             except LedgerError as error:

@@ -7,6 +7,7 @@ port for as long as it runs, and nobody else takes that.
 
 from __future__ import annotations
 
+import atexit
 import functools
 import socket
 from collections.abc import Iterator
@@ -25,8 +26,6 @@ BLOCK = 500
 """Ports in a block. One is given out again once all others were, and by then was bound or is not needed."""
 STEP = 7
 """From one port to the next, not beside each other: SIPp takes the one after the next to its own for video, unasked."""
-
-_held: list[socket.socket] = []
 
 
 def free_ports(count: int) -> list[int]:
@@ -67,7 +66,7 @@ def _holds(port: int) -> bool:
     except OSError:
         held.close()
         return False
-    _held.append(held)
+    atexit.register(held.close)
     return True
 
 

@@ -993,6 +993,12 @@ class Ledger(Protocol):
         """
         ...
 
+    async def announce(self, policy: str, version: str, before: str, at_ms: int) -> None:
+        """All accounts on a policy are to be told, by `announce_next`, of the version that will take the place of
+        `before`. Of each version once.
+        """
+        ...
+
     async def announce_next(self, limit: int) -> int:
         """Tell the next accounts, `limit` of them, of a policy version that was published; how many were told. 0: there
         is nothing more to announce.

@@ -138,9 +138,11 @@ def of_meter(
     if passed:
         # One long call can pass several: the customer is told of the last. A raised limit is told of anew.
         percent = max(passed)
+        # "voice/alice" is the allowance of one line.
+        of_line = meter["allowance"].partition("/")[2]
         _write(
             *(db, rules, meter["account_id"], Topic.USED, f"{reference}:{percent}/{limit_units}", at_ms),
-            *(facts | {"percent": percent}, None, ""),
+            *(facts | {"percent": percent}, None, of_line),
         )
     if over_units and not before[1]:
         _write(db, rules, meter["account_id"], Topic.OVERAGE, reference, at_ms, facts, None, line_id)
@@ -260,9 +262,8 @@ def of_request(db: sqlite3.Connection, request: Request, what: str, at_ms: int, 
 
 
 def announce(db: sqlite3.Connection, policy: str, version: str, before: str, at_ms: int) -> None:
-    """All accounts on that policy are to be told, by `announce_next`."""
     db.execute(
-        "INSERT INTO announcements (policy, version, before, at_ms) VALUES (?, ?, ?, ?)",
+        "INSERT INTO announcements (policy, version, before, at_ms) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
         (policy, version, before, at_ms),
     )
 

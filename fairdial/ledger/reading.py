@@ -361,20 +361,7 @@ def sheet_of(db: sqlite3.Connection, account_id: str) -> AccountSheet:
     rows = db.execute(
         "SELECT * FROM meters WHERE account_id = ? ORDER BY start_ms DESC, allowance", (account_id,)
     )
-    usage = tuple(
-        Usage(
-            MeterWindow(
-                row["allowance"],
-                Window(row["start_ms"], row["end_ms"]),
-                row["limit_units"],
-                row["used_units"],
-                row["reserved_units"],
-                row["over_units"],
-            ),
-            row["calls"],
-        )
-        for row in rows
-    )
+    usage = tuple(Usage(to_meter(row), row["calls"]) for row in rows)
     charges = db.execute(
         "SELECT * FROM charges WHERE account_id = ? ORDER BY at_ms DESC, call_id LIMIT ?",
         (account_id, CHARGES_SHOWN),
@@ -393,6 +380,18 @@ def sheet_of(db: sqlite3.Connection, account_id: str) -> AccountSheet:
         tuple(charged[:CHARGES_SHOWN]),
         numbers_of(db, account_id),
         agreements_of(db, account_id),
+    )
+
+
+def to_meter(row: sqlite3.Row) -> MeterWindow:
+    """A row of `meters`."""
+    return MeterWindow(
+        row["allowance"],
+        Window(row["start_ms"], row["end_ms"]),
+        row["limit_units"],
+        row["used_units"],
+        row["reserved_units"],
+        row["over_units"],
     )
 
 

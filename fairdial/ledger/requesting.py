@@ -12,8 +12,8 @@ import msgspec
 
 from fairdial.ledger import notices, reading
 from fairdial.ledger.contract import AlreadyExists, Charge, NotFound, NotNow, PlanDue, Rule, TooMany
-from fairdial.policy.account import Account, MeterWindow, Standing
-from fairdial.policy.periods import MS_PER_S, Period, Window
+from fairdial.policy.account import Account, Standing
+from fairdial.policy.periods import MS_PER_S, Period
 from fairdial.policy.raises import Raise
 from fairdial.policy.requests import (
     MOVES,
@@ -202,18 +202,7 @@ def _due(
         " ORDER BY start_ms DESC LIMIT ?",
         (account.id, row["allowance"], row["start_ms"], windows_max),
     )
-    return due(account, _meter(row), [_meter(one) for one in earlier], before["since_ms"])
-
-
-def _meter(row: sqlite3.Row) -> MeterWindow:
-    return MeterWindow(
-        row["allowance"],
-        Window(row["start_ms"], row["end_ms"]),
-        row["limit_units"],
-        row["used_units"],
-        row["reserved_units"],
-        row["over_units"],
-    )
+    return due(account, reading.to_meter(row), [reading.to_meter(one) for one in earlier], before["since_ms"])
 
 
 def charge_plans(db: sqlite3.Connection, now_ms: int, limit: int) -> tuple[int, tuple[Charge, ...]]:

@@ -401,6 +401,9 @@ class SqliteLedger:
     async def addressee(self, account_id: str) -> tuple[Account, Contact]:
         return await self._writer.read(lambda db: notices.addressee(db, account_id))
 
+    async def announce(self, policy: str, version: str, before: str, at_ms: int) -> None:
+        await self._writer.do(lambda db: notices.announce(db, policy, version, before, at_ms))
+
     async def announce_next(self, limit: int) -> int:
         return await self._writer.do(lambda db: notices.announce_next(db, limit))
 

@@ -12,7 +12,6 @@ import msgspec
 
 from fairdial.ledger import reading
 from fairdial.ledger.contract import Books, Charge, CreditMoves, Part, PeriodOf, SettledCall, SettledPage
-from fairdial.policy.account import MeterWindow
 from fairdial.policy.periods import Window
 from fairdial.policy.terms import Clause, Mode
 
@@ -41,17 +40,7 @@ def books(db: sqlite3.Connection, account_id: str, period_of: PeriodOf) -> Books
     return Books(
         account,
         period,
-        tuple(
-            MeterWindow(
-                row["allowance"],
-                Window(row["start_ms"], row["end_ms"]),
-                row["limit_units"],
-                row["used_units"],
-                row["reserved_units"],
-                row["over_units"],
-            )
-            for row in meters
-        ),
+        tuple(reading.to_meter(row) for row in meters),
         {(Mode(row["mode"]), row["currency"]): (row["n"], row["units"], row["micros"]) for row in charges},
         _credit_moves(db, account_id, period),
         live_calls,

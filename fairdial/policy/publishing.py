@@ -7,6 +7,7 @@ rules make sense, to `difference.py` what customers are told, to `book.py` which
 
 from collections.abc import Iterator
 from datetime import date, timedelta
+from itertools import pairwise
 
 from fairdial.policy.book import PolicyBook
 from fairdial.policy.document import Policy
@@ -94,6 +95,17 @@ def _same_day(policy: Policy, known: tuple[Policy, ...]) -> Iterator[Fault]:
                 f"version {other.version} takes effect on {day} too, and one of the two would never decide",
                 "write another day",
             )
+
+
+def upcoming(book: PolicyBook, today: date) -> tuple[tuple[Policy, Policy], ...]:
+    """Versions that take effect after `today`, each with the one whose place it takes, also those that nobody published
+    but that stand in the folder. A first version takes nobody's place.
+    """
+    pairs = []
+    for name in book.names:
+        versions = sorted(book.versions(name), key=_first_day)
+        pairs += [(after, before) for before, after in pairwise(versions) if _first_day(after) > today]
+    return tuple(pairs)
 
 
 def _first_day(policy: Policy) -> date:

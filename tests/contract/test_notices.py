@@ -93,6 +93,15 @@ async def test_a_new_period_is_told_of_anew(counter: Counter, told: Ledger) -> N
     assert await topics(told) == [Topic.USED, Topic.USED]
 
 
+async def test_an_allowance_of_each_line_is_told_of_with_its_line(told: Ledger) -> None:
+    counter = Counter(told, priced_plan(limit_s=100, scope="line"))
+    await counter.open_account("alice", "bob")
+    await counter.talk("first", 79, line="alice")
+    await counter.talk("second", 90, line="bob")
+    [notice] = await notices(told)
+    assert (notice.facts["allowance"], notice.line_id) == ("voice/bob", "bob")
+
+
 async def test_a_callback_counts_twice_towards_it(told: Ledger) -> None:
     plan = priced_plan(limit_s=100)
     kinds = plan.kinds.model_copy(update={"allow": plan.kinds.allow | {Kind.CALLBACK}})

@@ -90,6 +90,8 @@ async def test_a_killed_fairdial_loses_no_notice(told: Spine, port: int) -> None
     await server.kill()
     await server.launch()
     await told.call("bob", LONDON, hang_up_after_s=3)
+    # What the call causes is written when it is settled, a moment after its end.
+    await server.idle()
     await server.ask("account_standing", account="acme", standing="suspended")
     await server.ask("account_standing", account="acme", standing="active")
     before = [notice["topic"] for notice in await written(told, "acme", 4)]

@@ -275,6 +275,29 @@ async def test_all_accounts_on_a_policy_are_told_of_its_new_version(
     assert receiver.taken[0]["facts"]["effective"] == "2027-01-01"
 
 
+async def test_a_version_that_stands_in_the_folder_is_told_of_once_however_often_it_is_looked_at(
+    ledger: SqliteLedger, receiver: Receiver
+) -> None:
+    composer = Composer(Templates(), lambda: BOOK)
+
+    async def run() -> None:
+        ways = {Channel.WEBHOOK: webhook(receiver.url)}
+        post = Post(
+            ledger, composer, ways, SystemClock(), NoticeRules(), PACE, lambda _now_ms: [("plan", "2", "1")]
+        )
+        await post.start()
+        await receiver.until(lambda: len(receiver.taken) >= len(ACCOUNTS))
+        await ledger.set_standing("acme", Standing.SUSPENDED, NOON_MS)
+        await receiver.until(lambda: receiver.taken[-1]["topic"] == "standing")
+        await post.stop()
+        await ledger.set_standing("acme", Standing.ACTIVE, NOON_MS)
+
+    await run()
+    await run()
+    told = [each["account"] for each in receiver.taken if each["topic"] == "policy_change"]
+    assert sorted(told) == sorted(ACCOUNTS)
+
+
 # --- mail ------------------------------------------------------------------------------------------------
 
 

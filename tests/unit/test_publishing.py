@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from fairdial.policy.book import PolicyBook
 from fairdial.policy.document import Policy, parse_policy
-from fairdial.policy.publishing import faults
+from fairdial.policy.publishing import faults, upcoming
 from tests.samples import PLAN
 
 TODAY = date(2026, 11, 21)
@@ -187,3 +187,11 @@ def test_what_may_be_published_decides_from_its_day_on(notice: int, today: date,
     assert after.at("plan", ZoneInfo("UTC"), midnight_ms - 1) == old
     assert after.at("plan", ZoneInfo("UTC"), midnight_ms) == new
     assert faults(new, after, day + timedelta(days=1)) == ()
+
+
+def test_versions_that_are_to_come_are_known_with_those_whose_place_they_take() -> None:
+    in_force, soon, later = version("2", TODAY), version("3", TOMORROW), version("4", date(2027, 1, 1))
+    book = PolicyBook([later, OLD, soon, in_force, version("1", TOMORROW, policy="first")])
+    found = [(after.name, after.version, before.version) for after, before in upcoming(book, TODAY)]
+    assert found == [("plan", "3", "2"), ("plan", "4", "3")]
+    assert upcoming(book, date(2027, 1, 1)) == ()

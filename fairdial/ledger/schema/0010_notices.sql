@@ -55,7 +55,6 @@ CREATE TABLE announcements (
     at_ms   INTEGER NOT NULL,
     told    TEXT NOT NULL DEFAULT '', -- up to this account
     done    INTEGER NOT NULL DEFAULT 0 CHECK (done IN (0, 1)),
-    PRIMARY KEY (policy, version),
-    FOREIGN KEY (policy, version) REFERENCES policies (name, version)
+    PRIMARY KEY (policy, version)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX accounts_on_policy ON accounts (policy, id);
