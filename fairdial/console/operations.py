@@ -756,7 +756,11 @@ class Operations:
             raise OperationError("no FairDial is running here; it reads its files when it starts")
         # Nothing is published or loaded between what a reload reads and what it puts in place.
         async with self._replacing:
-            return await self._reload()
+            changed = await self._reload()
+        if self._published is not None:
+            # Of the folder's versions too customers are told ahead of their day.
+            self._published()
+        return changed
 
     async def _readiness(self) -> Json:
         return not_serving("no FairDial is running here") if self._ready is None else await self._ready()

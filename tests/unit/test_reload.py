@@ -312,6 +312,22 @@ async def test_nothing_is_published_or_loaded_between_reading_and_putting_in_pla
     assert list(site.desk.cards) == ["rates"]
 
 
+async def test_who_announces_versions_hears_of_a_reload_and_not_of_one_that_was_refused(site: Site) -> None:
+    heard: list[str | None] = []
+
+    async def reload() -> dict[str, Any]:
+        return {"settings": (await site.reload()).settings}
+
+    operations = Operations(site.desk, reload=reload, published=lambda: heard.append(site.version()))
+    site.write("policies/plan.toml", "name = \n")
+    with pytest.raises(ReloadRefused):
+        await operations.call("reload", {})
+    assert heard == []
+    site.write("policies/plan.toml", NEXT)
+    await operations.call("reload", {})
+    assert heard == ["2"]
+
+
 async def test_where_nothing_runs_there_is_nothing_to_reload(site: Site) -> None:
     with pytest.raises(OperationError, match="reads its files when it starts"):
         await Operations(site.desk).call("reload", {})
