@@ -75,10 +75,14 @@ class Guard:
     """
 
     def __init__(self, line_per_s: int = 0, source_per_s: int = 0) -> None:
-        self._line_per_s = line_per_s
-        self._source_per_s = source_per_s
+        self.limit(line_per_s, source_per_s)
         self._lines = Attempts()
         self._sources = Attempts()
+
+    def limit(self, line_per_s: int, source_per_s: int) -> None:
+        """Other rates from the next dial on; what was counted stays counted."""
+        self._line_per_s = line_per_s
+        self._source_per_s = source_per_s
 
     def count(self, line_id: str | None, source: str, now_ms: int) -> Counted:
         """Count a dial. line_id None: the line did not dial, it is called; source "": nobody knows it."""

@@ -375,6 +375,7 @@ class Config(_Section):
     notices: Notices = Notices()
     logs: Logs = Logs()
     _holds_secret: Path | None = PrivateAttr(None)
+    _read_from: Path | None = PrivateAttr(None)
 
     @property
     def secret_files(self) -> tuple[Path, ...]:
@@ -402,7 +403,26 @@ def load(path: Path | None, environment: Mapping[str, str] | None = None) -> Con
         return config
     anchored = _anchored(config, path.parent)
     anchored._holds_secret = path if secret_in_file else None
+    anchored._read_from = path
     return anchored
+
+
+def read_again(config: Config) -> Config:
+    """The configuration as its file is now, with its secrets. Raises ConfigError."""
+    return with_secrets(load(config._read_from))
+
+
+def settings_of(config: Config) -> dict[str, object]:
+    """Each setting by its dotted key, as in `fairdial.toml`: {"desk.region": "GB", …}. Secrets are among them."""
+    return dict(_settings(config, ""))
+
+
+def _settings(section: BaseModel, prefix: str) -> Iterator[tuple[str, object]]:
+    for name, value in section:
+        if isinstance(value, BaseModel):
+            yield from _settings(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
 
 
 def with_secrets(config: Config, environment: Mapping[str, str] | None = None) -> Config:

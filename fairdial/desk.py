@@ -213,6 +213,10 @@ class Desk:
         """Whether the ledger does not know yet all that is known of that call: it must not be estimated."""
         return self._unwritten.awaits(call_id)
 
+    def limit_attempts(self, line_per_s: int, source_per_s: int) -> None:
+        """How fast a line and an address may dial from now on; 0: any rate."""
+        self._guard.limit(line_per_s, source_per_s)
+
     @property
     def region(self) -> str:
         """How lines dial that name no region."""

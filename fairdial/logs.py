@@ -168,9 +168,27 @@ def _take_in_libraries() -> None:
     root.addHandler(_Libraries(logging.WARNING))
 
 
+_LEVELS = {name.lower(): level for name, level in logging.getLevelNamesMapping().items()}
+
+_PROCESSORS: list[structlog.types.Processor] = []
+"""The one list that all loggers hold, those too that are kept: filled anew, it changes how they all log."""
+
+
+def _from_level(least: int) -> structlog.types.Processor:
+    """Drops what is below that level. A processor and not the logger's class, which a kept logger never changes."""
+
+    def drop(_logger: Any, method: str, event: structlog.types.EventDict) -> structlog.types.EventDict:
+        if _LEVELS.get(method, least) < least:
+            raise structlog.DropEvent
+        return event
+
+    return drop
+
+
 def set_up(settings: Logs, *, for_good: bool = False) -> None:
-    """Configure structlog before anything logs. for_good: it will not be configured again, which is faster."""
-    level = logging.getLevelNamesMapping()[settings.level.upper()]
+    """Configure structlog, before anything logs or later. for_good: loggers are kept from their first use on, which is
+    faster; only these settings change for them afterwards.
+    """
     console = settings.format == "console"
     renderer: structlog.types.Processor = (
         structlog.dev.ConsoleRenderer(
@@ -179,19 +197,21 @@ def set_up(settings: Logs, *, for_good: bool = False) -> None:
         if console
         else structlog.processors.JSONRenderer()
     )
+    _PROCESSORS[:] = [
+        _from_level(_LEVELS[settings.level]),
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.StackInfoRenderer(),
+        structlog.processors.format_exc_info,
+        *([mask_numbers] if settings.numbers == "masked" else []),
+        # JSON has its own escapes.
+        *([escape_text] if console else []),
+        renderer,
+    ]
     structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.StackInfoRenderer(),
-            structlog.processors.format_exc_info,
-            *([mask_numbers] if settings.numbers == "masked" else []),
-            # JSON has its own escapes.
-            *([escape_text] if console else []),
-            renderer,
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(level),
+        processors=_PROCESSORS,
+        wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG),
         logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
         cache_logger_on_first_use=for_good,
     )

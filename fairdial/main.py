@@ -20,7 +20,7 @@ from functools import partial
 from importlib import resources
 from importlib.metadata import version
 from pathlib import Path
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 import structlog
 
@@ -45,7 +45,7 @@ from ari_handlers.whisper import Warnings
 from fairdial import logs
 from fairdial.cases import Cases
 from fairdial.clock import SystemClock
-from fairdial.config import Config, ConfigError, with_secrets
+from fairdial.config import Config, ConfigError, read_again, with_secrets
 from fairdial.console import cli
 from fairdial.console.access import Gate
 from fairdial.console.api import HttpServer, create_app
@@ -65,7 +65,7 @@ from fairdial.doctor import PROBE_WITHIN_S, Ailment, Finding, Probe, examine
 from fairdial.evidence import Evidence
 from fairdial.hardening import examine_files, exposed_secrets
 from fairdial.ledger.backup import back_up, restore
-from fairdial.ledger.contract import LedgerError, LedgerUnavailable, PublishedPolicy
+from fairdial.ledger.contract import Ledger, LedgerError, LedgerUnavailable, LoadedCard, PublishedPolicy
 from fairdial.ledger.notice import Channel, NoticeRules
 from fairdial.ledger.sqlite import SqliteLedger
 from fairdial.logins import EVENTS, LoginRules, Logins
@@ -84,6 +84,7 @@ from fairdial.policy.rating import parse_micros
 from fairdial.policy.sizing import GrantRules
 from fairdial.policy.texts import SECRET_BYTES, fingerprint
 from fairdial.records import SwitchRecords
+from fairdial.reload import Material, Reload
 from fairdial.replay.detectors import look_on
 from fairdial.replay.prepare import ReplayRefused, Site
 from fairdial.replay.result import Outcome
@@ -91,6 +92,7 @@ from fairdial.replay.run import Result, Wanted, replay
 from fairdial.replay.source import Progress
 from fairdial.rounds import Hands, Rounds
 from fairdial.switch_files import Needs
+from fairdial.systemd import Systemd
 from fairdial.tls import TlsError, ami_context, ari_context
 from fairdial.watch import Watch
 
@@ -107,8 +109,16 @@ MISTAKE = os.EX_SOFTWARE
 """Exit status after an error that nobody foresaw."""
 
 
-class StartError(Exception):
+class StartError(ValueError):
     """FairDial cannot start with this configuration; the text says what is wrong and how to mend it."""
+
+
+def _text_of(file: Path) -> str:
+    """Raises StartError or OSError."""
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise StartError(f"{file}: byte {error.start} is no UTF-8 text; convert the file") from error
 
 
 def load_policies(folder: Path) -> PolicyBook:
@@ -117,8 +127,8 @@ def load_policies(folder: Path) -> PolicyBook:
     if not files:
         raise StartError(f"{folder}: no policy files (*.toml); put at least one there or set `policies`")
     try:
-        return PolicyBook(parse_policy(file.read_text(encoding="utf-8"), str(file)) for file in files)
-    except PolicyError:
+        return PolicyBook(parse_policy(_text_of(file), str(file)) for file in files)
+    except (PolicyError, StartError):
         raise
     except ValueError as error:
         raise StartError(f"{folder}: {error}") from error
@@ -136,10 +146,35 @@ def with_published(book: PolicyBook, published: Iterable[PublishedPolicy]) -> Po
     return book
 
 
+def rate_cards(loaded: Iterable[LoadedCard]) -> dict[str, RateCard]:
+    """The cards of the ledger. Raises RateCardError."""
+    return {
+        card.name: RateCard.parse(card.text, card.name, card.currency, f"card {card.name}") for card in loaded
+    }
+
+
+async def read_material(config: Config, ledger: Ledger) -> Material:
+    """All that a reload replaces, read anew beside the loop. Raises ValueError, OSError or LedgerError."""
+
+    def files(published: Iterable[PublishedPolicy], cards: Iterable[LoadedCard]) -> Material:
+        changed = read_again(config)
+        numbering = load_numbering(changed.prefixes)
+        numbering.warm((config.desk.region,))
+        return Material(
+            changed,
+            with_published(load_policies(changed.policies), published),
+            rate_cards(cards),
+            numbering,
+            Templates(changed.notices.templates),
+        )
+
+    return await asyncio.to_thread(files, await ledger.published(), await ledger.cards())
+
+
 def load_numbering(prefixes: Path | None, cache_size: int = DEFAULT_CACHE_SIZE) -> Numbering:
-    """Numbers with the operator's table, or the shipped one. Raises TableError or OSError."""
+    """Numbers with the operator's table, or the shipped one. Raises TableError, StartError or OSError."""
     if prefixes is not None:
-        return Numbering(PrefixTable.parse(prefixes.read_text(encoding="utf-8"), str(prefixes)), cache_size)
+        return Numbering(PrefixTable.parse(_text_of(prefixes), str(prefixes)), cache_size)
     shipped = resources.files("fairdial.policy").joinpath("data/prefixes.csv")
     return Numbering(PrefixTable.parse(shipped.read_text(encoding="utf-8")), cache_size)
 
@@ -156,7 +191,7 @@ def desk_rules(config: Config) -> DeskRules:
 
 
 def replay_site(config: Config) -> Site:
-    """The configuration as a replay needs it. Raises TableError or OSError."""
+    """The configuration as a replay needs it. Raises TableError, StartError or OSError."""
     numbering = load_numbering(config.prefixes, REPLAY_NUMBERS)
     numbering.warm((config.desk.region,))
     rules = LeaseRules(config.desk.renew_lead_s, config.calls.warn_at_s)
@@ -177,10 +212,7 @@ async def open_desk(config: Config) -> AsyncIterator[Desk]:
     desk = Desk(ledger, policies, numbering, SystemClock(), desk_rules(config))
     try:
         desk.policies = with_published(policies, await ledger.published())
-        desk.cards = {
-            card.name: RateCard.parse(card.text, card.name, card.currency, f"card {card.name}")
-            for card in await ledger.cards()
-        }
+        desk.cards = rate_cards(await ledger.cards())
         try:
             secret = await ledger.secret("texts", secrets.token_bytes(SECRET_BYTES))
             desk.fingerprint = partial(fingerprint, secret)
@@ -196,9 +228,11 @@ async def open_desk(config: Config) -> AsyncIterator[Desk]:
 class Service:
     """A running FairDial."""
 
-    def __init__(self, config: Config, desk: Desk) -> None:
+    def __init__(self, config: Config, desk: Desk, systemd: Systemd | None = None) -> None:
+        """systemd: is told of reloads; nobody, if left out."""
         self._config = config
         self._desk = desk
+        self._systemd = systemd or Systemd()
         self._clock = SystemClock()
         self._queues = CallQueues()
         settings = AriSettings(
@@ -271,6 +305,13 @@ class Service:
         desk.is_blocked = self.logins.blocks
         composer = Composer(Templates(config.notices.templates), lambda: desk.policies)
         self.post = self._post(composer)
+        self.reload = Reload(
+            config,
+            desk,
+            composer,
+            lambda: read_material(config, desk.ledger),
+            partial(logs.set_up, for_good=True),
+        )
         self.operations = Operations(
             desk,
             cases=self.cases,
@@ -286,6 +327,7 @@ class Service:
             rooms=self.rooms,
             ready=Readiness(self._examine),
             renew=self.dials.ask_again,
+            reload=self._reload,
         )
         self.cycles = Cycles(desk.ledger, lambda: desk.policies, self._clock)
         self.metrics = self._metrics()
@@ -342,6 +384,25 @@ class Service:
     async def until_fenced(self) -> None:
         """Return when another client has taken the application over."""
         await self.client.fenced.wait()
+
+    async def _reload(self) -> dict[str, object]:
+        await self._systemd.reloading()
+        try:
+            return asdict(await self.reload())
+        finally:
+            await self._systemd.ready(self.state_line())
+
+    def state_line(self) -> str:
+        """How it goes, on one line."""
+        away = [name for name, link in (("ARI", self.client), ("AMI", self.ami)) if not link.connected]
+        told = [f"{len(self.dials.calls)} calls in progress"]
+        if away:
+            told.append(f"not connected: {', '.join(away)}")
+        if self._desk.unwritten:
+            told.append(f"{self._desk.unwritten} steps wait for the store")
+        if self.reload.failure:
+            told.append(f"the last reload changed nothing: {self.reload.failure}")
+        return "; ".join(told)
 
     async def _set_lease(self, channel_name: str, lease_ms: int) -> None:
         try:
@@ -408,6 +469,7 @@ class Service:
             "queues": len(self._queues),
             "unwritten": self._desk.unwritten,
             "unwatched": self.watch.waiting,
+            "reload_failed": self.reload.failure or None,
             "notices_pause": {str(channel): said for channel, said in self.post.paused.items()},
             "tasks": len(asyncio.all_tasks()),
         }
@@ -484,7 +546,7 @@ class Service:
             await examine_store(self._desk, self._config.store.path),
             examine_ari(ari.url, ari.app, connected=self.client.connected, fenced=fenced),
             examine_ami(f"{ami.host}:{ami.port}", connected=self.ami.connected),
-            examine_policies(self._desk),
+            examine_policies(self._desk, self.reload.failure),
         ]
 
     def _rounds(self) -> Rounds[ChannelInfo]:
@@ -521,27 +583,49 @@ async def serve(config: Config) -> int:
     logs.set_up(config.logs, for_good=True)
     for exposed in exposed_secrets(config.secret_files):
         log.warning("secret_readable_by_all", file=exposed.where, cure=exposed.cure)
-    stopping = asyncio.Event()
+    stopping, hung_up = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
+    # From the first moment on: unhandled, it would end a FairDial that starts.
+    loop.add_signal_handler(signal.SIGHUP, hung_up.set)
+    systemd = Systemd.of(os.environ, os.getpid())
     try:
         async with open_desk(config) as desk:
             # Before the first call, not in it: libphonenumber reads a region's data when it is first asked.
             desk.numbering.warm((config.desk.region,))
-            service = Service(with_secrets(config), desk)
+            service = Service(with_secrets(config), desk, systemd)
             await service.start()
             log.info("started", version=version("fairdial"), store=str(config.store.path))
+            await systemd.ready(service.state_line())
             waits = {asyncio.create_task(stopping.wait()), asyncio.create_task(service.until_fenced())}
+            beside = {
+                asyncio.create_task(_reload_on(hung_up, service.operations)),
+                asyncio.create_task(systemd.live(service.state_line)),
+            }
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-            for task in waits:
+            for task in (*waits, *beside):
                 task.cancel()
-            await asyncio.gather(*waits, return_exceptions=True)
+            await asyncio.gather(*waits, *beside, return_exceptions=True)
+            await systemd.stopping()
             await service.stop()
             return 0 if stopping.is_set() else 1
     except (LedgerError, StartError, ValueError, OSError) as error:
         sys.stderr.write(f"fairdial: {error}\n")
         return 2
+
+
+async def _reload_on(hung_up: asyncio.Event, operations: Operations) -> NoReturn:
+    """Reload after each SIGHUP; those that come during a reload are answered by one more."""
+    while True:
+        await hung_up.wait()
+        hung_up.clear()
+        try:
+            await operations.call("reload", {})
+        except ValueError:
+            pass  # refused: it is in the log, in `status` and in `ready`
+        except Exception:
+            log.exception("reload_failed")
 
 
 class Parts:

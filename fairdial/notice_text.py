@@ -50,16 +50,21 @@ class Words:
 
 
 class Templates:
-    """Templates by language and topic; all are read at once, so that a broken one is found before it is needed."""
+    """Templates by language and topic; all are read at once, so that a broken one is found before it is needed.
+
+    sources: the text of each, by "language/topic".
+    """
 
     def __init__(self, folder: Path | None = None) -> None:
         """folder: the operator's own. Raises ValueError that names the file and the cure, OSError."""
         self._environment = SandboxedEnvironment(undefined=StrictUndefined, autoescape=False)
         self._by_name = {}
+        self.sources: dict[str, str] = {}
         for file in (*_files(resources.files("fairdial").joinpath("notice_templates")), *_own(folder)):
             language, topic = file.parent, file.topic
             try:
                 self._by_name[language, topic] = self._environment.from_string(file.text)
+                self.sources[f"{language}/{topic}"] = file.text
             except TemplateError as error:
                 raise ValueError(
                     f"{file.where}: {error}; correct the template, or remove the file"
@@ -113,17 +118,17 @@ def _files(folder: Traversable | Path) -> list[_File]:
 
 
 class Composer:
-    """Puts notices into words. policies: as they are now."""
+    """Puts notices into words. policies: as they are now. `templates` are replaced whole on reload."""
 
     def __init__(self, templates: Templates, policies: Callable[[], PolicyBook]) -> None:
-        self._templates = templates
+        self.templates = templates
         self._policies = policies
 
     def compose(self, notice: Notice, account: Account, contact: Contact) -> Words:
         """Raises NotWritten."""
         fields = _Fields(account, self._policies()).of(notice)
         shown = {**fields, "account": account.name or account.id}
-        language, subject, text = self._templates.fill(notice.topic, contact.language, shown)
+        language, subject, text = self.templates.fill(notice.topic, contact.language, shown)
         return Words(subject, text, language, {**notice.facts, **fields})
 
 

@@ -9,6 +9,7 @@ import json
 import tempfile
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -27,6 +28,7 @@ from fairdial.policy.periods import Period
 from fairdial.policy.requests import Asked as Wish
 from fairdial.policy.requests import PlanTerms, RequestKind
 from fairdial.policy.terms import Clause
+from fairdial.reload import Reloaded
 from tests.samples import NOON_MS, SetClock
 from tests.unit.test_api import Api, Switch
 from tests.unit.test_desk import NUMBERING
@@ -44,8 +46,14 @@ def open_operations(desk: Desk, switch: Switch) -> Operations:
     async def hang_up(call: str) -> bool:
         return call == CALL
 
+    async def reload() -> dict[str, Any]:
+        return asdict(
+            Reloaded(["redconnect 2027-01"], [], ["europe"], False, False, ["logs.level"], ["ari.url"])
+        )
+
     return Operations(
         desk,
+        reload=reload,
         calls=lambda: [row],
         hang_up=hang_up,
         callback=switch.callback,

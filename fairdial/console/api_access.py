@@ -44,6 +44,21 @@ class Status(BaseModel):
     serving: bool
 
 
+class Reloaded(BaseModel):
+    """What a reload changed; calls in progress keep the policy version under which they began.
+
+    needs_restart: settings that differ in the file and are not in force.
+    """
+
+    policies_added: list[str] = Field(description="Name and version.")
+    policies_removed: list[str]
+    rates: list[str] = Field(description="Rate cards that differ.")
+    numbers: bool = Field(description="Whether the table of numbers differs.")
+    templates: bool = Field(description="Whether a template of notices differs.")
+    settings: list[str] = Field(description="Settings that are in force now.")
+    needs_restart: list[str]
+
+
 def routes(operations: Operations, once: Once) -> APIRouter:
     """The routes."""
     router = APIRouter(tags=["access"])
@@ -67,5 +82,9 @@ def routes(operations: Operations, once: Once) -> APIRouter:
     @router.get("/status", summary="The state of the running server")
     async def status(_by: Viewer) -> Status:
         return Status(**await acts.look("status"))
+
+    @router.post("/reload", summary="Read policies, rates, numbers, templates and settings anew")
+    async def reload(by: Admin) -> Reloaded:
+        return Reloaded(**await acts.change(by, None, "reload"))
 
     return router

@@ -1,4 +1,4 @@
-"""The commands about the store, the state of the server and who may use its API: ready, backup, restore, token."""
+"""The commands about the store, the running server and who may use its API: ready, reload, backup, restore, token."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -30,6 +30,27 @@ def ready(context: typer.Context, as_json: AsJson = False) -> None:
     show(value, as_json, lambda: table(READY_COLUMNS, rows))
     if not value["ready"]:
         raise typer.Exit(FOUND)
+
+
+RELOAD_WITHIN_S = 60.0
+"""Rate cards of some hundred thousand rows are read."""
+
+
+def reload(context: typer.Context, as_json: AsJson = False) -> None:
+    """Have the running FairDial read its files anew; say what changed. Status 2, and no change, where one is bad."""
+    session: Session = context.obj
+    try:
+        value = ask(session.config.control, "reload", {}, reply_within_s=RELOAD_WITHIN_S)
+    except NotRunning as error:
+        fail(f"{error}; it reads its files when it starts")
+    except OperationError as error:
+        fail(str(error))
+    rows = ((what.replace("_", " "), _changes(found)) for what, found in value.items())
+    show(value, as_json, lambda: table(("what", "changed"), rows))
+
+
+def _changes(found: bool | list[str]) -> str:
+    return ("yes" if found else "no") if isinstance(found, bool) else ", ".join(found) or "no"
 
 
 BACKUP_COLUMNS = ("file", "size_bytes", "schema_version", "live_grants")

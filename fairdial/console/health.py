@@ -89,9 +89,13 @@ def _link(part: str, where: str, connected: bool, fits: str) -> Finding:
     return Finding(part, False, f"{where}: not connected", cure)
 
 
-def examine_policies(desk: Desk) -> Finding:
-    """By what dials are decided."""
+def examine_policies(desk: Desk, reload_failure: str = "") -> Finding:
+    """By what dials are decided. reload_failure: why the last reload changed nothing; what was in force decides on."""
     names = desk.policies.names
     if names:
-        return Finding("policies", True, "in force: " + ", ".join(names))
+        text, cure = "in force: " + ", ".join(names), ""
+        if reload_failure:
+            text += f"; the last reload changed nothing: {reload_failure}"
+            cure = "mend what it names, then `fairdial reload`"
+        return Finding("policies", True, text, cure)
     return Finding("policies", False, "no policy is in force", "publish one with `fairdial policy publish`")

@@ -162,8 +162,9 @@ class Operations:
         composer: Composer | None = None,
         published: Callable[[], None] | None = None,
         renew: Renew | None = None,
+        reload: Callable[[], Awaitable[Json]] | None = None,
     ) -> None:
-        """Without `calls`, `hang_up`, `cut`, `status`, `callback`, `rooms` and `ready` no server runs here.
+        """Without `calls`, `hang_up`, `cut`, `status`, `callback`, `rooms`, `ready` and `reload` no server runs here.
 
         callback: takes the line, the number that it wants, and the number to ring first instead of the line.
         judged: hears of a case that a person has closed: its account, its detector, and when. logins: hears of sources
@@ -184,7 +185,8 @@ class Operations:
         self._logins = logins
         self._composer = composer
         self._published = published
-        self._publishing = asyncio.Lock()
+        self._reload = reload
+        self._replacing = asyncio.Lock()
         self._messages = Messages(desk)
         self._by_name: Mapping[str, Callable[..., Awaitable[Any]]] = {
             "account_add": self._account_add,
@@ -242,6 +244,7 @@ class Operations:
             "token_add": self._token_add,
             "token_list": self._token_list,
             "token_remove": self._token_remove,
+            "reload": self._take_in,
             "status": self._server_status,
             "ready": self._readiness,
             "message": self._messages.ask,
@@ -452,7 +455,7 @@ class Operations:
             raise OperationError("\n".join(str(finding) for finding in errors))
         policy = parse_policy(text, where)
         # One at a time: whether a version may be published depends on those that were.
-        async with self._publishing:
+        async with self._replacing:
             now_ms = self._desk.now_ms()
             today = datetime.fromtimestamp(now_ms / 1000, UTC).date()
             if faults := publishing.faults(policy, self._desk.policies, today):
@@ -490,8 +493,9 @@ class Operations:
     async def _rates_load(self, card: str, currency: str, text: str, where: str = "rates.csv") -> Json:
         # Half a second for a large card: not on the loop that answers calls.
         parsed = await asyncio.to_thread(RateCard.parse, text, card, currency, where)
-        await self._ledger.load_card(LoadedCard(card, currency, text), self._desk.now_ms())
-        self._desk.cards = {**self._desk.cards, card: parsed}
+        async with self._replacing:
+            await self._ledger.load_card(LoadedCard(card, currency, text), self._desk.now_ms())
+            self._desk.cards = {**self._desk.cards, card: parsed}
         return card_json(parsed)
 
     async def _rates_list(self) -> list[Json]:
@@ -746,6 +750,17 @@ class Operations:
     async def _token_remove(self, name: str) -> Json:
         await self._ledger.remove_token(name)
         return {"name": name, "removed": True}
+
+    async def _take_in(self) -> Json:
+        if self._reload is None:
+            raise OperationError("no FairDial is running here; it reads its files when it starts")
+        # Nothing is published or loaded between what a reload reads and what it puts in place.
+        async with self._replacing:
+            changed = await self._reload()
+        if self._published is not None:
+            # Of the folder's versions too customers are told ahead of their day.
+            self._published()
+        return changed
 
     async def _readiness(self) -> Json:
         return not_serving("no FairDial is running here") if self._ready is None else await self._ready()

@@ -15,11 +15,20 @@ from fairdial.policy.periods import MS_PER_S, Period
 ALWAYS_MS = -(2**62)
 
 
-class PolicyBook:
-    """Policies by name and version. Never changed: a reload makes a new one."""
+RETIRED_MAX = 1_000
+"""Versions that are remembered after they were taken away; the first that went is forgotten first."""
 
-    def __init__(self, policies: Iterable[Policy] = ()) -> None:
+
+class PolicyBook:
+    """Policies by name and version. Never changed: a reload makes a new one.
+
+    A version that a reload took away is retired: it decides about no dial and is listed nowhere, but `version` still
+    finds it, for the calls that began under it.
+    """
+
+    def __init__(self, policies: Iterable[Policy] = (), retired: Iterable[Policy] = ()) -> None:
         """Raises ValueError for a version that stands twice."""
+        self._retired = tuple(retired)[-RETIRED_MAX:]
         self._versions: dict[str, tuple[Policy, ...]] = {}
         for policy in policies:
             known = self._versions.get(policy.name, ())
@@ -51,13 +60,21 @@ class PolicyBook:
         return None if best is None else best[1]
 
     def version(self, name: str, version: str) -> Policy | None:
-        """One version."""
-        return next((policy for policy in self.versions(name) if policy.version == version), None)
+        """One version, also one that is retired."""
+        known = chain(self.versions(name), (policy for policy in self._retired if policy.name == name))
+        return next((policy for policy in known if policy.version == version), None)
+
+    @property
+    def labels(self) -> frozenset[str]:
+        """ "NAME VERSION" of all that are not retired."""
+        return frozenset(f"{policy.name} {policy.version}" for policy in self._all())
+
+    def _all(self) -> Iterable[Policy]:
+        return chain.from_iterable(self._versions.values())
 
     def windows_of(self, measure: str) -> frozenset[Period]:
         """The windows of all detectors that watch a measure, in any policy and version."""
-        policies = chain.from_iterable(self._versions.values())
-        detectors = chain.from_iterable(policy.detectors for policy in policies)
+        detectors = chain.from_iterable(policy.detectors for policy in self._all())
         return frozenset(each.window for each in detectors if each.measure == measure)
 
     def with_published(self, policy: Policy) -> "PolicyBook":
@@ -66,15 +83,34 @@ class PolicyBook:
         Raises ValueError for a version that is known with other contents. Whether it may be published at all
         is for `publishing.faults` to say.
         """
-        known = self.version(policy.name, policy.version)
-        if known == policy:
+        if policy in self.versions(policy.name):
             return self
-        if known is not None:
-            raise ValueError(
-                f"policy {policy.name!r} has version {policy.version!r} with other contents; "
-                "give the new text its own version"
-            )
-        return PolicyBook((*chain.from_iterable(self._versions.values()), policy))
+        _same(policy, self.version(policy.name, policy.version))
+        retired = (each for each in self._retired if each != policy)
+        return PolicyBook((*self._all(), policy), retired)
+
+    def in_place_of(self, before: "PolicyBook") -> "PolicyBook":
+        """This book for what comes, with those of `before` that it has not as retired ones.
+
+        Raises ValueError for a version that `before` knows with other contents: calls in progress go by it.
+        """
+        for policy in self._all():
+            _same(policy, before.version(policy.name, policy.version))
+        gone = (
+            policy
+            for policy in chain(before._retired, before._all())
+            if policy not in self.versions(policy.name)
+        )
+        return PolicyBook(self._all(), gone)
+
+
+def _same(policy: Policy, known: Policy | None) -> None:
+    """Raises ValueError where the version is known with other contents."""
+    if known is not None and known != policy:
+        raise ValueError(
+            f"policy {policy.name!r} has version {policy.version!r} with other contents; "
+            "give the new text its own version"
+        )
 
 
 def _from_ms(policy: Policy, zone: ZoneInfo) -> int:

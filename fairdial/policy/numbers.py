@@ -346,6 +346,11 @@ class Numbering:
         self._cached = lru_cache(maxsize=cache_size)(self._classify)
 
     @property
+    def digest(self) -> str:
+        """Of the table's text, SHA-256 in hexadecimal."""
+        return self._table.digest
+
+    @property
     def cache_entries(self) -> int:
         """Numbers held in the cache now."""
         return self._cached.cache_info().currsize

@@ -6,6 +6,7 @@ Responsible for reading the table with an error for every fault, and for the lon
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -112,9 +113,12 @@ class PrefixTable:
 
     ``country`` is ISO 3166-1 alpha-2, or ``-`` for none. ``risk`` is ``irsf`` (revenue-share fraud) or
     ``none``, which takes an inherited ``irsf`` back. ``source`` and ``date`` (YYYY-MM-DD) are obligatory.
+
+    digest: SHA-256 of the text, in hexadecimal; "" for a table that was never one.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, digest: str = "") -> None:
+        self.digest = digest
         self._rows: dict[str, PrefixRow] = {}
         self._lengths: tuple[int, ...] = ()
         self._short: dict[tuple[str, int], dict[str, PrefixRow]] = {}
@@ -136,7 +140,7 @@ class PrefixTable:
                 )
         if problems:
             raise TableError(problems)
-        table = cls()
+        table = cls(hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest())
         # Shorter first: a row is completed from its parent, which is complete by then.
         for draft in sorted(drafts.values(), key=lambda draft: len(draft.row.prefix)):
             table._add(draft)

@@ -24,11 +24,13 @@ def faults(policy: Policy, book: PolicyBook, today: date) -> tuple[Fault, ...]:
     known = book.versions(policy.name)
     if policy in known:
         return ()
-    return tuple(_faults(policy, known, today))
+    # Also one that was taken away: calls that began under it may still be in progress.
+    before = book.version(policy.name, policy.version)
+    return tuple(_faults(policy, known, taken=before is not None and before != policy, today=today))
 
 
-def _faults(policy: Policy, known: tuple[Policy, ...], today: date) -> Iterator[Fault]:
-    if any(other.version == policy.version for other in known):
+def _faults(policy: Policy, known: tuple[Policy, ...], *, taken: bool, today: date) -> Iterator[Fault]:
+    if taken:
         yield Fault(
             ("version",),
             f"{policy.version!r} is published already, with other contents",

@@ -46,6 +46,11 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         *("fairdial.policy", "fairdial.ledger.notice", "fairdial.clock", "fairdial.config"),
         "fairdial.notices",
     ),
+    "fairdial.systemd": ("fairdial.clock",),
+    "fairdial.reload": (
+        *("fairdial.policy", "fairdial.ledger.contract", "fairdial.config", "fairdial.desk"),
+        "fairdial.notice_text",
+    ),
     "fairdial.doctor": ("fairdial.config", "fairdial.clock"),
     "fairdial.ledger": ("fairdial.policy", "fairdial.tallies"),
     "fairdial.desk": (

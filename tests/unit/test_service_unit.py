@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from fairdial.config import load, with_secrets
 
 PROJECT = Path(__file__).parents[2]
@@ -33,7 +35,10 @@ def directives() -> dict[str, list[str]]:
 def test_it_runs_without_rights_and_writes_nothing_but_its_own() -> None:
     unit = directives()
     assert {line[1:-1] for line in UNIT.read_text().splitlines() if line.startswith("[")} == SECTIONS
-    assert (unit["Type"], unit["User"], unit["Restart"]) == (["exec"], ["fairdial"], ["on-failure"])
+    assert (unit["Type"], unit["User"], unit["Restart"]) == (["notify"], ["fairdial"], ["on-failure"])
+    assert int(unit["WatchdogSec"][0]) >= 2
+    # The watchdog ends with SIGABRT: its stack is wanted, a core with secrets is not.
+    assert ("PYTHONFAULTHANDLER=1" in unit["Environment"], unit["LimitCORE"]) == (True, ["0"])
     # Status 1 of `serve`: fenced off by another.
     assert unit["RestartPreventExitStatus"] == ["1"]
     assert (unit["CapabilityBoundingSet"], unit["NoNewPrivileges"]) == ([""], ["yes"])
@@ -65,8 +70,11 @@ def test_its_secrets_arrive(tmp_path: Path) -> None:
     assert config.ami.secret.get_secret_value() == "ami-secret-secret"
 
 
-def test_its_command_is_one_that_fairdial_has() -> None:
-    [command] = directives()["ExecStart"]
+@pytest.mark.parametrize(
+    ("key", "says"), [("ExecStart", "Run FairDial"), ("ExecReload", "read its files anew")]
+)
+def test_its_commands_are_some_that_fairdial_has(key: str, says: str) -> None:
+    [command] = directives()[key]
     program, *arguments = command.split()
     assert Path(program).name == "fairdial"
     shown = subprocess.run(
@@ -77,7 +85,7 @@ def test_its_command_is_one_that_fairdial_has() -> None:
         timeout=60,
         check=False,
     )
-    assert (shown.returncode, "Run FairDial" in shown.stdout) == (0, True), shown.stderr
+    assert (shown.returncode, says in shown.stdout) == (0, True), shown.stderr
 
 
 def analysed(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str] | None:
@@ -85,7 +93,7 @@ def analysed(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str] 
     if shutil.which("systemd-analyze") is None:
         return None
     copy = folder / UNIT.name
-    copy.write_text(re.sub(r"ExecStart=\S+", f"ExecStart={sys.executable}", UNIT.read_text()))
+    copy.write_text(re.sub(r"(?m)^(Exec\w+)=\S+", rf"\1={sys.executable}", UNIT.read_text()))
     return subprocess.run(
         ["systemd-analyze", *arguments, str(copy)], capture_output=True, text=True, timeout=60, check=False
     )
