@@ -45,10 +45,18 @@ class Cut(Protocol):
 class Cases:
     """Cases of all accounts. cut: None where no server runs here, which ends calls when it looks next."""
 
-    def __init__(self, ledger: Ledger, policies: Callable[[], PolicyBook], cut: Cut | None = None) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        policies: Callable[[], PolicyBook],
+        cut: Cut | None = None,
+        changed: Callable[[CaseChange], None] | None = None,
+    ) -> None:
+        """changed: hears of each case that is opened, and of each step that follows from one."""
         self._ledger = ledger
         self._policies = policies
         self._cut = cut
+        self._changed = changed
 
     async def found(self, hit: Hit) -> CaseChange | None:
         """A pattern was found. None: it is of what people have judged already. Raises LedgerError."""
@@ -139,6 +147,7 @@ class Cases:
             log.warning(
                 "case_deadline_passed", case=case.id, account=case.account_id, steps=_names(change.taken)
             )
+            self._tell(change)
             await self._end_barred(change)
         return len(overdue)
 
@@ -159,8 +168,13 @@ class Cases:
                 steps=_names(change.taken),
                 shadow=finding.shadow,
             )
+            self._tell(change)
             await self._end_barred(change)
         return change
+
+    def _tell(self, change: CaseChange) -> None:
+        if self._changed is not None:
+            self._changed(change)
 
     async def _end_barred(self, change: CaseChange) -> None:
         """After the ledger's step, so that no dial slips in between (K12, S4)."""

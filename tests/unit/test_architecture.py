@@ -42,6 +42,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         *("fairdial.policy", "fairdial.ledger.notice", "fairdial.clock", "fairdial.config"),
         "fairdial.notices",
     ),
+    "fairdial.news": (),
     "fairdial.doctor": ("fairdial.config", "fairdial.clock"),
     "fairdial.ledger": ("fairdial.policy",),
     "fairdial.desk": (
@@ -125,6 +126,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "fairdial.replay",
         "fairdial.cases",
         *("fairdial.ledger.notice", "fairdial.notice_text"),
+        "fairdial.news",
         "fairdial.attempts",
         "fairdial.provision",
         "fairdial.config",
