@@ -110,6 +110,7 @@ def routes(operations: Operations, once: Once) -> APIRouter:
     @router.get(
         "/events",
         summary="What happens, as it happens: Server-Sent Events",
+        status_code=200,
         response_class=EventStream,
         responses={
             200: {"description": "A stream that does not end by itself"},

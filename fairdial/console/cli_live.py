@@ -23,7 +23,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from fairdial.console.control import NotRunning, ask
+from fairdial.console.control import HungUp, NotRunning, ask
 from fairdial.console.operations import OperationError
 from fairdial.console.session import Session, fail
 from fairdial.console.shapes import Json
@@ -77,7 +77,7 @@ def _looking_on(session: Session) -> Iterator[Feed]:
         # Who read it has gone: nothing is left to be flushed to it.
         sys.stdout = None
         return
-    except NotRunning:
+    except (NotRunning, HungUp):
         fail(NOT_HERE if feed is None else STOPPED)
     except OperationError as error:
         fail(str(error))
