@@ -2,9 +2,11 @@
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -15,7 +17,7 @@ from fairdial.clock import SystemClock
 from fairdial.console import api_events
 from fairdial.console.access import Gate
 from fairdial.console.api import HttpServer, create_app
-from fairdial.console.events import Pulse, Reporter
+from fairdial.console.events import _OPERATIONS, Pulse, Reporter
 from fairdial.console.operations import CallRow, Operations
 from fairdial.desk import Asked, Desk
 from fairdial.news import News
@@ -23,6 +25,7 @@ from fairdial.policy.account import Kind
 from tests.unit.test_readiness import desk as desk
 from tests.unit.test_readiness import path as path
 
+PROJECT = Path(__file__).parents[2]
 LONDON = "02079460100"
 CALL = CallRow("call-1", "alice", "outbound", LONDON, "talking", 60, 3, 57)
 WITHIN_S = 5.0
@@ -190,6 +193,20 @@ async def test_a_stream_of_one_account_tells_of_no_other(told: Told) -> None:
         told.news.tell("part")
         told.news.tell("standing", "acme")
         assert (await stream.event())["account"] == "acme"
+
+
+def test_the_page_has_each_event_and_no_other() -> None:
+    sources = [*(PROJECT / "fairdial").rglob("*.py"), *(PROJECT / "ari_handlers").rglob("*.py")]
+    told = {name for file in sources for name in re.findall(r'ews\.tell\(\s*"(\w+)"', file.read_text())}
+    by_people = {name for name, _ in _OPERATIONS.values()}
+    page = (
+        (PROJECT / "docs" / "api.md")
+        .read_text()
+        .partition("| event | when | tells |")[2]
+        .partition("\n\n")[0]
+    )
+    assert set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)) == told | by_people | {"missed"}
+    assert {"decision", "call", "call_gone", "settled", "part"} <= told
 
 
 # --- resuming ----------------------------------------------------------------------------------------
