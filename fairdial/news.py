@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 KEPT_MAX: Final = 4_096
-"""The latest that can be read; some 2 MB. At 50 calls a second, which tell of 250 things, a quarter of a minute."""
+"""The latest that can be read; some 4 MB. At 50 calls a second, which tell of 250 things, a quarter of a minute."""
 WAITING_MAX: Final = 48
 """Who may wait for the next at once; fewer than the control socket has places, so that a command always gets one."""
 PIECE_MAX: Final = 500

@@ -1,18 +1,14 @@
 """The commands that look on, on a terminal of their own: what they draw, and how they end."""
 
 import asyncio
-import fcntl
 import io
 import json
 import os
-import pty
 import signal
-import struct
 import sys
-import termios
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass, field
+from contextlib import AbstractAsyncContextManager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,52 +22,15 @@ from fairdial.console.operations import CallRow, Operations
 from fairdial.desk import Asked, Desk
 from fairdial.news import News
 from fairdial.policy.account import Kind
+from tests.terminal import MAIN_SCREEN, PROJECT, WITHIN_S, Terminal, on_terminal
 from tests.unit.test_readiness import desk as desk
 from tests.unit.test_readiness import path as path
 
-PROJECT = Path(__file__).parents[2]
 LONDON = "02079460100"
-WITHIN_S = 20.0
-MAIN_SCREEN = "\x1b[?1049l"
-"""What a terminal is sent to leave the alternate screen (xterm)."""
 
 
 def row(number: int, left_s: int | None = 57) -> CallRow:
     return CallRow(f"call-{number}", "alice", "outbound", LONDON, "talking", 60, 63, left_s)
-
-
-@dataclass
-class Terminal:
-    """A command on a terminal of 80 columns and 24 lines, and all that it wrote."""
-
-    process: asyncio.subprocess.Process
-    leader: int
-    written: str = ""
-    _more: asyncio.Event = field(default_factory=asyncio.Event)
-
-    def take(self) -> None:
-        """Read what is there; called where there is something."""
-        try:
-            data = os.read(self.leader, 65_536)
-        except OSError:
-            data = b""  # nobody holds the other end any more
-        if not data:
-            asyncio.get_running_loop().remove_reader(self.leader)
-        self.written += data.decode(errors="replace")
-        self._more.set()
-
-    async def shows(self, text: str, *, after: int = 0) -> int:
-        """Return where in what was written the text ends, as soon as it is there."""
-        async with asyncio.timeout(WITHIN_S):
-            while (at := self.written.find(text, after)) < 0:
-                self._more.clear()
-                await self._more.wait()
-        return at + len(text)
-
-    async def ended(self) -> int:
-        """The exit status, as soon as the command has ended."""
-        async with asyncio.timeout(WITHIN_S):
-            return await self.process.wait()
 
 
 @dataclass
@@ -84,32 +43,9 @@ class Running:
     calls: list[CallRow]
     server: ControlServer
 
-    @asynccontextmanager
-    async def terminal(self, *arguments: str) -> AsyncIterator[Terminal]:
+    def terminal(self, *arguments: str) -> AbstractAsyncContextManager[Terminal]:
         """Run a command on a terminal."""
-        leader, follower = pty.openpty()
-        fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "fairdial.main", "--config", str(self.config), *arguments),
-            cwd=PROJECT,
-            env={**os.environ, "TERM": "xterm"},
-            stdin=follower,
-            stdout=follower,
-            stderr=follower,
-            start_new_session=True,
-        )
-        terminal = Terminal(process, leader)
-        loop = asyncio.get_running_loop()
-        loop.add_reader(leader, terminal.take)
-        try:
-            yield terminal
-        finally:
-            loop.remove_reader(leader)
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
-            os.close(leader)
-            os.close(follower)
+        return on_terminal(self.config, *arguments)
 
 
 @pytest.fixture
