@@ -14,13 +14,14 @@ import pytest
 
 from fairdial.cases import Cases
 from fairdial.clock import SystemClock
-from fairdial.console import api_events
+from fairdial.console import api, api_events, control
 from fairdial.console.access import Gate
 from fairdial.console.api import HttpServer, create_app
 from fairdial.console.events import _OPERATIONS, Pulse, Reporter
 from fairdial.console.operations import CallRow, Operations
 from fairdial.desk import Asked, Desk
-from fairdial.news import News
+from fairdial.ledger.contract import NotFound
+from fairdial.news import WAIT_S_MAX, WAITING_MAX, News
 from fairdial.policy.account import Kind
 from tests.unit.test_readiness import desk as desk
 from tests.unit.test_readiness import path as path
@@ -164,6 +165,42 @@ async def test_what_people_do_to_accounts_and_cases_is_told(told: Told) -> None:
         assert (case["event"], case["case"], case["opened"]) == ("case", flagged["case"], True)
         await told.operations.call("case_close", {"case": flagged["case"], "by": "ann"})
         assert (await stream.event())["state"] == "closed"
+
+
+async def test_lines_policies_and_deadlines_are_told_too(told: Told) -> None:
+    text = (PROJECT / "policies" / "voxdirect.toml").read_text()
+    text = re.sub(r"(?m)^effective = .*$", "effective = 2099-01-01", text)
+    async with told.stream() as stream:
+        await told.operations.call("line_standing", {"line": "alice", "standing": "suspended"})
+        line = await stream.event()
+        assert (line["account"], line["line"], line["standing"]) == ("acme", "alice", "suspended")
+        published = await told.operations.call("policy_publish", {"text": text, "where": "voxdirect.toml"})
+        policy = await stream.event()
+        assert (policy["event"], policy["policy"], policy["version"]) == (
+            "policy",
+            "voxdirect",
+            published["version"],
+        )
+        case = (await told.operations.call("case_flag", {"account": "acme", "note": "x", "by": "ann"}))[
+            "case"
+        ]
+        await stream.event()
+        later = {"case": case, "deadline_ms": 1_900_000_000_000, "by": "ann"}
+        await told.operations.call("case_deadline", later)
+        assert (await stream.event())["deadline_ms"] == later["deadline_ms"]
+
+
+async def test_an_operation_that_is_refused_is_no_event(told: Told) -> None:
+    since = told.news.last
+    with pytest.raises(NotFound):
+        await told.operations.call("account_standing", {"account": "nobody", "standing": "suspended"})
+    assert told.news.last == since
+
+
+def test_the_bounds_leave_room_for_those_who_do_not_listen() -> None:
+    assert api_events.STREAMS_MAX <= api.PEERS_MAX // 2
+    assert api_events.STREAMS_MAX < WAITING_MAX < control.PEERS_MAX
+    assert api_events.HEARTBEAT_S <= WAIT_S_MAX < control.REPLY_WITHIN_S
 
 
 async def test_a_part_that_is_lost_and_one_that_is_back_is_told_and_one_that_stays_is_not(told: Told) -> None:
