@@ -17,7 +17,7 @@ LEFT = re.compile(rf"alice +outbound +{LONDON} +talking +\d+:\d\d +\d+:\d\d")
 
 
 async def test_top_shows_a_call_with_what_is_left_of_it_until_it_is_over(spine: Spine) -> None:
-    await spine.server.account("acme", "voxdirect", "alice", countries=["GB"])
+    await spine.server.account("acme", "kryptotel", "alice", countries=["GB"])
     async with on_terminal(spine.server.config_path, "top") as terminal:
         await terminal.shows("calls 0")
         stay = asyncio.create_task(spine.call("alice", LONDON, hang_up_after_s=20))
@@ -61,7 +61,7 @@ class Page:
 
 
 async def test_a_page_keeps_its_table_by_events_and_stopping_ends_its_stream(spine: Spine) -> None:
-    await spine.server.account("acme", "voxdirect", "alice", countries=["GB"])
+    await spine.server.account("acme", "kryptotel", "alice", countries=["GB"])
     made = await spine.server.command("token", "add", "page", "--json")
     headers = {"Authorization": f"Bearer {made.json['token']}"}
     url = f"{spine.server.http_url}/v1"
