@@ -4,7 +4,7 @@ One owner each: the queue of its call. What is done with them is `dial.py`'s.
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import structlog
@@ -66,6 +66,10 @@ def call_of_second_leg(channel_id: str) -> str | None:
     return call_id if channel_id.endswith(_SECOND_LEG) and placed_here(call_id) else None
 
 
+def _nobody(_call: "DialCall") -> None:
+    """Hears of a call that is not followed."""
+
+
 @dataclass(slots=True, eq=False)
 class DialCall:
     """One dial that holds a grant.
@@ -75,7 +79,7 @@ class DialCall:
     to be had after the present lease. warned: the warnings that were given, by how many seconds before the end.
     bound_by: the rule of the policy at which the present lease ends. estimated: not all of it was seen; end_unseen: not
     how it ended. gap: events may have been missed since it was last compared with the switch. legs_since: when each leg
-    answered (monotonic).
+    answered (monotonic). moved: hears of each move.
     """
 
     call_id: str
@@ -100,6 +104,7 @@ class DialCall:
     warned: set[int] = field(default_factory=set)
     timer: asyncio.TimerHandle | None = None
     warning: asyncio.TimerHandle | None = None
+    moved: "Callable[[DialCall], None]" = _nobody
 
     @property
     def legs(self) -> frozenset[str]:
@@ -130,6 +135,7 @@ class DialCall:
             return False
         if isinstance(event, Answered):
             self.legs_since[event.leg] = event.at_ms
+        self.moved(self)
         return True
 
     @classmethod
@@ -180,16 +186,32 @@ class FollowedCalls:
         self._by_queue: dict[CallQueue, list[DialCall]] = {}
         # Legs whose events come on the queue of another dial, until they or the dial are gone.
         self._shared: dict[str, list[DialCall]] = {}
+        self._on_move: list[Callable[[DialCall], None]] = []
+        self._on_drop: list[Callable[[DialCall], None]] = []
+
+    def on_change(self, moved: Callable[[DialCall], None], dropped: Callable[[DialCall], None]) -> None:
+        """Tell `moved` of each call that is taken or moves on, `dropped` of each that is followed no longer."""
+        self._on_move.append(moved)
+        self._on_drop.append(dropped)
+
+    def _moved(self, call: DialCall) -> None:
+        for told in self._on_move:
+            told(call)
 
     def take(self, call: DialCall) -> None:
         """Follow a call; its queue stays open for it."""
         self.by_id[call.call_id] = call
         self._by_queue.setdefault(call.queue, []).append(call)
         call.queue.reopen()
+        call.moved = self._moved
+        self._moved(call)
 
     def drop(self, call: DialCall) -> None:
         """Follow it no longer."""
-        self.by_id.pop(call.call_id, None)
+        followed = self.by_id.pop(call.call_id, None)
+        call.moved = _nobody
+        for told in self._on_drop if followed is not None else ():
+            told(call)
         calls = self._by_queue.get(call.queue, [])
         if call in calls:
             calls.remove(call)

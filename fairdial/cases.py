@@ -51,12 +51,20 @@ class Cases:
     hits: findings of detectors, by name; opened: the cases that came of them, and of people (`FLAG`).
     """
 
-    def __init__(self, ledger: Ledger, policies: Callable[[], PolicyBook], cut: Cut | None = None) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        policies: Callable[[], PolicyBook],
+        cut: Cut | None = None,
+        changed: Callable[[CaseChange], None] | None = None,
+    ) -> None:
+        """changed: hears of each case that is opened, and of each step that follows from one."""
         self._ledger = ledger
         self._policies = policies
         self._cut = cut
         self.hits = Tally(labels_max=DETECTORS_MAX)
         self.opened = Tally(labels_max=DETECTORS_MAX)
+        self._changed = changed
 
     async def found(self, hit: Hit) -> CaseChange | None:
         """A pattern was found. None: it is of what people have judged already. Raises LedgerError."""
@@ -148,6 +156,7 @@ class Cases:
             log.warning(
                 "case_deadline_passed", case=case.id, account=case.account_id, steps=_names(change.taken)
             )
+            self._tell(change)
             await self._end_barred(change)
         return len(overdue)
 
@@ -169,8 +178,13 @@ class Cases:
                 steps=_names(change.taken),
                 shadow=finding.shadow,
             )
+            self._tell(change)
             await self._end_barred(change)
         return change
+
+    def _tell(self, change: CaseChange) -> None:
+        if self._changed is not None:
+            self._changed(change)
 
     async def _end_barred(self, change: CaseChange) -> None:
         """After the ledger's step, so that no dial slips in between (K12, S4)."""

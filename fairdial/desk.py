@@ -163,6 +163,26 @@ class Listener(Protocol):
         ...
 
 
+class Onlooker(Protocol):
+    """Is told of all that the desk did, in full, and holds nobody up."""
+
+    def decided(self, dial: Dial, outcome: "Verdict | Failed", account_id: str | None) -> None:
+        """A dial or a message was decided, or could not be. Not one that is refused unasked: a flood costs nothing."""
+        ...
+
+    def answered(self, grant: Grant) -> None:
+        """A call was answered."""
+        ...
+
+    def renewed(self, grant: Grant) -> None:
+        """A call got more seconds."""
+        ...
+
+    def settled(self, grant: Grant) -> None:
+        """A call is over, or its grant was taken back."""
+        ...
+
+
 class Desk:
     """Decides about dials and follows their grants. `policies` and `cards` are replaced whole on reload.
 
@@ -184,7 +204,8 @@ class Desk:
         self.policies = policies
         self.numbering = numbering
         self.cards: Mapping[str, RateCard] = {}
-        self.listener: Listener | None = None
+        self.listeners: list[Listener] = []
+        self.onlookers: list[Onlooker] = []
         self.is_blocked: Callable[[str], bool] = lambda _source: False
         self.fingerprint: Callable[[str], str] = lambda _text: ""
         self.decisions = Tally()
@@ -298,8 +319,12 @@ class Desk:
             dial, lambda line, account: self._needs(policies, line, account, dial), judge
         )
         # A verdict that is repeated was not judged again, and was told of.
-        if payers and (account := payers[-1]) is not None:
-            self._tell_dialled(dial, verdict, account, policies)
+        if payers:
+            account = payers[-1]
+            if account is not None:
+                self._tell_dialled(dial, verdict, account, policies)
+            if verdict.decision.reason not in UNDECIDED:
+                self._tell_decided(dial, verdict, None if account is None else account.id)
         return verdict
 
     async def check(self, asked: Asked, at_ms: int | None = None) -> Verdict:
@@ -332,8 +357,11 @@ class Desk:
     async def answered(self, call_id: str, leg: str, at: Moment) -> Grant:
         """Note that `leg` answered. Raises LedgerError."""
         grant = await self.ledger.answered(call_id, leg, at.wall_ms)
-        if self.listener is not None and grant.answered_ms is not None:
-            self.listener.went_on(Answer(call_id, grant.answered_ms, grant.account_id))
+        if grant.answered_ms is not None:
+            for listener in self.listeners:
+                listener.went_on(Answer(call_id, grant.answered_ms, grant.account_id))
+            for onlooker in self.onlookers:
+                onlooker.answered(grant)
         return grant
 
     async def note_answer(self, call_id: str, leg: str, at: Moment) -> bool:
@@ -364,15 +392,25 @@ class Desk:
         """
         lease_end_ms = self._clock.now().wall_ms + lease_left_ms
         policies = self.policies
+        before_s: list[int | None] = []
+
+        def extend(grant: Grant, payer: Snapshot) -> Sized | Short | None:
+            before_s.append(grant.granted_s)
+            return self._extend(grant, payer, lease_end_ms)
+
         try:
             async with asyncio.timeout(RENEW_WITHIN_S):
-                return await self.ledger.renew(
+                grant = await self.ledger.renew(
                     call_id,
                     lambda grant, account: _plan_rest(policies, grant, account, lease_end_ms),
-                    lambda grant, payer: self._extend(grant, payer, lease_end_ms),
+                    extend,
                 )
         except TimeoutError:
             raise LedgerSlow(f"call {call_id}: not renewed within {RENEW_WITHIN_S} s") from None
+        if before_s and grant.granted_s != before_s[-1]:
+            for onlooker in self.onlookers:
+                onlooker.renewed(grant)
+        return grant
 
     async def settle(
         self,
@@ -460,7 +498,7 @@ class Desk:
 
     def _tell_dialled(self, dial: Dial, verdict: Verdict, account: Account, policies: PolicyBook) -> None:
         policy = _policy_for(policies, account, dial)
-        if self.listener is None or policy is None or is_emergency(dial.kind, verdict.number):
+        if not self.listeners or policy is None or is_emergency(dial.kind, verdict.number):
             return
         number, decision = verdict.number, verdict.decision
         attempt = Attempt(
@@ -478,14 +516,21 @@ class Desk:
             dial.codec,
             dial.message.text if dial.message is not None else "",
         )
-        self.listener.dialled(attempt, account, policy)
+        for listener in self.listeners:
+            listener.dialled(attempt, account, policy)
+
+    def _tell_decided(self, dial: Dial, outcome: Verdict | Failed, account_id: str | None) -> None:
+        for onlooker in self.onlookers:
+            onlooker.decided(dial, outcome, account_id)
 
     def _tell_end(self, grant: Grant) -> None:
-        if self.listener is not None and grant.ended_ms is not None:
-            end = End(
-                grant.call_id, grant.ended_ms, grant.account_id, grant.used_s or 0, grant.charged_micros
-            )
-            self.listener.went_on(end)
+        if grant.ended_ms is None:
+            return
+        end = End(grant.call_id, grant.ended_ms, grant.account_id, grant.used_s or 0, grant.charged_micros)
+        for listener in self.listeners:
+            listener.went_on(end)
+        for onlooker in self.onlookers:
+            onlooker.settled(grant)
 
     def _dial(self, asked: Asked, at: Moment, attempts: int = 1) -> Dial:
         return Dial(
@@ -556,7 +601,12 @@ class Desk:
 
     def _failed(self, reason: Reason, dial: Dial, **facts: object) -> Verdict | Failed:
         log.error("no_decision", reason=reason, call=dial.call_id, line=dial.line_id, kind=dial.kind, **facts)
-        return self._through_if_emergency(dial) or Failed(reason)
+        emergency = self._through_if_emergency(dial)
+        if emergency is not None:
+            return emergency
+        failed = Failed(reason)
+        self._tell_decided(dial, failed, None)
+        return failed
 
     def _refuse_unasked(self, dial: Dial, number: Number, by: By, source: str) -> Verdict:
         """Without the store, and without a record or a line in the log of each: a flood must cost nothing."""
@@ -578,6 +628,7 @@ class Desk:
 
     def _let_through(self, dial: Dial, number: Number) -> Verdict:
         verdict = Verdict(number, EMERGENCY)
+        self._tell_decided(dial, verdict, None)
         work = self._unwritten.write(dial.call_id, "decision", lambda: self.ledger.record(dial, verdict))
         self._in_background(work, dial.call_id)
         return verdict

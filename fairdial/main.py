@@ -35,6 +35,7 @@ from ari_handlers.collect import CollectRules, Collects
 from ari_handlers.conference import Rooms
 from ari_handlers.dial import CUT_CAUSE, DialRules, Dials
 from ari_handlers.events import ChannelInfo
+from ari_handlers.followed import DialCall
 from ari_handlers.leases import LeaseNotSet, LeaseRules
 from ari_handlers.orphans import Orphans
 from ari_handlers.owned import Endpoints, OwnCalls, OwnRules
@@ -50,6 +51,7 @@ from fairdial.console import cli
 from fairdial.console.access import Gate
 from fairdial.console.api import HttpServer, create_app
 from fairdial.console.control import ControlServer, NotRunning, ask
+from fairdial.console.events import Pulse, Reporter
 from fairdial.console.health import (
     Readiness,
     examine_ami,
@@ -69,12 +71,14 @@ from fairdial.ledger.contract import Ledger, LedgerError, LedgerUnavailable, Loa
 from fairdial.ledger.notice import Channel, NoticeRules
 from fairdial.ledger.sqlite import SqliteLedger
 from fairdial.logins import EVENTS, LoginRules, Logins
+from fairdial.news import News
 from fairdial.notice_text import Composer, Templates
 from fairdial.notice_ways import EmailWay, SipWay, WebhookWay
 from fairdial.notices import Pace, Post, Unreachable, Way
 from fairdial.policy import publishing
 from fairdial.policy.account import Kind
 from fairdial.policy.book import PolicyBook
+from fairdial.policy.call import Ended
 from fairdial.policy.cards import RateCard
 from fairdial.policy.document import PolicyError, parse_policy
 from fairdial.policy.numbers import DEFAULT_CACHE_SIZE, Numbering
@@ -290,9 +294,13 @@ class Service:
             port=config.agi.port,
             allowed_peers=config.agi.allowed_peers,
         )
-        self.cases = Cases(desk.ledger, lambda: desk.policies, self._cut)
+        self.news = News(desk.now_ms)
+        reporter = Reporter(self.news)
+        desk.onlookers.append(reporter)
+        self.dials.followed.on_change(self._tell_call, self._tell_gone)
+        self.cases = Cases(desk.ledger, lambda: desk.policies, self._cut, reporter.case_changed)
         self.watch = Watch(desk.ledger, lambda: desk.policies, self.cases, self._clock)
-        desk.listener = self.watch
+        desk.listeners.append(self.watch)
         logins = config.logins
         self.logins = Logins(
             desk.ledger,
@@ -312,6 +320,9 @@ class Service:
             lambda: read_material(config, desk.ledger),
             partial(logs.set_up, for_good=True),
         )
+        self.post.told = reporter.notice
+        ready = Readiness(self._examine)
+        self.pulse = Pulse(self.news, ready)
         self.operations = Operations(
             desk,
             cases=self.cases,
@@ -325,9 +336,10 @@ class Service:
             status=self._status,
             callback=self._callback,
             rooms=self.rooms,
-            ready=Readiness(self._examine),
+            ready=ready,
             renew=self.dials.ask_again,
             reload=self._reload,
+            news=self.news,
         )
         self.cycles = Cycles(desk.ledger, lambda: desk.policies, self._clock)
         self.metrics = self._metrics()
@@ -360,6 +372,8 @@ class Service:
             undo.push_async_callback(self.logins.stop)
             await self.post.start()
             undo.push_async_callback(self.post.stop)
+            await self.pulse.start()
+            undo.push_async_callback(self.pulse.stop)
             await self.ami.start()
             await self.client.start()
             undo.pop_all()
@@ -368,6 +382,8 @@ class Service:
         """Grant nothing more, finish what is queued, hand live calls over, close everything."""
         self.dials.stop_granting()
         self.dials.stop_timers()
+        self.news.close()
+        await self.pulse.stop()
         await self.rounds.stop()
         await self.own.stop()
         await asyncio.gather(self._queues.stop(STOP_WITHIN_S), self.http.stop())
@@ -442,12 +458,18 @@ class Service:
             ) from error
 
     def _calls(self) -> list[CallRow]:
-        return [
-            CallRow.of(
-                call.call_id, call.line_id, call.kind, call.dialled, call.state, call.since, self._clock.now()
-            )
-            for call in self.dials.calls.values()
-        ]
+        return [self._row(call) for call in self.dials.calls.values()]
+
+    def _row(self, call: DialCall) -> CallRow:
+        now = self._clock.now()
+        return CallRow.of(call.call_id, call.line_id, call.kind, call.dialled, call.state, call.since, now)
+
+    def _tell_call(self, call: DialCall) -> None:
+        if not isinstance(call.state, Ended):  # `call_gone` says so
+            self.news.tell("call", call.account_id, **asdict(self._row(call)))
+
+    def _tell_gone(self, call: DialCall) -> None:
+        self.news.tell("call_gone", call.account_id, call=call.call_id, line=call.line_id)
 
     def _live_by_kind(self) -> dict[tuple[str, ...], int]:
         live = Counter(call.kind for call in self.dials.calls.values())

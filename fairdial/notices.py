@@ -78,6 +78,11 @@ class Pace:
     announce_s: float = 30.0
 
 
+Told = Callable[[str, int, str, str, str, str], None]
+"""Hears what became of a delivery: account, number of the notice, channel, topic, state (delivered, refused: it is
+tried again, given_up), and what was said of it."""
+
+
 class Post:
     """Carries notices, each channel by itself, until stopped."""
 
@@ -101,6 +106,7 @@ class Post:
         self._pace = pace or Pace()
         self._published = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
+        self.told: Told = lambda *_told: None
         self.paused: dict[Channel, str] = {}
         """Channels whose far end cannot be reached, and what was said of it."""
 
@@ -195,7 +201,12 @@ class Post:
             return None
         # Where this fails, it is told again: at least once.
         await self._ledger.delivered(notice.id, channel, self._clock.now().wall_ms)
+        self._tell(delivery, "delivered", "")
         return None
+
+    def _tell(self, delivery: Delivery, state: str, said: str) -> None:
+        notice = delivery.notice
+        self.told(notice.account_id, notice.id, str(delivery.channel), str(notice.topic), state, said)
 
     async def _letter(self, delivery: Delivery) -> Letter:
         account, contact = await self._ledger.addressee(delivery.notice.account_id)
@@ -217,6 +228,7 @@ class Post:
         )
         next_ms = None if given_up else now_ms + round(again_s * MS_PER_S)
         await self._ledger.not_delivered(notice.id, delivery.channel, now_ms, said, next_ms)
+        self._tell(delivery, "given_up" if given_up else "refused", said)
 
 
 def _backoff_s(first_s: float, longest_s: float, failures: int) -> float:

@@ -1,6 +1,6 @@
 """The watch: the calls of all accounts pass by the detectors of their policies, and what is found becomes a case.
 
-Told of each dial, answer and end (`Desk.listener`) and of what the switch says of logins, it puts them on a queue and
+Told of each dial, answer and end (`Desk.listeners`) and of what the switch says of logins, it puts them on a queue and
 goes on: no call waits for it. What the detectors know is in memory, bounded, and taken from the ledger again at the
 start, so that a restart forgets no pattern. Now and then it holds accounts against each other and looks at deadlines.
 """

@@ -48,6 +48,10 @@ class Gate:
         """Whose token that is; None: nobody's. Raises LedgerError."""
         return None if secret is None else await self._ledger.token(digest_of(secret))
 
+    async def knows(self, digest: str) -> bool:
+        """Whether the token of that digest still lets in. Raises LedgerError."""
+        return await self._ledger.token(digest) is not None
+
     def too_often(self, address: str) -> bool:
         """Note a wrong token; whether that address is to wait."""
         return self._failed.count(address, self._clock.now().mono_ms) > FAILED_PER_S_MAX

@@ -20,6 +20,7 @@ from fairdial.console import (
     cli_accounts,
     cli_audit,
     cli_cases,
+    cli_live,
     cli_messages,
     cli_notices,
     cli_policies,
@@ -68,6 +69,7 @@ app.add_typer(cli_store.tokens, name="token")
 app.command()(cli_accounts.subscribe)
 app.command()(cli_statement.statement)
 app.command()(cli_audit.audit)
+app.command()(cli_live.top)
 app.command()(cli_store.ready)
 app.command()(cli_store.reload)
 app.command()(cli_store.backup)
@@ -233,9 +235,18 @@ CALL_COLUMNS = ("call", "line", "kind", "dialled", "state", "granted_s", "up_s",
 
 
 @app.command()
-def calls(context: typer.Context, as_json: AsJson = False) -> None:
+def calls(
+    context: typer.Context,
+    watch: Annotated[
+        bool, typer.Option("--watch", "-w", help="Go on until Ctrl-C; with --json an event a line.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
     """List the calls in progress that hold a grant."""
     session: Session = context.obj
+    if watch:
+        cli_live.watch_calls(session, as_json)
+        return
     rows = session.run("calls")
     show(rows, as_json, lambda: table_of(CALL_COLUMNS, rows))
 

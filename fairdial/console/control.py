@@ -31,6 +31,10 @@ class NotRunning(Exception):
     """No FairDial listens on the control socket."""
 
 
+class HungUp(OperationError):
+    """FairDial took the request and gave no answer: it stops, or has died."""
+
+
 class ControlServer:
     """Serves operations on the Unix socket at `path`, which is made with mode 0600."""
 
@@ -108,7 +112,7 @@ class ControlServer:
 def ask(
     path: Path, operation: str, arguments: Mapping[str, Any], *, reply_within_s: float = REPLY_WITHIN_S
 ) -> Any:
-    """Ask a running FairDial. Raises NotRunning, or OperationError with its words."""
+    """Ask a running FairDial. Raises NotRunning, HungUp, or OperationError with its words."""
     line = json.dumps({"operation": operation, "arguments": dict(arguments)}).encode() + b"\n"
     if len(line) > LINE_BYTES_MAX:
         raise OperationError(f"the request is longer than {LINE_BYTES_MAX} bytes")
@@ -131,8 +135,10 @@ def ask(
                     raise OperationError(f"{path}: the reply is longer than {REPLY_BYTES_MAX} bytes")
         except TimeoutError as error:
             raise OperationError(f"{path}: no reply within {reply_within_s} s") from error
-    if not received:
-        raise OperationError(f"{path}: FairDial closed the connection without a reply; its log says why")
+        except ConnectionError:
+            received = bytearray()
+    if not received.endswith(b"\n"):
+        raise HungUp(f"{path}: FairDial closed the connection without a reply; its log says why")
     reply = json.loads(received)
     if "error" in reply:
         raise OperationError(str(reply["error"]))

@@ -17,6 +17,7 @@ from fairdial.answer import RING_S
 from fairdial.cases import Cases, Cut
 from fairdial.clock import Moment
 from fairdial.console.access import digest_of, new_secret
+from fairdial.console.events import item_json, tell_operation
 from fairdial.console.health import not_serving
 from fairdial.console.messages import Messages
 from fairdial.console.policy_views import difference_json, policy_json, rules_json, version_of
@@ -51,6 +52,7 @@ from fairdial.ledger.contract import (
     Token,
 )
 from fairdial.ledger.notice import Contact, DeliveryState
+from fairdial.news import News, TooManyListen
 from fairdial.notice_text import Composer, NotWritten, Templates
 from fairdial.policy import publishing
 from fairdial.policy.account import (
@@ -163,13 +165,15 @@ class Operations:
         published: Callable[[], None] | None = None,
         renew: Renew | None = None,
         reload: Callable[[], Awaitable[Json]] | None = None,
+        news: News | None = None,
     ) -> None:
         """Without `calls`, `hang_up`, `cut`, `status`, `callback`, `rooms`, `ready` and `reload` no server runs here.
 
         callback: takes the line, the number that it wants, and the number to ring first instead of the line.
         judged: hears of a case that a person has closed: its account, its detector, and when. logins: hears of sources
         that are turned away. composer: puts notices into words, those that come with FairDial if left out; published:
-        hears of each policy version. renew: asks for more for live calls whose limit was raised.
+        hears of each policy version. renew: asks for more for live calls whose limit was raised. news: where what is
+        done here is told, and what happens is read.
         """
         self._desk = desk
         self._ledger = desk.ledger
@@ -187,6 +191,7 @@ class Operations:
         self._published = published
         self._reload = reload
         self._replacing = asyncio.Lock()
+        self._news = news or News(desk.now_ms)
         self._messages = Messages(desk)
         self._by_name: Mapping[str, Callable[..., Awaitable[Any]]] = {
             "account_add": self._account_add,
@@ -220,6 +225,7 @@ class Operations:
             "classify": self._classify,
             "decisions": self._decisions,
             "differences": self._differences,
+            "events": self._events,
             "calls": self._live_calls,
             "hangup": self._hangup,
             "block_add": self._block_add,
@@ -262,9 +268,11 @@ class Operations:
                 f"operation {name!r} is unknown; this FairDial may be older than the command"
             )
         try:
-            return await operation(**arguments)
+            answer = await operation(**arguments)
         except TypeError as error:
             raise OperationError(f"{name}: {error}") from error
+        tell_operation(self._news, name, answer)
+        return answer
 
     async def _account_add(
         self, account: str, policy: str, zone: str = "UTC", name: str = "", **options: Any
@@ -566,6 +574,19 @@ class Operations:
             return None
         policy = self._desk.policies.version(record.clause_policy, record.clause_version)
         return None if policy is None else policy.rule_clause(record.cut_by, record.kind)
+
+    async def _events(
+        self, after: int | None = None, account: str | None = None, limit: int = 100, wait_s: float = 0.0
+    ) -> Json:
+        """What happened after the event of that number, of one account or of all; after now if left out."""
+        if self._calls is None:
+            raise OperationError("no FairDial is running here to tell of anything; start `fairdial serve`")
+        try:
+            piece = await self._news.read(after, account=account, limit=limit, wait_s=wait_s)
+        except TooManyListen as error:
+            raise OperationError(str(error)) from error
+        events = [item_json(item) for item in piece.items]
+        return {"events": events, "last": piece.last, "missed": piece.missed, "closed": piece.closed}
 
     async def _live_calls(self) -> list[Json]:
         if self._calls is not None:

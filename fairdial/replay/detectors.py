@@ -24,7 +24,7 @@ FLAGS_MAX: Final = 10_000
 
 
 class Detectors:
-    """`Desk.listener` of a replay. One finding for each account and detector: the first, with the largest value."""
+    """Listens to a replay's desk. One finding for each account and detector: the first, with the largest value."""
 
     def __init__(self) -> None:
         self._crowd = Crowd()
@@ -67,7 +67,7 @@ class Detectors:
 def look_on(desk: Desk) -> Callable[[int | None], Awaitable[tuple[Flag, ...]]]:
     """Let the detectors look on at that desk. What is returned tells at the end (UTC milliseconds) what they saw."""
     detectors = Detectors()
-    desk.listener = detectors
+    desk.listeners.append(detectors)
 
     async def saw(end_ms: int | None) -> tuple[Flag, ...]:
         for name in desk.policies.names if end_ms is not None else ():

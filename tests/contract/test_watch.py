@@ -51,7 +51,7 @@ class Counter:
             accounts_max=accounts_max,
             compare_every_s=compare_every_s,
         )
-        self.desk.listener = self.watch
+        self.desk.listeners.append(self.watch)
         self._calls = 0
 
     async def _cut(

@@ -125,6 +125,7 @@ WORDS = {
     "/calls": '"call":',
     "/messages -H": '"decision":"allow"',
     "/messages?": '"kind":"sms"',
+    "/events": "retry: 2000",
 }
 """What is in the answer to a command with that in its address; the longest that fits."""
 
@@ -138,7 +139,7 @@ async def test_each_command_of_the_page_does_what_it_says(spine: Spine, tmp_path
     made = await spine.server.command(*shlex.split(COMMANDS[0])[1:], "--json")
     assert made.status == 0, made.error
     curls = [command for command in COMMANDS if command.startswith("curl ")]
-    assert len(curls) == 15
+    assert len(curls) == 16
     for command in curls:
         shown = command.replace("http://127.0.0.1:8090", spine.server.http_url).replace("curl", curl, 1)
         process = await asyncio.create_subprocess_shell(

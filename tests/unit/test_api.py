@@ -97,6 +97,10 @@ class Api:
                 method, f"http://127.0.0.1:{self.server.port}{path}", json=body, data=data, headers=sent
             ) as answer,
         ):
+            if answer.content_type == "text/event-stream":
+                # It does not end: its first block says that it is open.
+                await answer.content.readuntil(b"\n\n")
+                return answer.status, None, answer.headers
             text = await answer.text()
             return answer.status, json.loads(text) if text else None, answer.headers
 

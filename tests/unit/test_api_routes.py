@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +83,16 @@ async def test_a_route_is_for_the_role_of_the_table_and_those_above(api: Api, ro
             assert status not in (401, 403), told
 
 
+def is_stream(operation: Mapping[str, Any]) -> bool:
+    """Whether it answers with Server-Sent Events, of which there is no model and no example: they do not end."""
+    done = operation["responses"].get("200", {})
+    return list(done.get("content", {})) == ["text/event-stream"]
+
+
+def test_events_are_a_stream_and_calls_are_not() -> None:
+    assert [route for route in ROUTES if is_stream(OPERATIONS[route])] == [("GET", "/v1/events")]
+
+
 # --- the description -----------------------------------------------------------------------------------
 
 
@@ -94,7 +104,7 @@ def test_a_route_is_described_in_full(route: Route) -> None:
     answers = operation["responses"]
     assert {"401", "403", "404", "409", "413", "422", "503"} <= set(answers)
     done = answers[str(status)]
-    if status != 204:
+    if status != 204 and not is_stream(operation):
         assert done["content"]["application/json"]["schema"], "no model of the answer"
     errors = {code: each for code, each in answers.items() if int(code) >= 400}
     assert all(list(each["content"]) == ["application/problem+json"] for each in errors.values())
@@ -132,7 +142,7 @@ async def test_the_examples_of_a_route_are_asked_and_answered_as_described(api: 
     content = OPERATIONS[route]["responses"][str(status)].get("content", {})
     json_alone = [content[each]["example"] for each in content if each == "application/json"]
     assert json_alone == [found[0][1] for _ in json_alone]
-    assert json_alone or not content
+    assert json_alone or not content or is_stream(OPERATIONS[route])
 
 
 # --- what is answered -------------------------------------------------------------------------------

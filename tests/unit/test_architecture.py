@@ -51,6 +51,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         *("fairdial.policy", "fairdial.ledger.contract", "fairdial.config", "fairdial.desk"),
         "fairdial.notice_text",
     ),
+    "fairdial.news": (),
     "fairdial.doctor": ("fairdial.config", "fairdial.clock"),
     "fairdial.ledger": ("fairdial.policy", "fairdial.tallies"),
     "fairdial.desk": (
@@ -135,6 +136,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "fairdial.replay",
         "fairdial.cases",
         *("fairdial.ledger.notice", "fairdial.notice_text"),
+        "fairdial.news",
         "fairdial.attempts",
         "fairdial.provision",
         "fairdial.config",

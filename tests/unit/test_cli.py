@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 import sqlite3
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -627,3 +628,22 @@ def test_a_mistake_is_told_apart_from_being_fenced_off(
         command_line(Serving())
     assert ended.value.code == status
     assert ("RuntimeError: unforeseen" in capsys.readouterr().err) is (error is not None)
+
+
+def test_a_shell_completes_commands_once_it_was_told_how(tmp_path: Path) -> None:
+    fairdial = Path(sys.executable).parent / "fairdial"
+    environment = {"HOME": str(tmp_path), "PATH": f"{fairdial.parent}:/usr/bin:/bin"}
+
+    def bash(script: str) -> str:
+        done = subprocess.run(
+            ["bash", "-c", script], env=environment, capture_output=True, text=True, check=True, timeout=60
+        )
+        return done.stdout
+
+    completing = (
+        "source ~/.bashrc; COMP_WORDS=(fairdial {0}); COMP_CWORD=1; _fairdial_completion fairdial;"
+        ' echo "${{COMPREPLY[@]}}"'
+    )
+    bash("fairdial --install-completion bash")
+    assert bash(completing.format("cal")).split() == ["calls", "callback"]
+    assert bash(completing.format("nosuch")).split() == []
