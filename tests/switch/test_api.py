@@ -123,6 +123,8 @@ WORDS = {
     "/callbacks": '"decision":"allow"',
     "/participants": f'"room":"{ROOM}"',
     "/calls": '"call":',
+    "/messages -H": '"decision":"allow"',
+    "/messages?": '"items":',
     "/events": "retry: 2000",
 }
 """What is in the answer to a command with that in its address; the longest that fits."""
@@ -130,14 +132,14 @@ WORDS = {
 
 async def test_each_command_of_the_page_does_what_it_says(spine: Spine, tmp_path: Path) -> None:
     await spine.server.account("acme", "kryptotel", "alice", countries=["GB"])
-    await spine.server.account("other", "voxdirect", "bob", countries=["GB"])
+    await spine.server.account("acme-callback", "voxdirect", "bob", countries=["GB"])
     [rates] = re.findall(r"^```csv\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
     (tmp_path / "rates.csv").write_text(rates)
     curl = await asyncio.to_thread(obtain_curl)
     made = await spine.server.command(*shlex.split(COMMANDS[0])[1:], "--json")
     assert made.status == 0, made.error
     curls = [command for command in COMMANDS if command.startswith("curl ")]
-    assert len(curls) == 14
+    assert len(curls) == 16
     for command in curls:
         shown = command.replace("http://127.0.0.1:8090", spine.server.http_url).replace("curl", curl, 1)
         process = await asyncio.create_subprocess_shell(
