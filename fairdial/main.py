@@ -321,8 +321,7 @@ class Service:
             partial(logs.set_up, for_good=True),
         )
         self.post.told = reporter.notice
-        ready = Readiness(self._examine)
-        self.pulse = Pulse(self.news, ready)
+        self.pulse = Pulse(self.news, self._look)
         self.operations = Operations(
             desk,
             cases=self.cases,
@@ -336,7 +335,7 @@ class Service:
             status=self._status,
             callback=self._callback,
             rooms=self.rooms,
-            ready=ready,
+            ready=Readiness(self._examine),
             renew=self.dials.ask_again,
             reload=self._reload,
             news=self.news,
@@ -562,14 +561,25 @@ class Service:
         return True
 
     async def _examine(self) -> list[Finding]:
+        store = await examine_store(self._desk, self._config.store.path)
+        return [store, *self._links(), examine_policies(self._desk, self.reload.failure)]
+
+    def _links(self) -> list[Finding]:
         ari, ami = self._config.ari, self._config.ami
         fenced = self.client.fenced.is_set()
         return [
-            await examine_store(self._desk, self._config.store.path),
             examine_ari(ari.url, ari.app, connected=self.client.connected, fenced=fenced),
             examine_ami(f"{ami.host}:{ami.port}", connected=self.ami.connected),
-            examine_policies(self._desk, self.reload.failure),
         ]
+
+    def _look(self) -> list[Finding]:
+        """As `_examine`, but of the store what shows: it is not written to for those who look on."""
+        waiting = self._desk.unwritten
+        text = f"{waiting} steps of calls wait in memory to be written" if waiting else "nothing waits"
+        store = Finding(
+            "store", not waiting, text, "`fairdial ready` says what is wrong with it" if waiting else ""
+        )
+        return [store, *self._links()]
 
     def _rounds(self) -> Rounds[ChannelInfo]:
         config = self._config

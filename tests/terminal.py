@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 PROJECT = Path(__file__).parents[1]
-WITHIN_S = 20.0
+WITHIN_S = 40.0
 MAIN_SCREEN = "\x1b[?1049l"
 """What a terminal is sent to leave the alternate screen (xterm)."""
 

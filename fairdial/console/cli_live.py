@@ -48,6 +48,7 @@ class Feed:
 
     def __init__(self, control: Path) -> None:
         self._control = control
+        self.stopping = False
         self._last = int(self.ask("events")["last"])
 
     def ask(self, operation: str, **arguments: Any) -> Any:
@@ -56,6 +57,8 @@ class Feed:
 
     def next(self) -> Json:
         """What came since: at once where there is something, else after WAIT_S. Raises NotRunning where it stops."""
+        if self.stopping:
+            raise KeyboardInterrupt
         piece: Json = self.ask("events", after=self._last, wait_s=WAIT_S, limit=500)
         self._last = piece["last"]
         if piece["closed"]:
@@ -66,8 +69,16 @@ class Feed:
 @contextmanager
 def _looking_on(session: Session) -> Iterator[Feed]:
     """A feed, and its end: by Ctrl-C or SIGTERM well, where FairDial stops or runs not at all with a word."""
-    feed = None
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    feed: Feed | None = None
+
+    def stop(_number: int, _frame: object) -> None:
+        # Noted too: what is raised while an object is thrown away goes nowhere.
+        if feed is not None:
+            feed.stopping = True
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
     try:
         feed = Feed(session.config.control)
         yield feed
@@ -118,17 +129,12 @@ def _draw(session: Session, board: "Board", instead: str) -> None:
         _looking_on(session) as feed,
         Live(console=console, screen=True, auto_refresh=False, vertical_overflow="crop") as live,
     ):
-        board.parts = _parts(feed.ask("ready"))
         while True:
             board.status = feed.ask("status")
             size = shutil.get_terminal_size()
             live.update(board.drawn(feed.ask("calls"), size.columns, size.lines), refresh=True)
             time.sleep(PACE_S)
             board.take(feed.next())
-
-
-def _parts(ready: Mapping[str, Any]) -> dict[str, Json]:
-    return {each["part"]: each for each in ready["parts"]}
 
 
 CALL_COLUMNS = (
@@ -145,9 +151,8 @@ DECISION_COLUMNS = (("at", 8), ("line", 12), ("dialled", 15), ("", 6), ("reason"
 
 @dataclass
 class Board:
-    """What is shown. parts: as `ready` has them; status: as `status` has it; counts: decisions by their reason."""
+    """What is shown. status: as `status` has it; counts: decisions by their reason."""
 
-    parts: dict[str, Json] = field(default_factory=dict)
     status: Mapping[str, Any] = field(default_factory=dict)
     decisions: deque[Json] = field(default_factory=lambda: deque(maxlen=DECISIONS_MAX))
     counts: Counter[tuple[str, str]] = field(default_factory=Counter)
@@ -160,8 +165,6 @@ class Board:
             if event["event"] == "decision":
                 self.decisions.appendleft(event)
                 self.counts[event["decision"], event["reason"]] += 1
-            elif event["event"] == "part":
-                self.parts[event["part"]] = event
 
     def drawn(self, calls: Sequence[Mapping[str, Any]], columns: int, lines: int) -> RenderableType:
         """All of it, within a terminal of that size; what does not fit is told by its number."""
@@ -180,13 +183,21 @@ class Board:
         return Group(*parts)
 
     def _health(self) -> Iterator[Text]:
+        waiting, faults = self.status.get("unwritten", 0), False
         told = Text(no_wrap=True, overflow="ellipsis")
-        for name, part in self.parts.items():
-            told.append(f"{name} {'ok' if part['well'] else 'FAULT'}  ", "" if part["well"] else "bold red")
+        for name, well in (
+            ("store", not waiting),
+            ("ari", self.status.get("ari", True)),
+            ("ami", self.status.get("ami", True)),
+        ):
+            told.append(f"{name} {'ok' if well else 'FAULT'}  ", "" if well else "bold red")
+            if not well:
+                faults = True
         yield told
-        for name, part in self.parts.items():
-            if not part["well"]:
-                yield _line(f"{name}: {part['text']}; {part['cure']}")
+        if waiting:
+            yield _line(f"{waiting} steps of calls wait in memory to be written")
+        if faults:
+            yield _line("`fairdial ready` says what is wrong, and the cure")
         for channel, said in self.status.get("notices_pause", {}).items():
             yield _line(f"notices by {channel} pause: {said}")
 

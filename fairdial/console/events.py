@@ -5,13 +5,12 @@ Leaves calls in progress, row by row, to the composition root, which knows who f
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
-
-import structlog
 
 from fairdial.console.shapes import Json
 from fairdial.desk import Failed
+from fairdial.doctor import Finding
 from fairdial.ledger.contract import CaseChange, Grant
 from fairdial.news import Item, News
 from fairdial.policy.account import Dial
@@ -19,9 +18,7 @@ from fairdial.policy.decide import Allow, Verdict
 from fairdial.policy.outcomes import OUTCOMES, Reason
 from fairdial.policy.rating import decimal_text
 
-log = structlog.get_logger(__name__)
-
-LOOK_EVERY_S: Final = 2.0
+LOOK_EVERY_S: Final = 1.0
 """How often the parts are looked at, so that their loss is told."""
 
 
@@ -155,10 +152,10 @@ def tell_operation(news: News, operation: str, answer: Any) -> None:
 class Pulse:
     """Looks at the parts of FairDial every LOOK_EVERY_S and tells `part` where one is lost or is back."""
 
-    def __init__(self, news: News, ready: Callable[[], Awaitable[Json]]) -> None:
-        """ready: what `Readiness` answers."""
+    def __init__(self, news: News, look: Callable[[], Sequence[Finding]]) -> None:
+        """look: how the parts are now, without asking any of them."""
         self._news = news
-        self._ready = ready
+        self._look = look
         self._well: dict[str, bool] = {}
         self._task: asyncio.Task[None] | None = None
 
@@ -175,18 +172,12 @@ class Pulse:
 
     async def _run(self) -> None:
         while True:
-            await self.look()
+            self.look()
             await asyncio.sleep(LOOK_EVERY_S)
 
-    async def look(self) -> None:
+    def look(self) -> None:
         """Tell which parts are not as they were. What is well at the first look is no news."""
-        try:
-            found = await self._ready()
-        except Exception as error:
-            # Who looks on must not end what it looks at, and is to be there when it is mended.
-            log.error("parts_not_examined", error=repr(error))
-            return
-        for each in found["parts"]:
-            if self._well.get(each["part"], True) is not each["well"]:
-                self._news.tell("part", None, **each)
-            self._well[each["part"]] = each["well"]
+        for each in self._look():
+            if self._well.get(each.part, True) is not each.well:
+                self._news.tell("part", None, part=each.part, well=each.well, text=each.text, cure=each.cure)
+            self._well[each.part] = each.well

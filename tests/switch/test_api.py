@@ -132,7 +132,7 @@ WORDS = {
 
 async def test_each_command_of_the_page_does_what_it_says(spine: Spine, tmp_path: Path) -> None:
     await spine.server.account("acme", "kryptotel", "alice", countries=["GB"])
-    await spine.server.account("other", "voxdirect", "bob", countries=["GB"])
+    await spine.server.account("acme-callback", "voxdirect", "bob", countries=["GB"])
     [rates] = re.findall(r"^```csv\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
     (tmp_path / "rates.csv").write_text(rates)
     curl = await asyncio.to_thread(obtain_curl)

@@ -20,6 +20,7 @@ from fairdial.console.api import HttpServer, create_app
 from fairdial.console.events import _OPERATIONS, Pulse, Reporter
 from fairdial.console.operations import CallRow, Operations
 from fairdial.desk import Asked, Desk
+from fairdial.doctor import Finding
 from fairdial.ledger.contract import NotFound
 from fairdial.news import WAIT_S_MAX, WAITING_MAX, News
 from fairdial.policy.account import Kind
@@ -204,22 +205,18 @@ def test_the_bounds_leave_room_for_those_who_do_not_listen() -> None:
 
 
 async def test_a_part_that_is_lost_and_one_that_is_back_is_told_and_one_that_stays_is_not(told: Told) -> None:
-    well = {"part": "ami", "well": True, "text": "connected", "cure": ""}
+    well, lost = Finding("ami", True, "connected"), Finding("ami", False, "not connected", "see to it")
     parts = [well]
-
-    async def ready() -> dict[str, Any]:
-        return {"ready": True, "parts": parts}
-
-    pulse = Pulse(told.news, ready)
+    pulse = Pulse(told.news, lambda: parts)
     since = told.news.last
-    await pulse.look()
-    await pulse.look()
+    pulse.look()
+    pulse.look()
     assert told.news.last == since
-    parts[0] = {**well, "well": False}
-    await pulse.look()
-    await pulse.look()
+    parts[0] = lost
+    pulse.look()
+    pulse.look()
     parts[0] = well
-    await pulse.look()
+    pulse.look()
     piece = await told.news.read(since)
     assert [item.told["well"] for item in piece.items] == [False, True]
 

@@ -41,6 +41,7 @@ class Running:
     desk: Desk
     news: News
     calls: list[CallRow]
+    status: dict[str, Any]
     server: ControlServer
 
     def terminal(self, *arguments: str) -> AbstractAsyncContextManager[Terminal]:
@@ -56,20 +57,17 @@ async def running(desk: Desk, tmp_path: Path) -> AsyncIterator[Running]:
     desk.onlookers.append(Reporter(news))
     calls = [row(1)]
 
-    async def ready() -> dict[str, Any]:
-        parts = [{"part": part, "well": True, "text": "", "cure": ""} for part in ("store", "ari", "ami")]
-        return {"ready": True, "parts": parts}
-
+    status: dict[str, Any] = {"ari": True, "ami": True, "unwritten": 0}
+    status["notices_pause"] = {"email": "no route"}
     operations = Operations(
         desk,
         calls=lambda: calls,
         news=news,
-        ready=ready,
-        status=lambda: {"notices_pause": {"email": "no route"}},
+        status=lambda: status,
     )
     server = ControlServer(tmp_path / "control.sock", operations)
     await server.start()
-    yield Running(config, desk, news, calls, server)
+    yield Running(config, desk, news, calls, status, server)
     await server.stop()
 
 
@@ -85,13 +83,16 @@ async def test_top_shows_calls_decisions_and_parts_and_ends_by_ctrl_c(running: R
         await terminal.shows("0:57")
         assert "store ok  ari ok  ami ok" in terminal.written
         assert "notices by email pause: no route" in terminal.written
+        assert "FAULT" not in terminal.written
         assert "line_unknown" not in terminal.written
         await running.desk.authorise(asked("call-7", "mallory"))
         await terminal.shows("line_unknown 1")
         await terminal.shows("mallory")
         running.calls.clear()
-        running.news.tell("part", None, part="ami", well=False, text="not connected", cure="see to it")
-        at = await terminal.shows("ami FAULT")
+        running.status |= {"ami": False, "unwritten": 3}
+        at = await terminal.shows("3 steps of calls wait")
+        assert "ami " in terminal.written[:at]
+        assert terminal.written.count("FAULT") >= 2
         await terminal.shows("calls 0", after=at)
         os.write(terminal.leader, b"\x03")
         # Ctrl-C of the terminal goes to its foreground group, which this test's session does not have.
