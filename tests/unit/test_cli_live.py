@@ -44,6 +44,14 @@ class Running:
     status: dict[str, Any]
     server: ControlServer
 
+    async def looked_on(self) -> None:
+        """Return when the command waits for what happens: one that is just being let in as the loop goes on without
+        its process would wait for a server that is gone.
+        """
+        async with asyncio.timeout(WITHIN_S):
+            while not self.news.waiting:
+                await asyncio.sleep(0.01)
+
     def terminal(self, *arguments: str) -> AbstractAsyncContextManager[Terminal]:
         """Run a command on a terminal."""
         return on_terminal(self.config, *arguments)
@@ -117,6 +125,7 @@ async def test_a_watched_list_of_calls_is_drawn_again_and_ends_by_sigterm(runnin
 async def test_where_fairdial_stops_they_say_so_and_end(running: Running, command: tuple[str, ...]) -> None:
     async with running.terminal(*command) as terminal:
         await terminal.shows("call-1")
+        await running.looked_on()
         running.news.close()
         await running.server.stop()
         assert await terminal.ended() == 2
@@ -127,6 +136,7 @@ async def test_where_fairdial_stops_they_say_so_and_end(running: Running, comman
 async def test_a_fairdial_that_dies_is_told_too(running: Running) -> None:
     async with running.terminal("top") as terminal:
         await terminal.shows("call-1")
+        await running.looked_on()
         await running.server.stop()  # without a word to who listens
         assert await terminal.ended() == 2
         await terminal.shows(STOPPED)
