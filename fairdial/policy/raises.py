@@ -64,7 +64,10 @@ def limit_at(raises: Sequence[Raise], policy: str, rule: str, base_units: int, a
     # Those that make no difference beside others are not behind it.
     highest = max((one.limit for one in in_force), default=0)
     by = tuple(one for one in in_force if one.more or (one.limit == highest and one.limit > base_units))
-    for end_ms in sorted({one.until_ms for one in in_force if one.until_ms is not None}):
+    # Also of those that begin later: they may be all that holds it up by then.
+    for end_ms in sorted(
+        {one.until_ms for one in about if one.until_ms is not None and one.until_ms > at_ms}
+    ):
         then = _units(base_units, [one for one in about if one.holds_at(end_ms)])
         if then < units:
             return Limit(units, Raised(base_units, by, then, end_ms))

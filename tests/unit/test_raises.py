@@ -1,6 +1,6 @@
 """What a limit is at a moment, whatever was raised: the highest approval, minutes of plans besides, never less."""
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fairdial.policy.raises import Limit, Raise, limit_at, limits_over
@@ -77,6 +77,7 @@ _RAISES = st.lists(
 )
 
 
+@example([one(0, more=1, until_ms=1), one(0, more=1, from_ms=1, until_ms=2), one(1, until_ms=3)], 0, 0)
 @given(_RAISES, st.integers(0, 60), st.integers(0, 200))
 def test_a_limit_never_falls_below_the_policys_and_falls_when_it_says(
     raises: list[Raise], at_ms: int, base_units: int
