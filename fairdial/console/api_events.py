@@ -7,7 +7,7 @@ that there is of it. It ends where its client is gone, where its token is remove
 import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import StreamingResponse
@@ -43,6 +43,18 @@ class Places:
 
     def __init__(self) -> None:
         self.taken = 0
+
+
+EVENT_SCHEMA: Final = {
+    "type": "object",
+    "properties": {
+        "id": {"type": "string"},
+        "event": {"type": "string"},
+        "data": {"type": "string", "description": "The event as JSON."},
+        "retry": {"type": "integer"},
+    },
+}
+"""One event of the stream, by its fields."""
 
 
 class EventStream(StreamingResponse):
@@ -113,7 +125,10 @@ def routes(operations: Operations, once: Once) -> APIRouter:
         status_code=200,
         response_class=EventStream,
         responses={
-            200: {"description": "A stream that does not end by itself"},
+            200: {
+                "description": "A stream that does not end by itself",
+                "content": {EventStream.media_type: {"schema": EVENT_SCHEMA}},
+            },
             503: error_answer("As many streams are open as there may be, or the ledger does not answer"),
         },
     )

@@ -8,7 +8,7 @@ import json
 import shutil
 import signal
 import sys
-import time
+import threading
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -125,6 +125,7 @@ def _draw(session: Session, board: "Board", instead: str) -> None:
     if not sys.stdout.isatty():
         fail(NO_TERMINAL.format(instead=instead))
     console = Console()
+    pace = threading.Event()
     with (
         _looking_on(session) as feed,
         Live(console=console, screen=True, auto_refresh=False, vertical_overflow="crop") as live,
@@ -133,7 +134,7 @@ def _draw(session: Session, board: "Board", instead: str) -> None:
             board.status = feed.ask("status")
             size = shutil.get_terminal_size()
             live.update(board.drawn(feed.ask("calls"), size.columns, size.lines), refresh=True)
-            time.sleep(PACE_S)
+            pace.wait(PACE_S)
             board.take(feed.next())
 
 
