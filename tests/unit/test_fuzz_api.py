@@ -101,11 +101,13 @@ def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
 def test_whatever_is_asked_gets_an_answer_of_the_description(serving: Serving, mode: GenerationMode) -> None:
     described = schemathesis.openapi.from_url(f"http://127.0.0.1:{serving.port}/openapi.json")
     answered = dict[str, set[int]]()
-    for found in described.include(path_regex="^/v1/").get_all_operations():
+    # The stream of events does not end, and what is not read to its end is no answer; test_api_events.py asks for it.
+    asked = described.include(path_regex="^/v1/").exclude(path="/v1/events")
+    for found in asked.get_all_operations():
         assert isinstance(found, Ok)
         answered[found.ok().label] = ask(serving, found.ok().as_strategy(generation_mode=mode))
     # Requests that were all refused, or all taken, would show nothing.
-    assert len(serving.switch.rung) > 20
+    assert mode is not GenerationMode.POSITIVE or len(serving.switch.rung) > 20
     sought = 200 if mode is GenerationMode.POSITIVE else 422
     assert sum(sought in statuses for statuses in answered.values()) > len(answered) / 2
 
