@@ -343,7 +343,7 @@ class Service:
         self.cycles = Cycles(desk.ledger, lambda: desk.policies, self._clock)
         self.metrics = self._metrics()
         metrics = self.metrics if config.http.metrics else None
-        app = create_app(self.operations, Gate(desk.ledger, self._clock), metrics)
+        app = create_app(self.operations, Gate(desk.ledger, self._clock), metrics, page=config.http.page)
         self.http = HttpServer(app, config.http.host, config.http.port)
         self._control = ControlServer(config.control, self.operations)
         self.rounds = self._rounds()
