@@ -134,13 +134,38 @@ async function begin(token) {
   const answer = await fetched("POST", "/session", { body: { token } });
   if (!answer.ok) throw await problemOf(answer);
   session.value = await answer.json();
+  hint.set(true);
 }
+
+// Whether it is worth asking for a session: there was one in this browser, and nobody ended it. It lets nobody in.
+const HINT = "fairdial-signed-in";
+const hint = {
+  get: () => {
+    try {
+      return localStorage.getItem(HINT) !== null;
+    } catch {
+      return true;
+    }
+  },
+  set: (on) => {
+    try {
+      if (on) localStorage.setItem(HINT, "1");
+      else localStorage.removeItem(HINT);
+    } catch {
+      // Storage is switched off: the server is asked.
+    }
+  },
+};
 
 /** Take up the session of this browser, if there is one. */
 export async function resume() {
+  if (!hint.get()) {
+    session.value = null;
+    return;
+  }
   const answer = await fetched("GET", "/session");
   if (answer.ok) session.value = await answer.json();
-  else session.value = null;
+  else leave("");
 }
 
 /** End the session. */
@@ -155,6 +180,7 @@ export async function signOut() {
 
 function leave(why) {
   kept = null;
+  hint.set(false);
   farewell.value = why;
   session.value = null;
 }

@@ -69,6 +69,7 @@ function SignIn() {
         <h1><${Mark} /> FairDial</h1>
         ${farewell.value && html`<p role="status">${farewell.value}</p>`}
         <form onSubmit=${submit}>
+          <input type="text" name="username" autocomplete="username" value="FairDial" hidden />
           <label for="token">Token</label>
           <input
             id="token" ref=${field} type="password" autocomplete="current-password" spellcheck=${false} required

@@ -22,7 +22,7 @@ export default function Health() {
         <ul class="parts" aria-label="Parts">
           ${data.parts.map(
             (each) => html`<li key=${each.part} class=${each.well ? "" : "ill"}>
-              <strong>${title(each.part)}</strong> <${Badge} of=${each.well ? "active" : "failed"} text=${each.well ? "well" : "fault"} />
+              <strong>${PARTS[each.part] ?? title(each.part)}</strong> <${Badge} of=${each.well ? "active" : "failed"} text=${each.well ? "well" : "fault"} />
               ${each.text && html`<p>${each.text}</p>`}
               ${each.cure && html`<p class="cure"><strong>Cure:</strong> ${each.cure}</p>`}
             </li>`,
@@ -54,15 +54,17 @@ async function readiness(ending) {
 function Counts() {
   const told = status.value;
   const refused = decisions.value.filter((each) => each.decision === "refuse").length;
-  const counts = Object.entries(told ?? {}).filter(([, value]) => typeof value === "number");
+  const counts = Object.entries(COUNTS).filter(([name]) => typeof told?.[name] === "number");
   return html`
     <dl class="counts">
       <div><dt>Calls in progress</dt><dd>${number(calls.value.length)}</dd></div>
       <div><dt>Refused of the latest ${number(decisions.value.length)} decisions</dt><dd>${number(refused)}</dd></div>
-      ${counts.filter(([name]) => name !== "calls").map(([name, value]) => html`<div key=${name}><dt>${COUNTS[name] ?? title(name)}</dt><dd>${number(value)}</dd></div>`)}
+      ${counts.map(([name, said]) => html`<div key=${name}><dt>${said}</dt><dd>${number(told[name])}</dd></div>`)}
     </dl>
     ${session.value && told === null && html`<p class="fault">FairDial does not answer for its state.</p>`}
   `;
 }
 
-const COUNTS = { queues: "Calls with events waiting", unwritten: "Steps that wait to be written" };
+// What `GET /v1/status` counts that people act on.
+const COUNTS = { unwritten: "Steps of calls that wait to be written", unwatched: "Ended calls that detectors have yet to look at" };
+const PARTS = { store: "Ledger", ari: "Switch: ARI", ami: "Switch: AMI", policies: "Policies" };

@@ -12,10 +12,9 @@ export default function Policies({ rest }) {
       ${(data) => {
         if (data.length === 0) return html`<${Empty}>No policy is loaded.<//>`;
         const chosen = data.find((each) => each.policy === rest[0]);
-        return html`
-          <${List} of=${data} />
-          ${chosen && html`<${Policy} key=${`${chosen.policy} ${rest[1]}`} of=${chosen} version=${rest[1] ?? chosen.version ?? chosen.versions[0].version} />`}
-        `;
+        if (!chosen) return html`<${List} of=${data} />`;
+        const version = rest[1] ?? chosen.version ?? chosen.versions[0].version;
+        return html`<p><a href="#/policies">All policies</a></p><${Policy} key=${`${chosen.policy} ${version}`} of=${chosen} version=${version} />`;
       }}
     <//>
   `;
