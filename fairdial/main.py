@@ -461,7 +461,9 @@ class Service:
 
     def _row(self, call: DialCall) -> CallRow:
         now = self._clock.now()
-        return CallRow.of(call.call_id, call.line_id, call.kind, call.dialled, call.state, call.since, now)
+        return CallRow.of(
+            call.call_id, call.line_id, call.kind, call.dialled, call.state, call.since, now, call.account_id
+        )
 
     def _tell_call(self, call: DialCall) -> None:
         if not isinstance(call.state, Ended):  # `call_gone` says so

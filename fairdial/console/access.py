@@ -59,12 +59,12 @@ class Gate:
         """Begin a session for the holder of a token; with the key of its cookie."""
         return self._sessions.begin(held.digest, self._clock.now().mono_ms)
 
-    async def session(self, key: str, *, use: bool = True) -> tuple[Session, Token] | None:
+    async def session(self, key: str) -> tuple[Session, Token] | None:
         """The session of that key with the token that it stands for; None: there is none, or its token was removed.
 
-        use: whether this keeps it from being idle. Raises LedgerError.
+        To be asked for keeps it from being idle. Raises LedgerError.
         """
-        session = self._sessions.find(key, self._clock.now().mono_ms, use=use)
+        session = self._sessions.find(key, self._clock.now().mono_ms)
         if session is None:
             return None
         held = await self._ledger.token(session.digest)

@@ -21,6 +21,7 @@ from fairdial.console.http import (
     Viewer,
     located,
 )
+from fairdial.console.looking_up import DAYS_MAX
 from fairdial.console.once import Once
 from fairdial.console.operations import Operations
 from fairdial.policy.account import Consent, Kind, Standing
@@ -30,6 +31,8 @@ Service = Annotated[
     Kind, Path(description="Kind of call; emergency calls are never taken away.", examples=["conference"])
 ]
 ConsentName = Annotated[Consent, Path(description="What was agreed to.", examples=["surcharge"])]
+Starts = Annotated[str | None, Query(max_length=80, description="Those alone whose id begins so.")]
+Days = Annotated[int, Query(ge=1, le=DAYS_MAX, description="So many, today the last.")]
 Withdrawn = Annotated[bool, Query(description="Those that were withdrawn too, the latest first.")]
 Country = Annotated[str, Field(pattern="^[A-Z]{2}$")]
 CurrencyCode = Annotated[str, Field(pattern="^[A-Z]{3}$", description="ISO 4217 code.")]
@@ -218,6 +221,29 @@ class UsageSheet(BaseModel):
     charges: list[Charge]
 
 
+class KindUse(BaseModel):
+    """Calls or messages of a kind that began on a day, and seconds of talk on it."""
+
+    calls: int
+    seconds: int
+
+
+class Day(BaseModel):
+    """A day. kinds: what was used, by kind; charged: decimal texts by currency, for what ended then; refused: dials."""
+
+    date: str
+    kinds: dict[str, KindUse]
+    charged: dict[str, str]
+    refused: int
+
+
+class DaysShown(BaseModel):
+    """Days of an account's time zone, the oldest first, those without use too; the last is today."""
+
+    zone: str
+    days: list[Day]
+
+
 class AccountSheet(Account, UsageSheet):
     """An account with all that it holds."""
 
@@ -238,8 +264,10 @@ def routes(operations: Operations, once: Once) -> APIRouter:
         return made
 
     @router.get("/accounts", summary="Accounts by id")
-    async def accounts(_by: Viewer, limit: Limit = 100, after: After = None) -> Page[Account]:
-        return await acts.page(Account, "account", limit, "account_list", after=after)
+    async def accounts(
+        _by: Viewer, starts: Starts = None, limit: Limit = 100, after: After = None
+    ) -> Page[Account]:
+        return await acts.page(Account, "account", limit, "account_list", after=after, starts=starts)
 
     @router.get("/accounts/{account}", summary="An account with all that it holds")
     async def account_sheet(_by: Viewer, account: AccountId) -> AccountSheet:
@@ -248,6 +276,10 @@ def routes(operations: Operations, once: Once) -> APIRouter:
     @router.get("/accounts/{account}/usage", summary="What it used, what calls hold, what it cost")
     async def usage(_by: Viewer, account: AccountId) -> UsageSheet:
         return UsageSheet(**await acts.look("usage", account=account))
+
+    @router.get("/accounts/{account}/days", summary="What it did day by day, in its own time zone")
+    async def days(_by: Viewer, account: AccountId, days: Days = 31) -> DaysShown:
+        return DaysShown(**await acts.look("account_days", account=account, days=days))
 
     @router.put("/accounts/{account}/standing", summary="Suspend, restore or terminate it at once")
     async def standing(by: Operator, account: AccountId, asked: StandingRequest) -> AccountChange:

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Path, Response, status
 from pydantic import BaseModel, Field
 
+from fairdial.console.api_lines import OfAccount
 from fairdial.console.http import Acts, Body, Key, Operator, Text, Viewer
 from fairdial.console.once import Once
 from fairdial.console.operations import Operations
@@ -86,6 +87,7 @@ class Call(BaseModel):
     granted_s: int | None
     up_s: int | None
     left_s: int | None
+    account: str | None
 
 
 EVENT_ID = "Event-Id"
@@ -98,10 +100,10 @@ def routes(operations: Operations, once: Once) -> APIRouter:
     acts = Acts(operations, once)
 
     @router.get("/calls", summary="Calls in progress that hold a grant")
-    async def calls(_by: Viewer, response: Response) -> list[Call]:
+    async def calls(_by: Viewer, response: Response, account: OfAccount = None) -> list[Call]:
         # Taken before the list: what happens between the two is told again rather than by neither.
         response.headers[EVENT_ID] = str((await acts.look("events"))["last"])
-        return [Call(**row) for row in await acts.look("calls")]
+        return [Call(**row) for row in await acts.look("calls", account=account)]
 
     @router.delete("/calls/{call}", summary="End a call on all its legs", status_code=204)
     async def hang_up(by: Operator, call: CallId) -> None:
@@ -123,8 +125,8 @@ def routes(operations: Operations, once: Once) -> APIRouter:
         return Callback(**placed)
 
     @router.get("/conferences", summary="Rooms in which somebody is, with who is there")
-    async def conferences(_by: Viewer) -> list[Room]:
-        return [Room(**row) for row in await acts.look("conference_list")]
+    async def conferences(_by: Viewer, account: OfAccount = None) -> list[Room]:
+        return [Room(**row) for row in await acts.look("conference_list", account=account)]
 
     @router.post(
         "/conferences/{room}/participants",

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Path, Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from fairdial.console.api_accounts import Clause
@@ -117,7 +117,32 @@ class Decision(BaseModel):
     cut_by: str | None = Field(description="Rule that ended it; null where people did.")
     verified: str
     medium: str = Field(description='How a message went, such as "sms"; "" for a call.')
+    caller: str = Field(description="The number that the call came with.")
+    shown: str | None = Field(description="The number that it showed instead.")
+    sip_call_id: str = Field(description='SIP Call-ID of its first leg; "" where it is unknown.')
     cut_clause: str | None
+
+
+class Rule(BaseModel):
+    """A rule of the policy version that decided. section: table of its file; says: in words."""
+
+    section: str
+    rule: str
+    says: str
+
+
+class DecisionSheet(Decision):
+    """A decision with all that is known of it in words. cause: Q.850. answered_ms, ended_ms: of the call, UTC."""
+
+    kind_text: str
+    class_text: str
+    text: str = Field(description="What the reason means.")
+    cause: int
+    cure: str | None = Field(description="What an operator can do about it; null where it was allowed.")
+    rules: list[Rule] = Field(description="What the policy says under the clause, in its version of then.")
+    cut_rules: list[Rule] = Field(description="The same of the clause by which the call was cut.")
+    answered_ms: int | None
+    ended_ms: int | None
 
 
 class Grant(BaseModel):
@@ -153,6 +178,24 @@ class Disagreement(BaseModel):
     done: str
 
 
+DecisionId = Annotated[
+    str, Path(max_length=200, description="Its `call_id`, as listed.", examples=["1795262400.17"])
+]
+OfLine = Annotated[str | None, Query(max_length=80, description="Of this line alone.")]
+OfNumber = Annotated[
+    str | None,
+    Query(
+        max_length=80,
+        description="Of this number alone: E.164, or as `line` or FairDial's own region dials it.",
+    ),
+]
+OfCall = Annotated[
+    str | None, Query(max_length=200, description="Of this call alone: its id, or its SIP Call-ID.")
+]
+What = Annotated[
+    str,
+    Query(max_length=200, description="A call's id, its SIP Call-ID, or a number.", examples=["02079460123"]),
+]
 Latest = Annotated[int, Query(ge=1, le=1_000, description="The latest so many.")]
 
 
@@ -175,17 +218,34 @@ def routes(operations: Operations, once: Once) -> APIRouter:
 
     @router.get("/decisions", summary="Decisions, newest first: why calls were allowed or refused")
     async def decisions(
-        _by: Viewer, account: OfAccount = None, limit: Limit = 100, after: After = None
+        _by: Viewer,
+        account: OfAccount = None,
+        line: OfLine = None,
+        number: OfNumber = None,
+        call: OfCall = None,
+        limit: Limit = 100,
+        after: After = None,
     ) -> Page[Decision]:
-        return await acts.page(Decision, "call_id", limit, "decisions", account=account, after=after)
+        sought = {"account": account, "line": line, "number": number, "call": call, "after": after}
+        return await acts.page(Decision, "call_id", limit, "decisions", **sought)
+
+    @router.get("/decisions/{decision}", summary="A decision with all that is known of it, in words")
+    async def decision_sheet(_by: Viewer, decision: DecisionId) -> DecisionSheet:
+        return DecisionSheet(**await acts.look("decision_show", decision=decision))
+
+    @router.get(
+        "/why", summary="The latest refusal of a call or a number, in words; else the latest decision"
+    )
+    async def why(_by: Viewer, what: What) -> DecisionSheet:
+        return DecisionSheet(**await acts.look("why", what=what))
 
     @router.get("/differences", summary="Where switch and ledger disagreed, newest first")
     async def differences(_by: Viewer, limit: Latest = 100) -> list[Disagreement]:
         return [Disagreement(**row) for row in await acts.look("differences", limit=limit)]
 
     @router.get("/grants", summary="Grants that are live in the ledger, oldest first")
-    async def grants(_by: Viewer) -> list[Call]:
-        return [Call(**row) for row in await acts.look("grants")]
+    async def grants(_by: Viewer, account: OfAccount = None) -> list[Call]:
+        return [Call(**row) for row in await acts.look("grants", account=account)]
 
     @router.get("/grants/{call}", summary="What a call holds, or held")
     async def grant(_by: Viewer, call: CallId) -> Grant:

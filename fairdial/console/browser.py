@@ -52,17 +52,16 @@ class Sessions:
         self._running[_id(key)] = session
         return key, session
 
-    def find(self, key: str, now_ms: int, *, use: bool = True) -> Session | None:
-        """The session of that key, unless it is over. use: that it is asked for is a use of it."""
+    def find(self, key: str, now_ms: int) -> Session | None:
+        """The session of that key, unless it is over. To be asked for is a use of it."""
         session = self._running.get(_id(key))
         if session is None:
             return None
         if session.over(now_ms):
             self.end(key)
             return None
-        if use:
-            session.used_ms = now_ms
-            self._running.move_to_end(_id(key))
+        session.used_ms = now_ms
+        self._running.move_to_end(_id(key))
         return session
 
     def end(self, key: str) -> None:

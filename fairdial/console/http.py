@@ -211,8 +211,7 @@ async def _caller(
         response.headers["Cache-Control"] = "no-store"
 
         async def runs() -> bool:
-            # Looking on is no use of it: who left a page open has gone.
-            return await gate.session(key, use=False) is not None
+            return await gate.session(key) is not None
 
         return Caller(held, runs)
     by_token = await gate.holder(None if sent is None else sent.credentials)

@@ -344,9 +344,17 @@ def publish(db: sqlite3.Connection, policy: PublishedPolicy, before: str | None)
 def add_token(db: sqlite3.Connection, token: Token) -> None:
     if reading.tokens_where(db, "name = ?", token.name):
         raise AlreadyExists(f"token {token.name!r} exists; remove it first, or choose another name")
+    for account_id in token.accounts:
+        reading.need_account(db, account_id)
     db.execute(
-        "INSERT INTO tokens (name, digest, role, created_ms) VALUES (?, ?, ?, ?)",
-        (token.name, token.digest, token.role, token.created_ms),
+        "INSERT INTO tokens (name, digest, role, created_ms, accounts) VALUES (?, ?, ?, ?, ?)",
+        (
+            token.name,
+            token.digest,
+            token.role,
+            token.created_ms,
+            msgspec.json.encode(token.accounts).decode(),
+        ),
     )
 
 

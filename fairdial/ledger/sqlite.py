@@ -6,6 +6,7 @@ from typing import Protocol, TypeVar
 
 from fairdial.ledger import (
     cases,
+    daily,
     granting,
     messages,
     notices,
@@ -24,6 +25,7 @@ from fairdial.ledger.contract import (
     CaseEntry,
     CaseState,
     Charge,
+    DayUse,
     DecisionRecord,
     Difference,
     Entry,
@@ -182,9 +184,24 @@ class SqliteLedger:
         return await self._writer.read(lambda db: reading.find_grant(db, call_id))
 
     async def decisions(
-        self, account_id: str | None = None, limit: int = 100, after: str | None = None
+        self,
+        account_id: str | None = None,
+        limit: int = 100,
+        after: str | None = None,
+        *,
+        line_id: str | None = None,
+        number: str | None = None,
+        call: str | None = None,
+        refused: bool = False,
     ) -> tuple[DecisionRecord, ...]:
-        return await self._writer.read(lambda db: reading.latest_decisions(db, account_id, limit, after))
+        sought = reading.Sought(account_id, line_id, number, call, refused)
+        return await self._writer.read(lambda db: reading.latest_decisions(db, sought, limit, after))
+
+    async def decision(self, call_id: str) -> DecisionRecord:
+        return await self._writer.read(lambda db: reading.need_decision(db, call_id))
+
+    async def days(self, account_id: str, windows: Sequence[Window]) -> tuple[DayUse, ...]:
+        return await self._writer.read(lambda db: daily.days(db, account_id, windows))
 
     async def messages(
         self, account_id: str | None = None, limit: int = 100, after: str | None = None
@@ -365,8 +382,10 @@ class SqliteLedger:
             )
         )
 
-    async def accounts(self, after: str = "", limit: int | None = None) -> tuple[Account, ...]:
-        return await self._writer.read(lambda db: reading.accounts_by_id(db, after, limit))
+    async def accounts(
+        self, after: str = "", limit: int | None = None, starts: str = ""
+    ) -> tuple[Account, ...]:
+        return await self._writer.read(lambda db: reading.accounts_by_id(db, after, limit, starts))
 
     async def account(self, account_id: str) -> Account:
         return await self._writer.read(lambda db: reading.need_account(db, account_id))

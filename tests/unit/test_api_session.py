@@ -161,6 +161,24 @@ async def test_a_session_that_nobody_uses_ends_and_one_in_use_lasts_its_time(
     assert (await browser.ask("GET", "/session")).status == 401
 
 
+async def test_who_reads_a_stream_is_not_idle(
+    served: Served, browser: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api_events, "HEARTBEAT_S", 0.02)
+    url, headers = f"http://127.0.0.1:{served.port}/v1/events", {"Cookie": f"{COOKIE}={browser.cookie}"}
+    async with (
+        asyncio.timeout(5),
+        aiohttp.ClientSession(headers=headers) as session,
+        session.get(url) as stream,
+    ):
+        for _ in range(2):
+            served.clock.forward(IDLE_MS - 1)
+            # Two pieces, so that the later one was looked for after the clock was set.
+            for _ in range(2):
+                await stream.content.readuntil(b"nothing happened")
+    assert (await browser.ask("GET", "/session")).status == 200
+
+
 def test_sessions_are_so_many_and_those_used_the_longest_ago_go() -> None:
     sessions = Sessions()
     first, second = (sessions.begin("ann", 0)[0] for _ in range(2))
@@ -169,8 +187,8 @@ def test_sessions_are_so_many_and_those_used_the_longest_ago_go() -> None:
         sessions.begin("ann", 2 + n)
     # One token has its own bound: `second` was used less lately than `first`.
     assert (len(sessions), sessions.find(second, 50)) == (OF_ONE_TOKEN_MAX, None)
-    assert sessions.find(first, 50, use=False) is not None
-    for n in range(SESSIONS_MAX - 1):
+    assert sessions.find(first, 50) is not None
+    for n in range(SESSIONS_MAX):
         sessions.begin(f"token {n}", 100)
     assert len(sessions) == SESSIONS_MAX
     assert sessions.find(first, 100) is None
@@ -226,7 +244,7 @@ async def test_a_role_is_the_same_by_cookie(served: Served) -> None:
 # --- the event stream ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("how", ["logged out", "token removed", "idle"])
+@pytest.mark.parametrize("how", ["logged out", "token removed", "over"])
 async def test_a_stream_ends_with_its_session(
     served: Served, browser: Browser, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -245,5 +263,5 @@ async def test_a_stream_ends_with_its_session(
         elif how == "token removed":
             await served.operations.call("token_remove", {"name": "ann"})
         else:
-            served.clock.forward(IDLE_MS)
+            served.clock.forward(LASTS_MS)
         await stream.content.read()
