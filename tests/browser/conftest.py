@@ -14,6 +14,8 @@ from testbed.installation import Installation, obtain, obtain_chromium
 from tests.browser.stage import Stage, on_stage
 
 WITHIN_MS = 10_000
+ARGUMENTS = ("--no-sandbox", "--disable-dev-shm-usage")
+"""Tests run as root in containers, where Chromium's own sandbox cannot be had."""
 WIDE, PHONE = (1280, 800), (360, 740)
 
 
@@ -43,10 +45,7 @@ async def stage(installation: Installation, tmp_path_factory: pytest.TempPathFac
 async def browser() -> AsyncIterator[Browser]:
     """Debian's Chromium."""
     async with async_playwright() as playwright:
-        # Tests run as root in containers, where Chromium's own sandbox cannot be had.
-        browser = await playwright.chromium.launch(
-            executable_path=obtain_chromium(), args=["--no-sandbox", "--disable-dev-shm-usage"]
-        )
+        browser = await playwright.chromium.launch(executable_path=obtain_chromium(), args=list(ARGUMENTS))
         yield browser
         await browser.close()
 

@@ -110,9 +110,10 @@ async def test_it_works_by_keyboard_alone(visitor: Visitor, stage: Stage) -> Non
     await page.evaluate("document.activeElement.blur()")
     await tab_to("Hang up")
     await page.keyboard.press("Enter")
+    await expect(dialog.get_by_role("button", name="Cancel")).to_be_focused()
     await page.keyboard.press("Tab")
     await page.keyboard.press("Enter")
-    assert (await asyncio.wait_for(phone, 10)).ended_by == "far_end"
+    assert (await asyncio.wait_for(asyncio.shield(phone), 10)).ended_by == "far_end"
     await tab_to("Decisions")
     await page.keyboard.press("Enter")
     await expect(page.get_by_role("heading", name="Decisions", level=1)).to_be_focused()

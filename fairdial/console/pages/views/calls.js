@@ -44,15 +44,15 @@ export default function Calls() {
 }
 
 const Table = ({ shown }) => html`
-  <table class="cards calls" aria-label="Calls in progress">
-    <thead>
-      <tr>
-        <th scope="col">Account</th><th scope="col">Line</th><th scope="col">Number</th><th scope="col">Kind</th>
-        <th scope="col">State</th><th scope="col" class="figure">Up</th><th scope="col" class="figure">Left</th>
-        <th scope="col"><span class="hidden">Actions</span></th>
+  <table role="table" class="cards calls" aria-label="Calls in progress">
+    <thead role="rowgroup">
+      <tr role="row">
+        <th role="columnheader" scope="col">Account</th><th role="columnheader" scope="col">Line</th><th role="columnheader" scope="col">Number</th><th role="columnheader" scope="col">Kind</th>
+        <th role="columnheader" scope="col">State</th><th role="columnheader" scope="col" class="figure">Up</th><th role="columnheader" scope="col" class="figure">Left</th>
+        <th role="columnheader" scope="col"><span class="hidden">Actions</span></th>
       </tr>
     </thead>
-    <tbody>${shown.map((each) => html`<${Row} key=${each.id} of=${each.call} />`)}</tbody>
+    <tbody role="rowgroup">${shown.map((each) => html`<${Row} key=${each.id} of=${each.call} />`)}</tbody>
   </table>
 `;
 
@@ -64,15 +64,15 @@ function Row({ of }) {
     of.value.ends !== null && of.value.ends - tick.value < SOON_S * 1000 ? "figure soon" : "figure",
   );
   return html`
-    <tr data-call=${call.call}>
-      <td data-label="Account"><${AccountLink} of=${call.account} /></td>
-      <td data-label="Line">${call.line}</td>
-      <td data-label="Number" class="number">${call.dialled}</td>
-      <td data-label="Kind">${words(call.kind)}</td>
-      <td data-label="State"><${Badge} of=${call.state} /></td>
-      <td data-label="Up" class="figure">${up}</td>
-      <td data-label="Left" class=${soon} data-left>${left}</td>
-      <td class="acts">
+    <tr role="row" data-call=${call.call}>
+      <td role="cell" data-label="Account"><${AccountLink} of=${call.account} /></td>
+      <td role="cell" data-label="Line">${call.line}</td>
+      <td role="cell" data-label="Number" class="number">${call.dialled}</td>
+      <td role="cell" data-label="Kind">${words(call.kind)}</td>
+      <td role="cell" data-label="State"><${Badge} of=${call.state} /></td>
+      <td role="cell" data-label="Up" class="figure">${up}</td>
+      <td role="cell" data-label="Left" class=${soon} data-left>${left}</td>
+      <td role="cell" class="acts">
         <a class="small" href=${`#/why?q=${encodeURIComponent(call.call)}`} aria-label=${`Why: ${call.line} to ${call.dialled}`}>Why</a>
         ${may("operator") && html`<button type="button" class="small danger" aria-label=${`Hang up: ${call.line} to ${call.dialled}`} onClick=${() => hangUp(call)}>Hang up</button>`}
       </td>

@@ -44,28 +44,28 @@ export default function Decisions() {
 
 /** Decisions as events have them; each leads to why. */
 export const DecisionTable = ({ of, label, withAccount = true }) => html`
-  <table class="cards decisions" aria-label=${label}>
-    <thead>
-      <tr>
-        <th scope="col">Time</th>${withAccount && html`<th scope="col">Account</th>`}<th scope="col">Line</th><th scope="col">Number</th>
-        <th scope="col">Kind</th><th scope="col">Decision</th><th scope="col">Reason</th><th scope="col">Clause</th>
-        <th scope="col"><span class="hidden">Actions</span></th>
+  <table role="table" class="cards decisions" aria-label=${label}>
+    <thead role="rowgroup">
+      <tr role="row">
+        <th role="columnheader" scope="col">Time</th>${withAccount && html`<th role="columnheader" scope="col">Account</th>`}<th role="columnheader" scope="col">Line</th><th role="columnheader" scope="col">Number</th>
+        <th role="columnheader" scope="col">Kind</th><th role="columnheader" scope="col">Decision</th><th role="columnheader" scope="col">Reason</th><th role="columnheader" scope="col">Clause</th>
+        <th role="columnheader" scope="col"><span class="hidden">Actions</span></th>
       </tr>
     </thead>
-    <tbody>${of.map((each) => html`<${Row} key=${each.id} of=${each} withAccount=${withAccount} />`)}</tbody>
+    <tbody role="rowgroup">${of.map((each) => html`<${Row} key=${each.id} of=${each} withAccount=${withAccount} />`)}</tbody>
   </table>
 `;
 
 const Row = ({ of, withAccount }) => html`
-  <tr data-decision=${of.call}>
-    <td data-label="Time"><time datetime=${machine(of.at_ms)} title=${machine(of.at_ms)}>${timeOfDay(of.at_ms)}</time></td>
-    ${withAccount && html`<td data-label="Account"><${AccountLink} of=${of.account} /></td>`}
-    <td data-label="Line">${of.line}</td>
-    <td data-label="Number" class="number">${of.dialled}</td>
-    <td data-label="Kind">${words(of.kind)}</td>
-    <td data-label="Decision"><${Badge} of=${of.decision} text=${{ allow: "allowed", refuse: "refused", failed: "failed" }[of.decision] ?? of.decision} /></td>
-    <td data-label="Reason">${words(of.reason)}</td>
-    <td data-label="Clause">${clause(of.clause)}</td>
-    <td class="acts"><a class="small" href=${`#/why?q=${encodeURIComponent(of.call)}`} aria-label=${`Why: ${of.line} to ${of.dialled}, ${words(of.reason)}`}>Why</a></td>
+  <tr role="row" data-decision=${of.call}>
+    <td role="cell" data-label="Time"><time datetime=${machine(of.at_ms)} title=${machine(of.at_ms)}>${timeOfDay(of.at_ms)}</time></td>
+    ${withAccount && html`<td role="cell" data-label="Account"><${AccountLink} of=${of.account} /></td>`}
+    <td role="cell" data-label="Line">${of.line}</td>
+    <td role="cell" data-label="Number" class="number">${of.dialled}</td>
+    <td role="cell" data-label="Kind">${words(of.kind)}</td>
+    <td role="cell" data-label="Decision"><${Badge} of=${of.decision} text=${{ allow: "allowed", refuse: "refused", failed: "failed" }[of.decision] ?? of.decision} /></td>
+    <td role="cell" data-label="Reason">${words(of.reason)}</td>
+    <td role="cell" data-label="Clause">${clause(of.clause)}</td>
+    <td role="cell" class="acts"><a class="small" href=${`#/why?q=${encodeURIComponent(of.call)}`} aria-label=${`Why: ${of.line} to ${of.dialled}, ${words(of.reason)}`}>Why</a></td>
   </tr>
 `;

@@ -59,10 +59,10 @@ function Policy({ of, version }) {
       ${against && html`<${Difference} policy=${of.policy} version=${version} against=${against} />`}
       <${Reading} of=${shown}>${(data) => html`
         <p class="lead">${data.title}</p>
-        <table class="cards rules" aria-label="Rules">
-          <thead><tr><th scope="col">Section</th><th scope="col">Rule</th><th scope="col">Says</th><th scope="col">Clause</th></tr></thead>
-          <tbody>${data.rules.map((each, at) => html`<tr key=${at}>
-            <td data-label="Section">${words(each.section)}</td><td data-label="Rule">${words(each.rule)}</td><td data-label="Says">${each.says}</td><td data-label="Clause">${each.clause}</td>
+        <table role="table" class="cards rules" aria-label="Rules">
+          <thead role="rowgroup"><tr role="row"><th role="columnheader" scope="col">Section</th><th role="columnheader" scope="col">Rule</th><th role="columnheader" scope="col">Says</th><th role="columnheader" scope="col">Clause</th></tr></thead>
+          <tbody role="rowgroup">${data.rules.map((each, at) => html`<tr role="row" key=${at}>
+            <td role="cell" data-label="Section">${words(each.section)}</td><td role="cell" data-label="Rule">${words(each.rule)}</td><td role="cell" data-label="Says">${each.says}</td><td role="cell" data-label="Clause">${each.clause}</td>
           </tr>`)}</tbody>
         </table>`}
       <//>

@@ -1,6 +1,6 @@
 // Why a call was allowed or refused: found by the number dialled or by the call's id, told in words.
 import { path, read } from "../api.js";
-import { clause, dayAndTime, money, span, title, words } from "../format.js";
+import { clause, dayAndTime, span, words } from "../format.js";
 import { html } from "../lib.js";
 import { asEvent } from "../live.js";
 import { AccountLink, Badge, Empty, Reading, useRead } from "../ui.js";
@@ -40,14 +40,14 @@ async function search(sought, ending) {
   const items = byCall.length ? byCall : byNumber;
   if (items.length === 0) return { items, told: null };
   const chosen = items.find((each) => each.decision !== "allow") ?? items[0];
-  return { items, chosen, told: await read(path(["decisions", String(chosen.id ?? chosen.call_id)]), options) };
+  return { items, told: await read(path(["decisions", chosen.call_id]), options) };
 }
 
 function Found({ of, sought }) {
   if (of.items.length === 0)
     return html`<${Empty}>No decision about ${sought} is on record. Dials in a flood are refused without a record, and a call's id is not its number.<//>`;
   return html`
-    <${Told} of=${of.told} record=${of.chosen} />
+    <${Told} of=${of.told} />
     ${of.items.length > 1 && html`<h2>${of.items.length >= FOUND_MAX ? `The latest ${FOUND_MAX}` : `All ${of.items.length}`}</h2>
       <${DecisionTable} of=${of.items.map(asEvent)} label="Decisions that were found" />`}
   `;
@@ -55,36 +55,41 @@ function Found({ of, sought }) {
 
 const SAID = { allow: "Allowed", refuse: "Refused", failed: "No decision could be made" };
 
-function Told({ of, record }) {
-  const all = { ...record, ...of };
-  const reason = all.reason_text ?? all.text ?? title(all.reason);
-  const quoted = typeof all.clause === "object" ? all.clause : null;
+function Told({ of }) {
+  const ruled = of.clause_id ? { policy: of.clause_policy, version: of.clause_version, id: of.clause_id } : null;
   return html`
     <article class="why" aria-labelledby="why-title">
-      <h2 id="why-title"><${Badge} of=${all.decision} text=${SAID[all.decision] ?? all.decision} /> ${all.dialled}</h2>
-      <p class="lead">${reason}</p>
-      ${quoted?.text && html`<blockquote>${quoted.text}<footer>${clause(clauseOf(all))}, version ${clauseOf(all)?.version}</footer></blockquote>`}
-      ${!quoted?.text && clauseOf(all) && html`<p>Clause ${clause(clauseOf(all))}, version ${clauseOf(all).version}</p>`}
-      ${all.cure && html`<p class="cure"><strong>What to do:</strong> ${all.cure}</p>`}
+      <h2 id="why-title"><${Badge} of=${of.decision} text=${SAID[of.decision] ?? of.decision} /> ${of.dialled}</h2>
+      <p class="lead">${of.text}</p>
+      <${Clause} of=${ruled} rules=${of.rules} />
+      ${of.cut_by && html`<p>The call was cut by <strong>${words(of.cut_by)}</strong>.</p>
+        <${Clause} of=${of.cut_clause && { ...ruled, id: of.cut_clause }} rules=${of.cut_rules} />`}
+      ${of.cure && html`<p class="cure"><strong>What to do:</strong> ${of.cure}</p>`}
       <dl class="facts">
-        <${Fact} name="When">${dayAndTime(all.at_ms)}<//>
-        <${Fact} name="Account"><${AccountLink} of=${all.account_id ?? all.account} /><//>
-        <${Fact} name="Line">${all.line_id ?? all.line}<//>
-        <${Fact} name="Kind">${words(all.kind)}<//>
-        <${Fact} name="Number">${all.e164 || all.dialled}${all.number_class ? `, ${words(all.number_class)}` : ""}${all.country ? `, ${all.country}` : ""}<//>
-        ${all.decision === "allow" && html`<${Fact} name="Limit">${span(all.limit_s)}<//>`}
-        ${all.used_s !== null && all.used_s !== undefined && html`<${Fact} name="Used">${span(all.used_s)}<//>`}
-        ${all.cut_by && html`<${Fact} name="Cut by">${words(all.cut_by)}<//>`}
-        ${all.charge?.amount && html`<${Fact} name="Charge">${money(all.charge.amount, all.charge.currency)}<//>`}
-        ${all.flag && html`<${Fact} name="Flagged">${words(all.flag)}<//>`}
-        <${Fact} name="Call"><code>${all.call_id ?? all.call}</code><//>
-        ${all.sip_call_id && html`<${Fact} name="SIP Call-ID"><code>${all.sip_call_id}</code><//>`}
+        <${Fact} name="When">${dayAndTime(of.at_ms)}<//>
+        <${Fact} name="Account"><${AccountLink} of=${of.account_id} /><//>
+        <${Fact} name="Line">${of.line_id}<//>
+        <${Fact} name="Kind">${of.kind_text}<//>
+        <${Fact} name="Number">${[of.e164 ?? of.dialled, of.class_text, of.country].filter(Boolean).join(", ")}<//>
+        ${of.shown && html`<${Fact} name="Shown to who is called">${of.shown}<//>`}
+        ${of.verified && html`<${Fact} name="The network vouches for the caller">${of.verified}<//>`}
+        ${of.decision === "allow" && html`<${Fact} name="May last">${span(of.limit_s)}<//>`}
+        ${of.used_s !== null && html`<${Fact} name="Lasted">${span(of.used_s)}<//>`}
+        ${of.cause > 0 && html`<${Fact} name="Q.850 cause">${of.cause}<//>`}
+        ${of.flag && html`<${Fact} name="Flagged">${words(of.flag)}<//>`}
+        <${Fact} name="Call"><code>${of.call_id}</code><//>
+        ${of.sip_call_id && html`<${Fact} name="SIP Call-ID"><code>${of.sip_call_id}</code><//>`}
       </dl>
     </article>
   `;
 }
 
-const clauseOf = (all) =>
-  all.clause_id ? { policy: all.clause_policy, version: all.clause_version, id: all.clause_id } : all.clause ?? null;
+/** What the policy says under a clause, in the version that decided. */
+const Clause = ({ of, rules }) =>
+  of &&
+  html`<blockquote>
+    ${rules.map((each, at) => html`<p key=${at}><span class="faint">${words(each.section)}, ${words(each.rule)}:</span> ${each.says}</p>`)}
+    <footer>${clause(of)}, version ${of.version}</footer>
+  </blockquote>`;
 
 const Fact = ({ name, children }) => html`<div><dt>${name}</dt><dd>${children}</dd></div>`;
