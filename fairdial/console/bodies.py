@@ -3,11 +3,13 @@
 A body is read when a route asks for it: so much as fits into BODY_BYTES_MAX, within BODY_WITHIN_S. A route that takes
 files allows more of both once it knows who sends them (`allow_file`), and one that writes them to disk as they come
 still more (`allow_stream`). Where an answer is given before the body was read, the connection is closed behind it,
-since what still comes is no request. Who does not even send the head of a request in time is not waited for either, nor who
-does not take the answer (`Protocol`).
+since what still comes is no request: after a moment, in which it is read and dropped, as who is cut off while it sends
+does not get the answer. Who does not even send the head of a request in time is not waited for either,
+nor who does not take the answer (`Protocol`).
 """
 
 import asyncio
+import contextlib
 import sys
 from typing import Any
 
@@ -28,6 +30,9 @@ STREAM_PIECE_WITHIN_S = 20.0
 STREAM_WITHIN_S = 1_800.0
 """For all of it: 64 MB over 300 kbit/s."""
 
+LINGER_S = 1.0
+"""For who still sends when its answer is given."""
+
 TAKEN_WITHIN_S = 30.0
 """For the next piece of an answer to be taken."""
 
@@ -46,6 +51,7 @@ class _Intake:
         # h11 lets no other texts through; what is longer than this is too large for any route.
         self._announced = int(announced) if announced.isdigit() and len(announced) < 20 else sys.maxsize
         self._receive = receive
+        self._waits_for_leave = b"expect" in headers
         self._read = 0
         self._until_s: float | None = None
         self.whole = not self._announced and b"transfer-encoding" not in headers
@@ -75,6 +81,17 @@ class _Intake:
             self.whole = not message.get("more_body", False)
         return message
 
+    async def drop_rest(self) -> None:
+        """Read what still comes, for LINGER_S."""
+        if self._waits_for_leave:
+            return  # nothing was sent yet
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LINGER_S):
+                more = True
+                while more:
+                    message = await self._receive()
+                    more = message["type"] == "http.request" and message.get("more_body", False)
+
     def _measure(self, size: int) -> None:
         if size > self.bytes_max:
             raise HTTPException(413, f"a request has at most {self.bytes_max} bytes here")
@@ -95,6 +112,11 @@ class Bounded:
         async def answer(message: Message) -> None:
             if message["type"] == "http.response.start" and not intake.whole:
                 MutableHeaders(scope=message)["Connection"] = "close"
+            last = message["type"] == "http.response.body" and not message.get("more_body", False)
+            if last and not intake.whole:
+                await send({**message, "more_body": True})
+                await intake.drop_rest()
+                message = {"type": "http.response.body", "body": b""}
             await send(message)
 
         scope[_INTAKE] = intake

@@ -393,7 +393,7 @@ def _step_back(pid: int) -> None:
     try:
         os.setpriority(os.PRIO_PROCESS, pid, NICE)
         Path(f"/proc/{pid}/oom_score_adj").write_text("1000")
-    except ProcessLookupError:
+    except (ProcessLookupError, FileNotFoundError):
         pass  # over already
     except OSError as error:
         log.warning("replay_not_stepped_back", error=str(error))
@@ -403,8 +403,7 @@ def _progress(line: bytes) -> float | None:
     """How much of the work is done, 0 to 1, where a line says so."""
     try:
         told = json.loads(line)
-        done = min(1.0, float(told["done"]) / max(1, told["total"]))
-        step = told["step"]
+        step, done = str(told["step"]), min(1.0, float(told["done"]) / max(1.0, float(told["total"])))
     except (ValueError, KeyError, TypeError):
         return None
     return done * READING_SHARE if step == "reading" else READING_SHARE + done * (1 - READING_SHARE)
