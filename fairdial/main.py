@@ -43,7 +43,7 @@ from ari_handlers.probe import probe_ari
 from ari_handlers.queues import CallQueues
 from ari_handlers.resources import AriError, AriRefused
 from ari_handlers.whisper import Warnings
-from fairdial import logs
+from fairdial import call_log, logs
 from fairdial.cases import Cases
 from fairdial.clock import SystemClock
 from fairdial.config import Config, ConfigError, read_again, with_secrets
@@ -465,6 +465,9 @@ class Service:
             return ""
 
     async def _hang_up(self, call_id: str) -> bool:
+        call = self.dials.calls.get(call_id)
+        if call is not None:
+            call_log.speak_of(call_id, call.queue.sip_call_id)
         try:
             return await self.dials.hangup(call_id)
         except AriError as error:

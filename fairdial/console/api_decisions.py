@@ -117,6 +117,7 @@ class Decision(BaseModel):
     cut_by: str | None = Field(description="Rule that ended it; null where people did.")
     verified: str
     medium: str = Field(description='How a message went, such as "sms"; "" for a call.')
+    sip_call_id: str = Field(description="Of the caller's SIP dialog, as in Homer and sngrep.")
     cut_clause: str | None
 
 

@@ -219,6 +219,7 @@ class DecisionRecord:
     flag: what was noted of a call that was let through, such as "unencrypted" (A7); "" for nothing. used_s: None
     where it was not allowed, or is not over. cut_by: the rule that ended it, None where people did. verified: what the
     network said of the caller's number, "passed" or "failed"; "" for nothing. medium: of a message, "" where none is.
+    sip_call_id: of the caller's leg, or of the message; "" where it has none.
     """
 
     call_id: str
@@ -242,6 +243,7 @@ class DecisionRecord:
     cut_by: str | None = None
     verified: str = ""
     medium: str = ""
+    sip_call_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -705,6 +707,10 @@ class Ledger(Protocol):
 
     async def grant(self, call_id: str) -> Grant | None:
         """One grant."""
+        ...
+
+    async def sip_call_id(self, call_id: str) -> str:
+        """The SIP Call-ID of a call that was decided about; "" where none is known."""
         ...
 
     async def decisions(

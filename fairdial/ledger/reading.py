@@ -62,7 +62,8 @@ CHARGES_SHOWN = 1000
 _RECORD = """
     SELECT d.call_id, d.at_ms, d.kind, d.line_id, d.account_id, d.dialled, d.e164, d.number_class, d.country,
            d.decision, d.reason, d.clause_policy, d.clause_version, d.clause_id, d.granted_s, d.limit_s, d.flag,
-           g.used_s, CASE WHEN g.used_s = g.granted_s THEN g.bound_by END, d.verified, coalesce(m.medium, '')
+           g.used_s, CASE WHEN g.used_s = g.granted_s THEN g.bound_by END, d.verified, coalesce(m.medium, ''),
+           d.sip_call_id
 """
 _DECISION = f"""
     {_RECORD}
@@ -300,6 +301,11 @@ def need_account(db: sqlite3.Connection, account_id: str) -> Account:
     if row is None:
         raise NotFound(f"no account {account_id!r}; `fairdial account list` shows all")
     return to_account(row)
+
+
+def sip_call_id(db: sqlite3.Connection, call_id: str) -> str:
+    row = db.execute("SELECT sip_call_id FROM decisions WHERE call_id = ?", (call_id,)).fetchone()
+    return "" if row is None else str(row["sip_call_id"])
 
 
 def latest_decisions(
