@@ -30,6 +30,7 @@ from fairdial.console import (
     api_messages,
     api_notices,
     api_policies,
+    api_replays,
     api_requests,
     api_session,
     api_statements,
@@ -62,6 +63,7 @@ ROUTES = (
     api_notices.routes,
     api_statements.routes,
     api_requests.routes,
+    api_replays.routes,
     api_access.routes,
 )
 """In the order in which they are described."""
