@@ -6,6 +6,7 @@ import re
 import pytest
 from playwright.async_api import expect
 
+from testbed.server import PROJECT
 from tests.browser.conftest import WITHIN_MS, Visitor
 from tests.browser.stage import HOSTILE, HOSTILE_ID, LONDON, PREMIUM, Stage
 
@@ -182,6 +183,26 @@ async def test_what_two_versions_of_a_policy_differ_in(visitor: Visitor, stage: 
     await page.get_by_role("link", name="quota 2").click()
     await page.get_by_label("What it changes against").select_option("1")
     await expect(page.locator(".difference")).to_contain_text("from 15 to 30 seconds (Q4)")
+
+
+async def test_call_records_are_replayed_and_their_report_is_read(visitor: Visitor, stage: Stage) -> None:
+    page = visitor.page
+    await visitor.sign_in(stage.tokens["admin"])
+    await visitor.look_at("replay")
+    await page.get_by_label("Call records").set_input_files(PROJECT / "tests" / "data" / "cdr" / "Master.csv")
+    await page.get_by_label("Policy").select_option("kryptotel")
+    await page.get_by_label("Against").select_option("redconnect")
+    await page.get_by_role("button", name="Replay").click()
+    report = page.frame_locator("iframe.report")
+    await expect(report.locator("h1")).to_be_visible(timeout=30_000)
+    await expect(page.get_by_role("region", name="Replays")).to_contain_text("kryptotel against redconnect")
+    await expect(page.get_by_role("region", name="Replays")).to_contain_text("done")
+    # The report is shut in: of no origin, so that it reads nothing of ours.
+    origin = await page.frames[-1].evaluate("self.origin")
+    assert origin == "null"
+    await page.get_by_role("button", name="Remove").click()
+    await page.get_by_role("dialog").get_by_role("button", name="Remove").click()
+    await expect(page.get_by_text("No replay yet")).to_be_visible()
 
 
 async def test_what_looks_like_markup_is_text(visitor: Visitor, stage: Stage) -> None:

@@ -4,7 +4,7 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from playwright.async_api import Browser, expect
+from playwright.async_api import Browser, Route, expect
 
 from tests.browser.conftest import PHONE, WIDE, WITHIN_MS, Visitor
 from tests.browser.stage import PREMIUM, ROOM, Stage
@@ -117,6 +117,53 @@ async def test_it_works_by_keyboard_alone(visitor: Visitor, stage: Stage) -> Non
     await tab_to("Decisions")
     await page.keyboard.press("Enter")
     await expect(page.get_by_role("heading", name="Decisions", level=1)).to_be_focused()
+
+
+async def test_of_a_thousand_calls_a_second_changes_nothing_but_their_times(
+    visitor: Visitor, stage: Stage
+) -> None:
+    page = visitor.page
+    call = {
+        "line": "alice",
+        "kind": "outbound",
+        "dialled": "02079460123",
+        "state": "talking",
+        "account": "acme",
+    }
+    times = {"granted_s": 3600, "up_s": 5, "left_s": 3595}
+    rows = [{"call": f"made-up-{number}", **call, **times} for number in range(1_000)]
+
+    async def many(route: Route) -> None:
+        answer = await route.fetch()
+        await route.fulfill(response=answer, json=rows)
+
+    await page.route("**/v1/calls", many)
+    await visitor.sign_in(stage.tokens["viewer"])
+    await expect(page.locator("tr[data-call]")).to_have_count(1_000)
+    left = page.locator("[data-left]").last
+    before = await left.inner_text()
+    await page.evaluate(
+        """() => {
+          window.seen = {rows: 0, times: 0};
+          new MutationObserver(all => all.forEach(each =>
+            each.type === "characterData" ? window.seen.times++ : window.seen.rows++
+          )).observe(document.querySelector("table.calls"),
+            {subtree: true, childList: true, characterData: true, attributes: true});
+        }"""
+    )
+    await expect(left).not_to_have_text(before)
+    seen = await page.evaluate("window.seen")
+    # Two times a row: how long it is up, and what is left.
+    assert seen["rows"] == 0
+    assert 2_000 <= seen["times"] <= 8_000
+    # A call that comes is one row more, and no other is drawn anew.
+    await page.evaluate("window.seen.rows = 0")
+    phone = stage.call("carol")
+    await expect(page.locator("tr[data-call]")).to_have_count(1_001)
+    assert await page.evaluate("window.seen.rows") < 20
+    await page.get_by_label("Filter").fill("carol")
+    await expect(page.locator("tr[data-call]")).to_have_count(1)
+    assert not phone.done()
 
 
 async def test_light_and_dark_can_be_chosen_and_stay(visitor: Visitor, stage: Stage) -> None:

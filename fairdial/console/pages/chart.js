@@ -30,7 +30,7 @@ export function Bars({ labels, series, unit, label }) {
       chart?.destroy();
       chart = new UPlot(options(UPlot, place.current, labels, series, unit), stacked(series), place.current);
     };
-    const size = () => chart?.setSize({ width: place.current.clientWidth, height: HEIGHT });
+    const size = () => place.current && chart?.setSize({ width: place.current.clientWidth, height: HEIGHT });
     const scheme = matchMedia("(prefers-color-scheme: dark)");
     const watch = new ResizeObserver(size);
     draw().then(() => place.current && watch.observe(place.current));
@@ -74,7 +74,7 @@ function options(UPlot, place, labels, series, unit) {
     cursor: { show: false },
     scales: { x: { time: false, range: [-0.6, labels.length - 0.4] }, y: { range: (_, __, max) => [0, max > 0 ? max * 1.08 : 1] } },
     axes: [
-      { ...axis, grid: { show: false }, splits: () => spread(labels.length), values: (_, at) => at.map((x) => labels[x] ?? "") },
+      { ...axis, size: 28, grid: { show: false }, splits: () => spread(labels.length), values: (_, at) => at.map((x) => labels[x] ?? "") },
       { ...axis, size: 56, values: (_, at) => at.map((value) => `${value}${unit ? ` ${unit}` : ""}`) },
     ],
     series: [

@@ -11,12 +11,10 @@ export function clock(seconds) {
   return hours ? `${hours}:${rest}` : rest.replace(/^0/, "");
 }
 
-/** Seconds in words: 2,400 min, 90 s, 100 h. */
+/** Seconds in words: 90 s, 2,400 min. */
 export function span(seconds) {
   if (seconds === null || seconds === undefined) return "no limit";
-  if (seconds < 120) return `${number(Math.round(seconds))} s`;
-  if (seconds % 3600 === 0 && seconds < 36_000_000 && seconds >= 36_000) return `${number(seconds / 3600)} h`;
-  return `${number(Math.floor(seconds / 60))} min`;
+  return seconds < 120 ? `${number(Math.round(seconds))} s` : `${number(Math.floor(seconds / 60))} min`;
 }
 
 export const number = (value) => new Intl.NumberFormat("en-GB").format(value);

@@ -48,11 +48,11 @@ function Search({ of }) {
     location.hash = `#/account/${encodeURIComponent(account)}`;
   };
   return html`
-    <form class="tools" role="search" onSubmit=${go}>
+    <search><form class="tools" onSubmit=${go}>
       <label>Account
         <input type="search" value=${typed} onInput=${(event) => type(event.currentTarget.value)} placeholder="beginning of its id" autocomplete="off" />
       </label>
-    </form>
+    </form></search>
     ${looking && html`<${Reading} of=${found}>
       ${(data) =>
         data &&

@@ -51,7 +51,7 @@ function Upload({ busy, done }) {
     <form class="upload" onSubmit=${submit}>
       <label>Call records (Master.csv) <input type="file" name="file" accept=".csv,text/csv" required /></label>
       <${Reading} of=${policies}>${(data) => html`
-        <label>Policy <select name="policy" required>${data.map((each) => html`<option value=${each.policy}>${each.policy}</option>`)}</select></label>
+        <label>Policy <select name="policy"><option value="">each account's own</option>${data.map((each) => html`<option value=${each.policy}>${each.policy}</option>`)}</select></label>
         <label>Against <select name="against"><option value="">no other</option>${data.map((each) => html`<option value=${each.policy}>${each.policy}</option>`)}</select></label>`}
       <//>
       <button type="submit" disabled=${busy || sending} aria-busy=${sending}>${busy ? "One is running" : "Replay"}</button>
@@ -74,7 +74,7 @@ function List({ of, again }) {
           ${of.map(
             (each) => html`<tr key=${each.replay}>
               <td>${dayAndTime(each.started_ms)}</td>
-              <td>${each.policy}${each.against ? ` against ${each.against}` : ""}</td><td>${each.by}</td>
+              <td>${each.policy ?? "each account's own"}${each.against ? ` against ${each.against}` : ""}</td><td>${each.by}</td>
               <td><${Badge} of=${each.state} text=${words(each.state)} />${each.error ? html`<br />${each.error}` : ""}</td>
               <td>${each.state === "running"
                 ? html`<progress aria-label="Records replayed" max=${each.rows ?? null} value=${each.rows ? each.rows_done : null}></progress> ${number(each.rows_done ?? 0)}${each.rows ? ` of ${number(each.rows)}` : ""}`
@@ -97,7 +97,7 @@ function Report({ id, of }) {
   return html`
     <section aria-labelledby="report">
       <h2 id="report">Report</h2>
-      <iframe class="report" title="Report of the replay" sandbox="allow-scripts" src=${path(["replays", id, "report"])}></iframe>
+      <iframe class="report" title="Report of the replay" sandbox="" src=${path(["replays", id, "report"])}></iframe>
     </section>
   `;
 }

@@ -16,12 +16,12 @@ export default function Why({ query }) {
     location.hash = `#/why?q=${encodeURIComponent(new FormData(event.currentTarget).get("q").trim())}`;
   };
   return html`
-    <form class="tools" role="search" onSubmit=${submit} key=${sought}>
+    <search><form class="tools" onSubmit=${submit} key=${sought}>
       <label>Number dialled, or id of the call
         <input type="search" name="q" defaultValue=${sought} required placeholder="09098790000 or 1795262400.17" />
       </label>
       <button type="submit">Explain</button>
-    </form>
+    </form></search>
     ${!sought && html`<${Empty}>Give the number as it was dialled or in full (+44 …), or the id of a call as lists and logs have it.<//>`}
     ${sought && html`<${Reading} of=${found}>${(data) => data && html`<${Found} of=${data} sought=${sought} />`}<//>`}
   `;
