@@ -97,7 +97,7 @@ def create_app(
         title="FairDial", version=version("fairdial"), docs_url=None, redoc_url=None, openapi_url=None
     )
     app.add_middleware(Bounded)
-    http.tell_errors(app, gate)
+    http.tell_errors(app, gate, operations)
     once = Once()
     for routes in ROUTES:
         app.include_router(routes(operations, once), prefix="/v1", responses=http.ERRORS)

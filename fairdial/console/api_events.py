@@ -14,8 +14,8 @@ from fastapi import APIRouter, Header, Query
 from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from fairdial.console.api_lines import OfAccount
-from fairdial.console.http import Acts, Asking, Caller, Viewer, error_answer, problem
+from fairdial.console.callers import Asking, Caller, ListViewer, OfAccount
+from fairdial.console.http import Acts, error_answer, problem
 from fairdial.console.once import Once
 from fairdial.console.operations import OperationError, Operations
 from fairdial.ledger.contract import LedgerError
@@ -133,9 +133,9 @@ def routes(operations: Operations, once: Once) -> APIRouter:
         },
     )
     async def events(
-        _by: Viewer,
+        _by: ListViewer,
         caller: Asking,
-        account: OfAccount = None,
+        account: OfAccount,
         after: AfterEvent = None,
         last_event_id: EventId = None,
     ) -> EventStream:

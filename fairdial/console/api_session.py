@@ -1,7 +1,7 @@
 """How a browser is let in: it shows a token once, and has a cookie then, which no script reads.
 
 Not a part of `/v1`: programs send their token with each request. What a cookie may do, and what it needs for it, is
-`http.py`'s.
+`callers.py`'s.
 """
 
 from typing import Annotated
@@ -11,7 +11,8 @@ from pydantic import BaseModel, Field
 
 from fairdial.console.access import Gate
 from fairdial.console.browser import LASTS_MS, Session
-from fairdial.console.http import COOKIE, Body, refuse_foreign, turn_away
+from fairdial.console.callers import COOKIE, refuse_foreign, turn_away
+from fairdial.console.http import Body
 from fairdial.ledger.contract import Role, Token
 
 
@@ -22,16 +23,25 @@ class LoginRequest(Body):
 
 
 class SessionShown(BaseModel):
-    """Who is let in. account: whom the token is bound to; null: to none. csrf: for the header `X-CSRF-Token`."""
+    """Who is let in. account: whom the token is bound to; null: to none, or to several, all of which `accounts` has.
+    csrf: for the header `X-CSRF-Token`.
+    """
 
     name: str
     role: Role
     account: str | None
+    accounts: list[str]
     csrf: str
 
 
 def _shown(held: Token, session: Session) -> SessionShown:
-    return SessionShown(name=held.name, role=held.role, account=None, csrf=session.csrf)
+    return SessionShown(
+        name=held.name,
+        role=held.role,
+        account=held.accounts[0] if len(held.accounts) == 1 else None,
+        accounts=list(held.accounts),
+        csrf=session.csrf,
+    )
 
 
 def routes() -> APIRouter:

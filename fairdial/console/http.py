@@ -1,15 +1,13 @@
-"""What every route of the HTTP API shares: who may ask, how an error is told (RFC 9457), what is asked twice, what is
-logged of a change, and how a long list is read in pages.
+"""What every route of the HTTP API shares: how an error is told (RFC 9457), what is asked twice, what is logged of a
+change, and how a long list is read in pages.
 
-Leaves what can be asked to the routes (modules `api_*.py`), tokens to `access.py`, and how much is read to `bodies.py`.
+Leaves what can be asked to the routes (modules `api_*.py`), who may ask to `callers.py`, and how much is read to
+`bodies.py`.
 """
 
 import hashlib
 import json
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
-from functools import partial
-from hmac import compare_digest
+from collections.abc import Callable, Mapping
 from importlib import resources
 from typing import Annotated, Any, Generic, TypeVar
 from urllib.parse import quote
@@ -18,13 +16,17 @@ import structlog
 from fastapi import Depends, FastAPI, Header, HTTPException, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException as WebError
 from starlette.requests import ClientDisconnect
 
-from fairdial.console.access import WAIT_S, Gate, may
+from fairdial.console.access import Gate
 from fairdial.console.bodies import allow_file
+
+# As routes write them.
+from fairdial.console.callers import Admin as Admin
+from fairdial.console.callers import Operator as Operator
+from fairdial.console.callers import Viewer as Viewer
 from fairdial.console.once import Once, OtherRequest
 from fairdial.console.operations import OperationError, Operations
 from fairdial.console.replays import NoRoom, ReplayBusy, ReplayUnknown
@@ -37,7 +39,6 @@ from fairdial.ledger.contract import (
     NotFound,
     NotNow,
     NotOpen,
-    Role,
     Token,
     TooMany,
 )
@@ -157,91 +158,6 @@ _TITLES = {
     415: "Not that type",
 }
 
-_bearer = HTTPBearer(auto_error=False, description="A token that `fairdial token add` printed.")
-
-
-COOKIE = "fairdial_session"
-CSRF = "X-CSRF-Token"
-_READS = frozenset({"GET", "HEAD"})
-
-
-def turn_away(request: Request, detail: str) -> HTTPException:
-    """The error for who shows what nobody holds; who does so too often is to wait."""
-    gate: Gate = request.app.state.gate
-    if gate.too_often(request.client.host if request.client else ""):
-        wait = {"Retry-After": str(WAIT_S)}
-        return HTTPException(429, "too many wrong tokens; wait and send the right one", wait)
-    return HTTPException(401, detail, {"WWW-Authenticate": "Bearer"})
-
-
-def refuse_foreign(request: Request) -> None:
-    """Refuse what a page of another site has a browser send (Fetch Metadata, W3C). Raises HTTPException."""
-    site = request.headers.get("sec-fetch-site", "same-origin")
-    if site != "same-origin":
-        raise HTTPException(
-            403, f"this was sent from elsewhere (Sec-Fetch-Site: {site[:20]}); use FairDial's page"
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """Whose request it is. holds: asks whether it still would be let in, now. Raises LedgerError."""
-
-    token: Token
-    holds: Callable[[], Awaitable[bool]]
-
-
-async def _caller(
-    request: Request,
-    response: Response,
-    sent: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
-) -> Caller:
-    """Who asks: by a bearer token, or else by the cookie of a session. Raises HTTPException."""
-    gate: Gate = request.app.state.gate
-    key = request.cookies.get(COOKIE)
-    if sent is None and key is not None:
-        found = await gate.session(key)
-        if found is None:
-            raise HTTPException(401, "this session is over; log in again", {"WWW-Authenticate": "Bearer"})
-        session, held = found
-        if request.method not in _READS:
-            # A browser sends the cookie along with whatever any page has it ask; the page alone knows this.
-            refuse_foreign(request)
-            if not compare_digest(request.headers.get(CSRF, "").encode(), session.csrf.encode()):
-                raise HTTPException(403, f"a change needs the header {CSRF}, with `csrf` of `GET /session`")
-        response.headers["Cache-Control"] = "no-store"
-
-        async def runs() -> bool:
-            return await gate.session(key) is not None
-
-        return Caller(held, runs)
-    by_token = await gate.holder(None if sent is None else sent.credentials)
-    if by_token is None:
-        raise turn_away(request, "send `Authorization: Bearer TOKEN` with one that `fairdial token add` made")
-    return Caller(by_token, partial(gate.knows, by_token.digest))
-
-
-Asking = Annotated[Caller, Depends(_caller)]
-"""Whose request it is, whatever the role."""
-
-
-class _Needs:
-    """Lets in who holds a token of a role or of a higher one; the application's state has the gate."""
-
-    def __init__(self, role: Role) -> None:
-        self._role = role
-
-    async def __call__(self, caller: Asking) -> Token:
-        held = caller.token
-        if not may(held.role, self._role):
-            raise HTTPException(403, f"token {held.name!r} has role {held.role}; this needs {self._role}")
-        return held
-
-
-Viewer = Annotated[Token, Depends(_Needs(Role.VIEWER))]
-Operator = Annotated[Token, Depends(_Needs(Role.OPERATOR))]
-Admin = Annotated[Token, Depends(_Needs(Role.ADMIN))]
-
 
 async def _text(request: Request) -> str:
     try:
@@ -335,9 +251,10 @@ def _told(operation: str, given: Mapping[str, Any]) -> dict[str, Any]:
     return of_token | {name: value for name, value in given.items() if name in _TOLD}
 
 
-def tell_errors(app: FastAPI, gate: Gate) -> None:
-    """Tell all errors of `app` as problems, and let in whom `gate` knows."""
+def tell_errors(app: FastAPI, gate: Gate, operations: Operations) -> None:
+    """Tell all errors of `app` as problems, and let in whom `gate` knows, for what is its own by `operations`."""
     app.state.gate = gate
+    app.state.operations = operations
     app.add_exception_handler(RequestValidationError, _malformed)
     app.add_exception_handler(WebError, _web_error)
     for kind in (OperationError, LedgerError, ValueError):

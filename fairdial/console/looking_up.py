@@ -4,6 +4,7 @@ known of it in words, and an account's days.
 For `operations.py`, which has them by name. Nothing here changes anything.
 """
 
+import contextlib
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -71,16 +72,20 @@ class LookingUp:
             max(1, min(limit, SHOWN_MAX)),
             after,
             line_id=line,
-            number=None if number is None else await self._as_kept(number, line),
+            number=None if number is None else await self._as_kept(number, account, line),
             call=call,
         )
         return [self._row(record) for record in records]
 
-    async def _as_kept(self, number: str, line: str | None) -> str:
-        """The form of a number by which its calls are found; a line's own habit says how it dials."""
+    async def _as_kept(self, number: str, account: str | None = None, line: str | None = None) -> str:
+        """The form of a number by which its calls are found; a line's own habit says how it dials, unless it is another
+        account's.
+        """
         habit = Habit(region=self._desk.region)
         if line is not None:
-            habit = (await self._ledger.line(line)).habit
+            with contextlib.suppress(NotFound):
+                found = await self._ledger.line(line)
+                habit = found.habit if account in (None, found.account_id) else habit
         return self._desk.numbering.classify(number, habit).e164 or number
 
     def _row(self, record: DecisionRecord) -> Json:
@@ -97,12 +102,12 @@ class LookingUp:
     async def _show(self, decision: str) -> Json:
         return await self._in_words(await self._ledger.decision(decision))
 
-    async def _why(self, what: str) -> Json:
+    async def _why(self, what: str, account: str | None = None) -> Json:
         """The latest refusal of a call, by its id or SIP Call-ID, or of a number; the latest decision where none is."""
-        by_number = {"number": await self._as_kept(what, None)}
+        by_number = {"number": await self._as_kept(what)}
         for sought in ({"call": what}, by_number):
             for refused in (True, False):
-                found = await self._ledger.decisions(None, 1, refused=refused, **sought)
+                found = await self._ledger.decisions(account, 1, refused=refused, **sought)
                 if found:
                     return await self._in_words(found[0])
         raise NotFound(

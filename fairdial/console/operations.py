@@ -68,6 +68,7 @@ from fairdial.policy.account import (
 )
 from fairdial.policy.call import Ringing, State, Talking, lease_end_ms
 from fairdial.policy.cards import RateCard
+from fairdial.policy.decide import cap_limit
 from fairdial.policy.difference import difference, takes_effect
 from fairdial.policy.document import Step, parse_policy
 from fairdial.policy.lint import Severity, lint
@@ -297,7 +298,17 @@ class Operations:
         # As it stands now: one that was there already may have been suspended since.
         return account_json(await self._ledger.account(account))
 
-    async def _account_list(self, after: str = "", limit: int | None = None, starts: str = "") -> list[Json]:
+    async def _account_list(
+        self,
+        after: str = "",
+        limit: int | None = None,
+        starts: str = "",
+        accounts: Sequence[str] | None = None,
+    ) -> list[Json]:
+        """accounts: of these alone."""
+        if accounts is not None:
+            wanted = sorted(each for each in accounts if each > after and each.startswith(starts))[:limit]
+            return [account_json(await self._ledger.account(each)) for each in wanted]
         return [account_json(account) for account in await self._ledger.accounts(after, limit, starts)]
 
     async def _account_show(self, account: str) -> Json:
@@ -349,9 +360,11 @@ class Operations:
             if not allowance.measures_talk
         )
 
-    async def _account_standing(self, account: str, standing: str, fraud: bool = False) -> Json:
-        set_to = Standing(standing)
-        entry = await self._ledger.set_standing(account, set_to, self._desk.now_ms(), fraud=fraud)
+    async def _account_standing(
+        self, account: str, standing: str, fraud: bool = False, harder: bool = False
+    ) -> Json:
+        set_to, now_ms = Standing(standing), self._desk.now_ms()
+        entry = await self._ledger.set_standing(account, set_to, now_ms, fraud=fraud, harder=harder)
         return account_json(entry) | {"calls_cut": await self._cut_barred(set_to, account=account)}
 
     async def _account_restrict(self, account: str, services: Sequence[str], lift: bool = False) -> Json:
@@ -363,9 +376,9 @@ class Operations:
         cut = 0 if lift or self._cut is None else await self._cut(account=account, kinds=named)
         return account_json(entry) | {"calls_cut": cut}
 
-    async def _line_standing(self, line: str, standing: str) -> Json:
+    async def _line_standing(self, line: str, standing: str, harder: bool = False) -> Json:
         set_to = Standing(standing)
-        entry = await self._ledger.set_line_standing(line, set_to)
+        entry = await self._ledger.set_line_standing(line, set_to, harder=harder)
         return line_json(entry) | {"calls_cut": await self._cut_barred(set_to, line=line)}
 
     async def _cut_barred(
@@ -715,7 +728,16 @@ class Operations:
 
     async def _conference_list(self, account: str | None = None) -> list[Json]:
         rooms = [] if self._rooms is None else self._rooms.rows()
-        return [room for room in rooms if account in (None, room["account"])]
+        return [
+            room | {"seats_max": await self._seats_max(room["account"])}
+            for room in rooms
+            if account in (None, room["account"])
+        ]
+
+    async def _seats_max(self, account: str) -> int | None:
+        entry, now_ms = await self._ledger.account(account), self._desk.now_ms()
+        policy = self._desk.policies.at(entry.policy, zone_named(entry.zone), now_ms)
+        return None if policy is None else cap_limit(entry, policy, "participants", now_ms)
 
     async def _contact_set(
         self, account: str, language: str | None = None, email: str | None = None, line: str | None = None
@@ -762,9 +784,9 @@ class Operations:
         await self._ledger.retry_notice(notice, self._desk.now_ms())
         return await self._notice_show(notice)
 
-    async def _token_add(self, name: str, role: str) -> Json:
+    async def _token_add(self, name: str, role: str, accounts: Sequence[str] = ()) -> Json:
         secret = new_secret()
-        token = Token(name, digest_of(secret), Role(role), self._desk.now_ms())
+        token = Token(name, digest_of(secret), Role(role), self._desk.now_ms(), tuple(accounts))
         await self._ledger.add_token(token)
         # Told this once: the ledger has only its digest.
         return token_json(token) | {"token": secret}

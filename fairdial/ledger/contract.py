@@ -855,9 +855,9 @@ class Ledger(Protocol):
         ...
 
     async def set_standing(
-        self, account_id: str, standing: Standing, at_ms: int, *, fraud: bool = False
+        self, account_id: str, standing: Standing, at_ms: int, *, fraud: bool = False, harder: bool = False
     ) -> Account:
-        """Suspend, restore or terminate. Raises NotFound.
+        """Suspend, restore or terminate. Raises NotFound; with `harder` NotNow, where that would make it milder.
 
         fraud: with TERMINATED, the credit is forfeited, what calls in progress reserve as they end; charges
         stay owed (V8). Restoring gives no credit back.
@@ -873,8 +873,8 @@ class Ledger(Protocol):
         """
         ...
 
-    async def set_line_standing(self, line_id: str, standing: Standing) -> Line:
-        """Suspend, restore or terminate one line. Raises NotFound."""
+    async def set_line_standing(self, line_id: str, standing: Standing, *, harder: bool = False) -> Line:
+        """Suspend, restore or terminate one line. Raises NotFound; with `harder` NotNow, as `set_standing`."""
         ...
 
     async def provision(

@@ -365,7 +365,11 @@ def _latest(
         conditions.append(condition)
         given.extend(values)
     if after is not None:
-        last = db.execute("SELECT at_ms, call_id FROM decisions WHERE call_id = ?", (after,)).fetchone()
+        of_account = "" if sought.account_id is None else " AND account_id = ?"
+        last = db.execute(
+            f"SELECT at_ms, call_id FROM decisions WHERE call_id = ?{of_account}",  # noqa: S608
+            (after,) if sought.account_id is None else (after, sought.account_id),
+        ).fetchone()
         if last is None:
             raise NotFound(f"no decision of call {after!r}; go on after one that was listed")
         conditions.append(f"({of}.at_ms, {of}.call_id) < (?, ?)")

@@ -267,10 +267,10 @@ class SqliteLedger:
         return await self._writer.do(lambda db: requesting.charge_plans(db, now_ms, limit))
 
     async def set_standing(
-        self, account_id: str, standing: Standing, at_ms: int, *, fraud: bool = False
+        self, account_id: str, standing: Standing, at_ms: int, *, fraud: bool = False, harder: bool = False
     ) -> Account:
         return await self._writer.do(
-            lambda db: provisioning.set_standing(db, account_id, standing, at_ms, fraud)
+            lambda db: provisioning.set_standing(db, account_id, standing, at_ms, fraud, harder=harder)
         )
 
     async def restrict(
@@ -278,8 +278,10 @@ class SqliteLedger:
     ) -> Account:
         return await self._writer.do(lambda db: provisioning.restrict(db, account_id, services, at_ms, lift))
 
-    async def set_line_standing(self, line_id: str, standing: Standing) -> Line:
-        return await self._writer.do(lambda db: provisioning.set_line_standing(db, line_id, standing))
+    async def set_line_standing(self, line_id: str, standing: Standing, *, harder: bool = False) -> Line:
+        return await self._writer.do(
+            lambda db: provisioning.set_line_standing(db, line_id, standing, harder=harder)
+        )
 
     async def provision(
         self,

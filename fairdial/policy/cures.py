@@ -16,7 +16,7 @@ CURES: Final[Mapping[Reason, str]] = {
     Reason.ACCOUNT_SUSPENDED: "See `fairdial case list` for why; `fairdial account restore` lifts it.",
     Reason.ACCOUNT_TERMINATED: "It has ended; `fairdial account restore` takes that back, if it was a mistake.",
     Reason.SERVICE_RESTRICTED: "See `fairdial case list` for why; close that case with `--undo`, or give the service"
-    " back.",
+    " back with `fairdial account lift`.",
     Reason.KIND_NOT_COVERED: "Put the account on a policy that has such calls.",
     Reason.CLASS_NOT_COVERED: "Put the account on a policy that covers such numbers; if the class is wrong, mend your"
     " table of numbers.",

@@ -12,7 +12,7 @@ from fairdial.console import api_events
 from fairdial.console.access import FAILED_PER_S_MAX, Gate
 from fairdial.console.api import HttpServer, create_app
 from fairdial.console.browser import IDLE_MS, LASTS_MS, OF_ONE_TOKEN_MAX, SESSIONS_MAX, Sessions
-from fairdial.console.http import COOKIE
+from fairdial.console.callers import COOKIE
 from fairdial.console.operations import CallRow, Operations
 from fairdial.desk import Desk
 from tests.samples import SetClock
@@ -97,7 +97,13 @@ async def test_a_token_is_shown_once_and_a_cookie_lets_in_from_then_on(served: S
     assert (await browser.ask("GET", "/session")).status == 401
     assert (await browser.ask("GET", "/v1/calls")).status == 401
     answer = await browser.log_in(served.token)
-    who = {"name": "ann", "role": "operator", "account": None, "csrf": browser.csrf}
+    who: dict[str, Any] = {
+        "name": "ann",
+        "role": "operator",
+        "account": None,
+        "accounts": [],
+        "csrf": browser.csrf,
+    }
     assert (answer.status, answer.body) == (200, who)
     assert served.token not in answer.cookie
     assert {each.strip() for each in answer.cookie.split(";")[1:]} == {

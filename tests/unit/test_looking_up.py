@@ -1,12 +1,15 @@
 """Decisions looked up: found by what is at hand, told in words with their clause and cure; and an account's days."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
 
 from fairdial.clock import Moment
+from fairdial.console.cli import app
 from fairdial.console.operations import Operations
 from fairdial.desk import Asked, Desk, DeskRules
 from fairdial.ledger.contract import NotFound
@@ -65,10 +68,6 @@ async def test_decisions_are_found_by_number_call_and_line(api: Api, query: str,
     assert (status, [row["call_id"] for row in told["items"]]) == (200, found)
 
 
-async def test_a_line_that_is_not_there_is_no_empty_page(api: Api) -> None:
-    assert (await api.problem("GET", "/v1/decisions?line=nosuch&number=0207"))[0] == 404
-
-
 async def test_a_refusal_is_told_in_words_with_its_clause_and_its_cure(api: Api) -> None:
     status, told, _ = await api.ask("GET", "/v1/decisions/premium")
     assert (status, told["decision"], told["reason"]) == (200, "refuse", "class_not_covered")
@@ -120,6 +119,15 @@ def test_each_reason_that_stops_a_call_has_a_cure_and_no_other() -> None:
     stops = {reason for reason in Reason if OUTCOMES[reason].cause} | UNDECIDED
     assert set(CURES) == stops
     assert all(cure.endswith(".") for cure in CURES.values())
+
+
+def test_a_cure_names_commands_that_there_are() -> None:
+    named = {command for cure in CURES.values() for command in re.findall(r"`fairdial ([a-z ]+)`", cure)}
+    assert len(named) > 10
+    for command in named:
+        found = get_command(app)
+        for word in command.split():
+            found = getattr(found, "commands", {})[word]
 
 
 # --- days --------------------------------------------------------------------------------------------------
