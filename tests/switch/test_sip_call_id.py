@@ -2,15 +2,18 @@
 
 import asyncio
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from testbed.installation import Installation
+from testbed.server import PROJECT
 from tests.switch.conftest import Spine, running_spine
 from tests.switch.test_callback import ANN, running
 
+PAGE = (PROJECT / "docs" / "operations.md").read_text()
 CUT, ENDS = "02079460100", "02079460192"
 PREMIUM = "09098790000"
 
@@ -22,6 +25,17 @@ def records(spine: Spine) -> list[dict[str, Any]]:
 def of_calls(spine: Spine) -> list[dict[str, Any]]:
     """All that speak of a call."""
     return [record for record in records(spine) if "call" in record or "sip_call_id" in record]
+
+
+async def searched(spine: Spine, sip_call_id: str) -> list[str]:
+    """What the command of docs/operations.md finds, in the log of this server."""
+    [shown] = re.findall(r"^```sh\n(.*)\n```$", PAGE, re.MULTILINE)
+    shown = shown.replace("3848276298220188511@192.0.2.7", sip_call_id)
+    shown = shown.replace("journalctl -u fairdial -o cat", f"cat {spine.server.log_path}")
+    process = await asyncio.create_subprocess_shell(shown, stdout=asyncio.subprocess.PIPE)
+    async with asyncio.timeout(10):
+        output, _ = await process.communicate()
+    return output.decode().splitlines()
 
 
 @pytest.mark.parametrize("gate", ["stasis", "agi"])
@@ -60,6 +74,9 @@ async def test_each_record_of_a_call_has_its_call_id_and_no_record_of_another(
         legs = {record["leg_sip_call_id"] for record in records(spine) if record["event"] == "answered"}
         assert legs == {call.call_id for call in spine.carrier.calls()}
         assert legs.isdisjoint(known)
+        for call in calls:
+            told = await searched(spine, call.call_id)
+            assert {json.loads(line)["event"] for line in told} == found[call.call_id]
 
 
 async def test_a_callback_has_the_call_id_of_the_call_that_asked_for_it(
