@@ -143,12 +143,16 @@ async def measure(accounts: int, calls: int, rounds: int) -> Answers:
 
 
 async def _all_talk(server: Server, calls: int) -> None:
-    async with asyncio.timeout(calls / RATE_PER_S + 60):
-        while True:
-            rows = await server.ask("calls")
-            if sum(row["state"] == "talking" for row in rows) >= calls:
-                return
-            await asyncio.sleep(0.5)
+    talking = 0
+    try:
+        async with asyncio.timeout(2 * calls / RATE_PER_S + 60):
+            while talking < calls:
+                await asyncio.sleep(0.5)
+                talking = sum(row["state"] == "talking" for row in await server.ask("calls"))
+    except TimeoutError:
+        raise TestbedError(
+            f"{talking} of {calls} calls talk; try fewer (--calls):\n{server.last_words()}"
+        ) from None
 
 
 async def _asked(url: str, token: str, rounds: int) -> Answers:

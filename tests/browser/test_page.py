@@ -234,3 +234,28 @@ async def test_a_lost_stream_is_told_and_comes_back_by_itself(visitor: Visitor, 
     await page.get_by_role("dialog").get_by_role("button", name="Hang up").click()
     assert (await asyncio.wait_for(asyncio.shield(phone), 10)).ended_by == "far_end"
     visitor.forgive("ERR_|401")
+
+
+async def test_a_portal_sees_its_own_account_alone(visitor: Visitor, stage: Stage) -> None:
+    page = visitor.page
+    both = await stage.token("two customers", "operator", "--account", "harbour", "--account", "dockside")
+    await visitor.sign_in(both)
+    menu = page.get_by_role("navigation", name="Views")
+    assert await menu.get_by_role("link").all_inner_texts() == ["Calls", "Decisions", "Accounts"]
+    phones = [stage.call(line) for line in ("alice", "carol", "dave")]
+    rows = page.locator("tr[data-call]")
+    await expect(rows).to_contain_text(["carol"])
+    await page.get_by_label("Account").select_option("dockside")
+    await expect(rows).to_contain_text(["dave"])
+    await stage.server.talking("alice")
+    await visitor.look_at("account")
+    await expect(page.get_by_role("heading", name="dockside")).to_be_visible()
+    await expect(page.get_by_role("searchbox")).to_have_count(0)
+    await visitor.look_at("health")
+    await expect(page.get_by_text("Your token sees single accounts alone")).to_be_visible()
+    await visitor.look_at("calls")
+    await expect(rows).to_have_count(1)
+    await page.get_by_role("button", name="Hang up").click()
+    await page.get_by_role("dialog").get_by_role("button", name="Hang up").click()
+    assert (await asyncio.wait_for(asyncio.shield(phones[2]), 10)).ended_by == "far_end"
+    assert not phones[0].done()

@@ -37,11 +37,13 @@ export const may = (role) => Boolean(session.value) && RANK[session.value.role] 
 export const bound = () => accounts().length > 0;
 
 /** The accounts that who is signed in is bound to; empty: all. */
-export function accounts() {
-  const who = session.value;
-  if (!who) return [];
-  return who.accounts?.length ? who.accounts : who.account ? [who.account] : [];
-}
+export const accounts = () => session.value?.accounts ?? [];
+
+/** Of those, the one that is looked at: lists and the stream are of it. */
+export const chosen = signal(null);
+
+/** What narrows a list to it; nothing where it goes without saying. */
+export const scope = () => (accounts().length > 1 ? { account: chosen.value ?? accounts()[0] } : {});
 
 /** A path below /v1: segments are escaped, and parameters without a value left out. */
 export function path(segments, query = {}) {

@@ -1,5 +1,5 @@
 // The page: who is signed in, which view is shown, and what stands around it.
-import { accounts, bound, farewell, resume, session, signIn, signOut } from "./api.js";
+import { accounts, bound, chosen, farewell, resume, session, signIn, signOut } from "./api.js";
 import { html, render, signal, useEffect, useRef, useState } from "./lib.js";
 import { calls, parts, start, stop, stream } from "./live.js";
 import { Aloud, Notes, Question, attempt } from "./ui.js";
@@ -147,7 +147,7 @@ function Frame() {
   useEffect(() => {
     start();
     return stop;
-  }, []);
+  }, [chosen.value]);
   useEffect(() => {
     let here = true;
     document.title = `${VIEWS[view].name} – FairDial`;
@@ -174,7 +174,12 @@ function Frame() {
       <a class="home" href="#/calls"><${Mark} /> FairDial</a>
       <${Connection} />
       <div class="who">
-        <span title="Who is signed in">${who.name} <span class="faint">${accounts().length ? `${who.role} of ${accounts().join(", ")}` : who.role}</span></span>
+        <span title="Who is signed in">${who.name} <span class="faint">${accounts().length === 1 ? `${who.role} of ${accounts()[0]}` : who.role}</span></span>
+        ${accounts().length > 1 && html`<label class="of">Account
+          <select value=${chosen.value ?? accounts()[0]} onChange=${(event) => {
+            chosen.value = event.currentTarget.value;
+          }}>${accounts().map((each) => html`<option key=${each} value=${each}>${each}</option>`)}</select>
+        </label>`}
         <${Theme} />
         <button type="button" class="plain small" onClick=${() => attempt(signOut)}>Sign out</button>
       </div>
@@ -196,7 +201,11 @@ function Frame() {
 
 function App() {
   if (session.value === undefined) return html`<p class="starting" aria-busy="true">FairDial is loading …</p>`;
-  return session.value === null ? html`<${SignIn} />` : html`<${Frame} key=${session.value.name} />`;
+  if (session.value === null) {
+    chosen.value = null;
+    return html`<${SignIn} />`;
+  }
+  return html`<${Frame} key=${session.value.name} />`;
 }
 
 const root = document.getElementById("app");

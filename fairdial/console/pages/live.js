@@ -4,7 +4,7 @@
 // Where events were missed, after a gap or because FairDial was started again, the table is read anew; what comes
 // meanwhile waits and is applied after it. Time left is of the server's moment: it is put on this machine's monotonic
 // clock, so that neither a wrong clock here nor one that is set matters.
-import { ask, path, read, session } from "./api.js";
+import { ask, bound, path, read, scope, session } from "./api.js";
 import { batch, signal } from "./lib.js";
 import { say } from "./ui.js";
 import { words } from "./format.js";
@@ -108,7 +108,9 @@ async function look() {
   // Looking on is a use of the session while somebody can see it.
   if (document.hidden) return;
   try {
-    status.value = await read(path(["status"]));
+    // The server's state is the provider's; whether it answers is seen by asking anything.
+    if (bound()) await read("/session");
+    else status.value = await read(path(["status"]));
   } catch (error) {
     status.value = null;
     if (error.status === 0) lost();
@@ -121,10 +123,10 @@ async function resync(turn) {
   reading = true;
   try {
     const began = performance.now();
-    const answer = await ask("GET", path(["calls"]));
+    const answer = await ask("GET", path(["calls"], scope()));
     const rows = await answer.json();
     const at = (began + performance.now()) / 2;
-    const past = await read(path(["decisions"], { limit: 100 }));
+    const past = await read(path(["decisions"], { limit: 100, ...scope() }));
     if (turn !== running) return;
     const since = Number(answer.headers.get("Event-Id"));
     batch(() => {
@@ -157,7 +159,7 @@ function later(turn, work) {
 /** Follow from `lastId`. The browser comes again by itself where a connection breaks; not where an answer is an error. */
 function open(turn) {
   close();
-  const opened = new EventSource(path(["events"], { after: lastId }));
+  const opened = new EventSource(path(["events"], { after: lastId, ...scope() }));
   source = opened;
   opened.onopen = () => {
     waits = RETRY_MS;

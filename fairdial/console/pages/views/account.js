@@ -1,5 +1,5 @@
 // An account: found by the beginning of its id; what it has used and may use, and what operators do about it.
-import { accounts, bound, change, may, path, read } from "../api.js";
+import { accounts, bound, change, chosen, may, path, read } from "../api.js";
 import { Bars } from "../chart.js";
 import { clause, date, dayAndTime, money, number, span, title, units, words } from "../format.js";
 import { html, useEffect, useMemo, useState } from "../lib.js";
@@ -17,10 +17,9 @@ const SERVICES = ["outbound", "inbound", "internal", "conference", "callback", "
 
 export default function Accounts({ rest }) {
   const own = accounts();
-  const account = rest[0] ?? (own.length === 1 ? own[0] : null);
+  const account = bound() ? (chosen.value ?? own[0]) : rest[0];
   return html`
     ${!bound() && html`<${Search} of=${account} />`}
-    ${own.length > 1 && html`<ul class="found">${own.map((each) => html`<li key=${each}><a href=${`#/account/${encodeURIComponent(each)}`}>${each}</a></li>`)}</ul>`}
     ${account && html`<${Account} key=${account} account=${account} />`}
   `;
 }
@@ -218,7 +217,7 @@ function Services({ of, again }) {
         ${SERVICES.map(
           (service) => html`<button
             type="button" key=${service} class=${`small ${taken.has(service) ? "danger" : "secondary"}`}
-            aria-pressed=${taken.has(service)} onClick=${toggle(service)}
+            aria-pressed=${taken.has(service)} disabled=${bound() && taken.has(service)} onClick=${toggle(service)}
           >${words(service)}${taken.has(service) ? ": restricted" : ""}</button>`,
         )}
       </div>

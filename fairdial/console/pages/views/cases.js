@@ -1,5 +1,5 @@
 // Cases of suspected abuse: the list, and one with its evidence and all that was done about it.
-import { change, may, path, read } from "../api.js";
+import { bound, change, may, path, read } from "../api.js";
 import { Bars } from "../chart.js";
 import { clause, dayAndTime, number, title, words } from "../format.js";
 import { html, useMemo, useState } from "../lib.js";
@@ -138,7 +138,7 @@ function EvidenceShown({ grants, all }) {
 }
 
 function Judging({ of, again }) {
-  if (!may("operator") || of.state !== "open") return null;
+  if (!may("operator") || bound() || of.state !== "open") return null;
   const judge = (verdict, asked) => async () => {
     const given = await question(asked);
     if (!given) return;
