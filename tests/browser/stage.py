@@ -87,12 +87,12 @@ class Stage:
 
     async def quiet(self) -> None:
         """End all calls, by FairDial, and wait until nothing is left of them."""
-        while self._phones:
+        while phones := set(self._phones):
             for row in await self.server.ask("calls"):
                 with suppress(OperationError):
                     await self.server.ask("hangup", call=row["call"])
             # A call that is only being set up is met in the next round.
-            await asyncio.wait(self._phones, timeout=0.5)
+            await asyncio.wait(phones, timeout=0.5)
         await self.server.idle(10)
 
     async def busy(self) -> dict[str, str]:

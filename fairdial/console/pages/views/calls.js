@@ -58,10 +58,12 @@ const Table = ({ shown }) => html`
 
 function Row({ of }) {
   const call = of.value;
-  const up = useComputed(() => (of.value.began === null ? "" : clock((tick.value - of.value.began) / 1000)));
-  const left = useComputed(() => (of.value.ends === null ? "no end" : clock((of.value.ends - tick.value) / 1000)));
+  // A row that came after the last tick is of its own moment.
+  const now = useComputed(() => Math.max(tick.value, of.value.at));
+  const up = useComputed(() => (of.value.began === null ? "" : clock((now.value - of.value.began) / 1000)));
+  const left = useComputed(() => (of.value.ends === null ? "no end" : clock((of.value.ends - now.value) / 1000)));
   const soon = useComputed(() =>
-    of.value.ends !== null && of.value.ends - tick.value < SOON_S * 1000 ? "figure soon" : "figure",
+    of.value.ends !== null && of.value.ends - now.value < SOON_S * 1000 ? "figure soon" : "figure",
   );
   return html`
     <tr role="row" data-call=${call.call}>
