@@ -169,6 +169,12 @@ async def test_a_case_is_read_and_closed(visitor: Visitor, stage: Stage) -> None
     page = visitor.page
     await visitor.sign_in(stage.tokens["operator"])
     await visitor.look_at("cases")
+    await page.get_by_role("link", name="Case 1", exact=True).click()
+    await expect(page.locator(".lead")).to_have_text("94 numbers called in a day")
+    await expect(page.locator(".facts")).to_contain_text("Threshold80")
+    await expect(page.get_by_role("region", name="Calls of the case").locator("tbody tr")).to_have_count(12)
+    await expect(page.locator("figure.chart canvas")).to_be_visible()
+    await page.get_by_role("link", name="All cases").click()
     opened = await stage.server.ask("case_flag", account="harbour", note=HOSTILE, by="ann")
     await page.get_by_role("link", name=f"Case {opened['case']}").click()
     await expect(page.locator(".lead")).to_have_text(HOSTILE)

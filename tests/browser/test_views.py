@@ -20,6 +20,7 @@ SEEN = {
     "conferences": "seats taken",
     "cases": "sells minutes",
     "cases/{case}": "Opened by ann",
+    "cases/1": "Evidence: 12 calls",
     "policies": "redconnect",
     "policies/quota/2": "Fifteen seconds",
     "replay": "Replay",
