@@ -232,18 +232,37 @@ async def test_what_looks_like_markup_is_text(visitor: Visitor, stage: Stage) ->
 
 async def test_a_lost_stream_is_told_and_comes_back_by_itself(visitor: Visitor, stage: Stage) -> None:
     page = visitor.page
+    rows = page.locator("tr[data-call]")
     await visitor.sign_in(stage.tokens["operator"])
-    await expect(page.locator("#connection")).to_have_text("Live")
+    short = stage.call("grace", hang_up_after_s=6)
+    await expect(rows).to_contain_text(["grace"])
     await stage.server.stop()
     await expect(page.locator("#connection")).to_contain_text("Connection lost")
+    # Nobody tells of the end of a call that ends now.
+    assert not short.done()
+    assert (await asyncio.wait_for(asyncio.shield(short), 15)).ended_by == "caller"
     await stage.server.launch()
     await expect(page.locator("#connection")).to_have_text("Live", timeout=20_000)
+    await expect(rows).to_have_count(0)
     # The session went with the process; the token that was typed in is good for another.
     phone = stage.call("frank")
-    await expect(page.locator("tr[data-call]")).to_contain_text("frank")
+    await expect(rows).to_contain_text(["frank"])
     await page.get_by_role("button", name="Hang up").click()
     await page.get_by_role("dialog").get_by_role("button", name="Hang up").click()
     assert (await asyncio.wait_for(asyncio.shield(phone), 10)).ended_by == "far_end"
+    visitor.forgive("ERR_|401")
+
+
+async def test_who_is_not_remembered_signs_in_again(visitor: Visitor, stage: Stage) -> None:
+    page = visitor.page
+    await visitor.sign_in(stage.tokens["viewer"])
+    # A reload forgets the token; the cookie is all there is, and the session ends with the process.
+    await page.reload()
+    await expect(page.locator("#connection")).to_have_text("Live")
+    await stage.server.stop()
+    await stage.server.launch()
+    await expect(page.get_by_text("Your session has ended")).to_be_visible(timeout=20_000)
+    await expect(page.get_by_label("Token")).to_be_focused()
     visitor.forgive("ERR_|401")
 
 

@@ -17,7 +17,7 @@ SEEN = {
     "why?q={call}": "The plan does not cover this class of number.",
     "account": "dockside",
     "account/acme": "Minutes of talk a day",
-    "conferences": "seats taken",
+    "conferences": "4 of 4",
     "cases": "sells minutes",
     "cases/{case}": "Opened by ann",
     "cases/1": "Evidence: 12 calls",
