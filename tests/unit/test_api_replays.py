@@ -268,6 +268,7 @@ async def test_a_replay_from_the_file_to_the_report(tmp_path: Path) -> None:
         assert (await served.send(RECORDS))[0] == 202
 
 
+@pytest.mark.timeout(300)
 async def test_a_large_file_runs_beside_and_ends_when_it_is_to(tmp_path: Path) -> None:
     large = many(100_000)
     assert len(large) == 100_000 * ROW_BYTES > 20_000_000
