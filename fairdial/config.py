@@ -131,15 +131,18 @@ class Agi(_Section):
 
 
 class Http(_Section):
-    """HTTP on loopback: /healthz, /readyz and /metrics for all who reach it, /v1 for holders of a token.
+    """HTTP on loopback: /healthz, /readyz and /metrics for all who reach it, /v1 and the web page at / for holders of a
+    token.
 
-    metrics: whether /metrics is served; it tells of loads and links, nothing of customers.
+    metrics: whether /metrics is served; it tells of loads and links, nothing of customers. page: whether the web page
+    is, and browsers are let in by a cookie.
     """
 
     enabled: bool = True
     host: str = "127.0.0.1"
     port: Port = 8090
     metrics: bool = True
+    page: bool = True
 
 
 class Store(_Section):

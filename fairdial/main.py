@@ -343,7 +343,7 @@ class Service:
         self.cycles = Cycles(desk.ledger, lambda: desk.policies, self._clock)
         self.metrics = self._metrics()
         metrics = self.metrics if config.http.metrics else None
-        app = create_app(self.operations, Gate(desk.ledger, self._clock), metrics)
+        app = create_app(self.operations, Gate(desk.ledger, self._clock), metrics, page=config.http.page)
         self.http = HttpServer(app, config.http.host, config.http.port)
         self._control = ControlServer(config.control, self.operations)
         self.rounds = self._rounds()
@@ -461,7 +461,9 @@ class Service:
 
     def _row(self, call: DialCall) -> CallRow:
         now = self._clock.now()
-        return CallRow.of(call.call_id, call.line_id, call.kind, call.dialled, call.state, call.since, now)
+        return CallRow.of(
+            call.call_id, call.line_id, call.kind, call.dialled, call.state, call.since, now, call.account_id
+        )
 
     def _tell_call(self, call: DialCall) -> None:
         if not isinstance(call.state, Ended):  # `call_gone` says so
