@@ -7,6 +7,7 @@ answers over the network to the probes. docs/hardening.md says why each thing ma
 
 import stat
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -190,24 +191,43 @@ def _live_dangerously(files: SwitchFiles, _needs: Needs) -> Iterator[FileFinding
         )
 
 
-def _modules(files: SwitchFiles, needs: Needs) -> Iterator[FileFinding]:
-    conf = files.conf("modules.conf")
-    if conf is None:
-        return
+@dataclass(frozen=True, slots=True)
+class MissingModule:
+    """A module that FairDial wants and modules.conf does not load. lost: what is lost without it, "": FairDial cannot
+    do without; banned: a noload line keeps it out, at that place.
+    """
+
+    name: str
+    lost: str
+    place: Place
+    banned: bool
+
+
+def missing_modules(conf: Conf, cdr_file: bool) -> Iterator[MissingModule]:
+    """What modules.conf leaves out. cdr_file: whether FairDial reads Master.csv."""
     banned = _named_modules(conf, "noload")
     loaded = _named_modules(conf, "load", "preload", "require", "preload-require")
     autoload = conf.last("modules", "autoload")
     wanted = {**dict.fromkeys(NEEDED_MODULES, ""), **USEFUL_MODULES}
-    if needs.cdr_file:
+    if cdr_file:
         wanted["cdr_csv"] = "Master.csv is not written, by which calls are settled that nobody saw end"
     for module, lost in wanted.items():
-        told = warning if lost else failure
-        said = f"{module} is not loaded: {lost or 'FairDial needs it'}"
         if module in banned:
-            yield told("modules.conf", banned[module], said, "take the noload line away")
+            yield MissingModule(module, lost, banned[module], True)
         elif module not in loaded and not is_yes(autoload):
             place = Place(conf.path, 1) if autoload is None else autoload.place
-            yield told("modules.conf", place, said, f"add load = {module}.so")
+            yield MissingModule(module, lost, place, False)
+
+
+def _modules(files: SwitchFiles, needs: Needs) -> Iterator[FileFinding]:
+    conf = files.conf("modules.conf")
+    if conf is None:
+        return
+    for each in missing_modules(conf, needs.cdr_file):
+        told = warning if each.lost else failure
+        said = f"{each.name} is not loaded: {each.lost or 'FairDial needs it'}"
+        cure = "take the noload line away" if each.banned else f"add load = {each.name}.so"
+        yield told("modules.conf", each.place, said, cure)
 
 
 def _named_modules(conf: Conf, *keys: str) -> dict[str, Place]:
