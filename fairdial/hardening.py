@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from fairdial.asterisk_conf import Conf, Place, Section
+from fairdial.asterisk_conf import Conf, Place, Section, Setting
 from fairdial.dialled_through import dialling_contexts
 from fairdial.doctor import FileFinding, Finding, Severity
 from fairdial.switch_access import ami, ari, http
@@ -281,6 +281,29 @@ def _accountcodes(files: SwitchFiles, needs: Needs) -> Iterator[FileFinding]:
         yield from without_account(pjsip, extensions, needs.app)
 
 
+def _is_mark(step: Setting) -> bool:
+    """The line by which dialplan/fairdial.conf names itself."""
+    return step.value.startswith("version")
+
+
+def asking_nowhere(extensions: Conf, app: str) -> Iterator[FileFinding]:
+    """A warning where our dialplan is there and no phone's dial asks it. app: as in Needs."""
+    ours = [step for context in extensions.named("fairdial") for step in context.settings if _is_mark(step)]
+    if ours and not dialling_contexts(extensions, app):
+        yield warning(
+            "extensions.conf",
+            ours[0].place,
+            "nothing in extensions.conf asks FairDial before it dials, so no call is checked (AEL is not looked at)",
+            "put Gosub(fairdial,s,1(outbound,${EXTEN})) before your Dial(), as docs/existing-dialplans.md shows",
+        )
+
+
+def _asking(files: SwitchFiles, needs: Needs) -> Iterator[FileFinding]:
+    extensions = files.conf("extensions.conf")
+    if extensions is not None:
+        yield from asking_nowhere(extensions, needs.app)
+
+
 def _messages(files: SwitchFiles, needs: Needs) -> Iterator[FileFinding]:
     pjsip, extensions = files.conf("pjsip.conf"), files.conf("extensions.conf")
     if pjsip is not None and extensions is not None:
@@ -295,6 +318,7 @@ _EXAMINATIONS: Final[tuple[Callable[[SwitchFiles, Needs], Iterator[FileFinding]]
     ami,
     _secrets,
     _guests,
+    _asking,
     _accountcodes,
     _messages,
     _cdrs,

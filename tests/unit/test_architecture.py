@@ -82,6 +82,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "fairdial.answer": ("fairdial.policy", "fairdial.desk"),
     "fairdial.cdr": ("fairdial.policy",),
     "fairdial.cdr_file": ("fairdial.cdr",),
+    "fairdial.cdr_probe": ("fairdial.doctor",),
     "fairdial.witness": ("fairdial.policy", "fairdial.cdr"),
     "fairdial.evidence": (
         "fairdial.policy",
