@@ -78,7 +78,7 @@ async def clocks_agree(link: AmiLink, clock: Clock) -> str:
 
 async def records_are_written(link: AmiLink) -> str:
     """The switch makes call records at all."""
-    answer = await link.action("CoreStatus")
+    answer = await link.action("CoreSettings")
     if answer.get("CoreCDRenabled", "Yes").casefold() != "yes":
         raise Ailment(
             "the switch makes no call records",

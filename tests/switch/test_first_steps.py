@@ -4,9 +4,8 @@ and what the doctor says when any one piece of that is taken away.
 
 import asyncio
 import os
-import re
 import shlex
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +22,7 @@ from testbed.installation import Installation
 from testbed.ports import free_ports
 from testbed.sipp import Carrier, place_call
 from testbed.stock import StockSwitch
-from tests.switch.test_readme import BIN, PROJECT, QUICK_START, blocks, commands, run, staying
+from tests.switch.test_readme import BIN, QUICK_START, blocks, commands, run, staying
 
 WITHIN_S = 30.0
 
@@ -73,8 +72,13 @@ def dialplan_of_the_page() -> tuple[str, str]:
     return was, becomes
 
 
-def snapshot(*folders: Path) -> Mapping[Path, tuple[bytes, int, int]]:
-    files = (path for folder in folders for path in folder.rglob("*") if path.is_file())
+Files = dict[Path, tuple[bytes, int, int]]
+"""Text, mode and owner of each."""
+
+
+def snapshot(*places: Path) -> Files:
+    """Of these files, and of all in these folders."""
+    files = (path for place in places for path in (place, *place.rglob("*")) if path.is_file())
     return {path: (path.read_bytes(), path.stat().st_mode, path.stat().st_uid) for path in files}
 
 
@@ -92,7 +96,7 @@ async def test_six_commands_lead_to_the_first_enforced_call(
     async with StockSwitch.installed(installation) as switch, Carrier.start(switch) as carrier:
         shell = Shell(switch, tmp_path)
         assert (
-            await place_call(switch, line="alice", number="09098790000", hang_up_after_s=0)
+            await place_call(switch, line="alice", number="09098790000", hang_up_after_s=1)
         ).final_status == 200
         for command in before_serve:
             await shell.run(command)
@@ -183,7 +187,9 @@ async def without_policies(shell: Shell) -> None:
 
 
 async def without_the_line(shell: Shell) -> None:
-    await asyncio.to_thread(ask, shell.folder / "control.sock", "line_suspend", {"line": "alice"})
+    await asyncio.to_thread(
+        ask, shell.folder / "control.sock", "line_standing", {"line": "alice", "standing": "suspended"}
+    )
 
 
 async def without_the_records_folder(shell: Shell) -> None:
@@ -210,7 +216,7 @@ PIECES: dict[str, tuple[Act, str, str]] = {
         "fairdial init --write --reload",
     ),
     "the question": (
-        with_other("extensions.conf", "Gosub(fairdial,", "NoOp(fairdial,", "dialplan reload"),
+        with_other("extensions.conf", "Gosub(fairdial,s", "NoOp(nobody,s", "dialplan reload"),
         "extensions.conf",
         "put Gosub(fairdial,s,1(outbound,${EXTEN})) before your Dial()",
     ),
@@ -234,7 +240,7 @@ PIECES: dict[str, tuple[Act, str, str]] = {
 async def test_the_doctor_is_well_and_names_the_cure_of_each_piece_that_is_taken_away(
     installation: Installation, tmp_path: Path
 ) -> None:
-    was, becomes = dialplan_of_the_page()
+    _, becomes = dialplan_of_the_page()
     dialplan = f"\n[phones]\n{becomes}"
     async with StockSwitch.installed(installation, dialplan=dialplan) as switch:
         shell = Shell(switch, tmp_path)
@@ -249,7 +255,7 @@ async def test_the_doctor_is_well_and_names_the_cure_of_each_piece_that_is_taken
             wrong = {}
             for piece, (take_away, part, cure) in PIECES.items():
                 assert await red(shell) == [], f"before {piece} was taken away"
-                kept = snapshot(switch.etc, tmp_path / "policies") | snapshot_of(shell.config)
+                kept = snapshot(switch.etc, tmp_path / "policies", shell.config)
                 await take_away(shell)
                 found = [each for each in await shell.doctor() if each.part == part and not each.well]
                 if not any(cure in each.cure for each in found):
@@ -259,18 +265,16 @@ async def test_the_doctor_is_well_and_names_the_cure_of_each_piece_that_is_taken
     assert wrong == {}
 
 
-def snapshot_of(file: Path) -> Mapping[Path, tuple[bytes, int, int]]:
-    return {file: (file.read_bytes(), file.stat().st_mode, file.stat().st_uid)}
-
-
-async def put_back(shell: Shell, kept: Mapping[Path, tuple[bytes, int, int]]) -> None:
+async def put_back(shell: Shell, kept: Files) -> None:
     for path, (text, mode, _) in kept.items():
         if not path.exists() or path.read_bytes() != text:
             path.write_bytes(text)
             path.chmod(mode)
     await shell.run("fairdial init --reload")
     await shell.switch.cli("module reload cdr")
-    await asyncio.to_thread(ask, shell.folder / "control.sock", "line_restore", {"line": "alice"})
+    await asyncio.to_thread(
+        ask, shell.folder / "control.sock", "line_standing", {"line": "alice", "standing": "active"}
+    )
 
 
 async def red(shell: Shell) -> list[str]:
