@@ -47,6 +47,8 @@ def _samples() -> dict[str, Sample]:
 
 SAMPLES = _samples()
 AEL = SAMPLES["AEL"]
+EXPECTED = "application call to Gosub affects flow of control"
+"""Said of every Gosub in AEL; the page says so too."""
 
 # What FreePBX generates around its hook, in our own words: an outbound route, and the way to a trunk.
 FREEPBX = """
@@ -140,7 +142,7 @@ async def test_every_sample_loads_without_a_complaint(installation: Installation
                 await switch.cli("dialplan reload")
             with switch.log_path.open() as log:
                 log.seek(before)
-                said = [line for line in log if re.search(r"WARNING|ERROR", line)]
+                said = [line for line in log if re.search(r"WARNING|ERROR", line) and EXPECTED not in line]
             shown = [await switch.cli(f"dialplan show {context}") for context in sample.contexts]
             if said or not sample.contexts or any("Context '" not in each for each in shown):
                 wrong[sample.title] = (said, shown)
@@ -178,7 +180,7 @@ async def test_who_forwards_pays(installation: Installation, tmp_path: Path) -> 
     sample = SAMPLES["Forwarding and follow-me"].text
     async with site(installation, tmp_path, sample, (Line("alice", rings="alice87"),)) as at:
         await at.switch.cli("database put did 442079460000 alice")
-        await at.switch.cli("database put follow alice 07700900123")
+        await at.switch.cli("database put follow alice 07912345678")
         assert await at.rings("442079460000", line="carrier", stays=True) == 200
         forwarded, came_in = sorted(
             (
@@ -187,7 +189,7 @@ async def test_who_forwards_pays(installation: Installation, tmp_path: Path) -> 
             ),
             reverse=True,
         )
-        assert forwarded == ("outbound", "alice", "07700900123")
+        assert forwarded == ("outbound", "alice", "07912345678")
         assert came_in[:2] == ("inbound", "alice")
         await at.switch.cli("database put follow alice 09098790000")
         calling = asyncio.create_task(
@@ -196,7 +198,7 @@ async def test_who_forwards_pays(installation: Installation, tmp_path: Path) -> 
         await at.carrier.call_when("alice87", timeout_s=10)
         await calling
         assert [call.number for call in at.carrier.calls() if call.number.startswith("+")] == [
-            "+447700900123"
+            "+447912345678"
         ]
         await at.server.idle()
 
