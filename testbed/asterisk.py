@@ -98,7 +98,7 @@ class Switch:
                 agi_global=agi_global,
                 tls=tls,
             )
-            with _own_directory(installation) as directory:
+            with own_directory(installation) as directory:
                 write(installation, directory, settings)
                 if tls:
                     await make_certificate(certificate_path(directory), sip_host)
@@ -319,7 +319,7 @@ class Switch:
 
 
 @contextmanager
-def _own_directory(installation: Installation) -> Iterator[Path]:
+def own_directory(installation: Installation) -> Iterator[Path]:
     """A directory for one switch, removed at the end; those of runs that died are removed on the way.
 
     Its owner holds a lock on it as long as it lives, which tells a dead owner from a living one for certain.

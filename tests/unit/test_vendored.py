@@ -16,7 +16,11 @@ PAGES = Path("fairdial", "console", "pages")
 def check(root: Path) -> tuple[int, str]:
     """Status and words of `scripts/vendor --check` in a copy of the project."""
     done = subprocess.run(
-        [sys.executable, str(root / SCRIPT), "--check"], capture_output=True, text=True, timeout=30, check=False
+        [sys.executable, str(root / SCRIPT), "--check"],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
     )
     return done.returncode, done.stderr
 
@@ -49,5 +53,12 @@ def test_no_markup_has_a_style_and_no_module_makes_code_of_text() -> None:
     assert len(own) > 15
     for file in own:
         text = file.read_text()
-        for forbidden in (" style=", "eval(", "new Function", "innerHTML", "dangerouslySetInnerHTML", "<script>"):
+        for forbidden in (
+            " style=",
+            "eval(",
+            "new Function",
+            "innerHTML",
+            "dangerouslySetInnerHTML",
+            "<script>",
+        ):
             assert forbidden not in text, f"{file.name} has {forbidden}"
