@@ -48,7 +48,7 @@ REPLAYS = Runner(
 
 def open_operations(desk: Desk, switch: Switch, replays: Replays) -> Operations:
     """Operations on a stand-in for the switch, on which one call is up."""
-    row = CallRow(CALL, "alice", "outbound", "02079460123", "talking", 60, 3, 57)
+    row = CallRow(CALL, "alice", "outbound", "02079460123", "talking", 60, 3, 57, "acme")
 
     async def hang_up(call: str) -> bool:
         return call == CALL
