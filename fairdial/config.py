@@ -25,6 +25,8 @@ from fairdial.policy.periods import zone_named
 from fairdial.policy.rating import parse_micros
 
 PREFIX = "FAIRDIAL_"
+DEFAULT_FILE: Final = Path("/etc/fairdial/fairdial.toml")
+"""Read where no other file is named and this one is there; `fairdial init` writes it."""
 SECRET_BYTES_MAX: Final = 1024
 SECRETS: Final = (
     (("ari",), "password"),

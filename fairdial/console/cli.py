@@ -20,6 +20,7 @@ from fairdial.console import (
     cli_accounts,
     cli_audit,
     cli_cases,
+    cli_init,
     cli_live,
     cli_messages,
     cli_notices,
@@ -71,6 +72,7 @@ app.add_typer(cli_store.tokens, name="token")
 app.command()(cli_accounts.subscribe)
 app.command()(cli_statement.statement)
 app.command()(cli_audit.audit)
+app.command()(cli_init.init)
 app.command()(cli_live.top)
 app.command()(cli_store.ready)
 app.command()(cli_store.reload)

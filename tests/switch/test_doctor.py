@@ -167,6 +167,7 @@ async def test_past_the_session_limit_the_switch_hangs_up_without_an_answer(
 async def test_the_testbeds_own_switch_is_well(spine: Spine) -> None:
     """The switch on which all other tests run, with the project's dialplan, has nothing to be mended."""
     etc = spine.switch.directory / "etc"
+    await spine.server.account("acme", "kryptotel", "alice", countries=["GB"])
     found = await spine.server.command("doctor", "--json", "--asterisk-etc", str(etc))
     findings = {each["part"]: each for each in found.json}
     assert [each for each in found.json if not each["well"]] == []
@@ -176,6 +177,7 @@ async def test_the_testbeds_own_switch_is_well(spine: Spine) -> None:
 
 async def test_warnings_are_told_apart_from_failures(spine: Spine) -> None:
     etc = spine.switch.directory / "etc"
+    await spine.server.account("acme", "kryptotel", "alice", countries=["GB"])
     options, rights = etc / "asterisk.conf", etc / "ari.conf"
     options.write_text(options.read_text().replace("[options]", "[options]\nlive_dangerously=yes"))
     warned = await spine.server.command("doctor", "--json", "--asterisk-etc", str(etc))

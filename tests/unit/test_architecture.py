@@ -30,6 +30,18 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         *("fairdial.asterisk_conf", "fairdial.dialled_through", "fairdial.doctor"),
         *("fairdial.switch_access", "fairdial.switch_files"),
     ),
+    "fairdial.asterisk_version": (),
+    "fairdial.shipped": (),
+    "fairdial.switch_cli": (),
+    "fairdial.file_changes": (),
+    "fairdial.switch_setup": (
+        *("fairdial.asterisk_conf", "fairdial.dialled_through", "fairdial.file_changes"),
+        *("fairdial.hardening", "fairdial.shipped", "fairdial.switch_files"),
+    ),
+    "fairdial.first_steps": (
+        *("fairdial.asterisk_conf", "fairdial.asterisk_version", "fairdial.config", "fairdial.file_changes"),
+        *("fairdial.shipped", "fairdial.switch_cli", "fairdial.switch_setup"),
+    ),
     "fairdial.pjsip": ("fairdial.asterisk_conf", "fairdial.switch_files"),
     "fairdial.passwords": (),
     "fairdial.password_ages": (),
@@ -71,6 +83,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "fairdial.answer": ("fairdial.policy", "fairdial.desk", "fairdial.call_log"),
     "fairdial.cdr": ("fairdial.policy",),
     "fairdial.cdr_file": ("fairdial.cdr",),
+    "fairdial.cdr_probe": ("fairdial.doctor",),
     "fairdial.witness": ("fairdial.policy", "fairdial.cdr"),
     "fairdial.evidence": (
         "fairdial.policy",
@@ -146,6 +159,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "fairdial.logs",
         *("fairdial.statements", "fairdial.csv_cells"),
         *("fairdial.asterisk_conf", "fairdial.audit", "fairdial.password_ages"),
+        *("fairdial.file_changes", "fairdial.first_steps", "fairdial.shipped", "fairdial.switch_cli"),
     ),
     "agi_app": (*_SHELL, "fairdial.config", "fairdial.doctor", "fairdial.tls"),
     "ari_handlers": (
@@ -153,7 +167,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "fairdial.evidence",
         "fairdial.late",
         "fairdial.config",
-        "fairdial.doctor",
+        *("fairdial.asterisk_version", "fairdial.doctor"),
         "fairdial.tls",
     ),
     "fairdial.main": ("fairdial", "agi_app", "ari_handlers"),
