@@ -125,7 +125,7 @@ async def test_suspending_ends_the_call_and_restoring_lets_it_call_again(
     await expect(page.get_by_role("heading", name="dockside")).to_contain_text("active")
     assert (await stage.call("dave", hang_up_after_s=0.5)).answered
     async with page.expect_download() as download:
-        await page.get_by_role("button", name="Statement").click()
+        await page.get_by_role("button", name="Statement (CSV)").click()
     statement = (await (await download.value).path()).read_text()
     assert statement.count(",") > 20
 
@@ -194,6 +194,53 @@ async def test_what_two_versions_of_a_policy_differ_in(visitor: Visitor, stage: 
     await page.get_by_role("link", name="quota 2").click()
     await page.get_by_label("What it changes against").select_option("1")
     await expect(page.locator(".difference")).to_contain_text("from 15 to 30 seconds (Q4)")
+
+
+async def test_a_service_is_taken_and_given_back(visitor: Visitor, stage: Stage) -> None:
+    page = visitor.page
+    await visitor.sign_in(stage.tokens["operator"])
+    phone = stage.call("dave")
+    await stage.server.talking("dave")
+    await visitor.look_at("account/dockside")
+    await page.get_by_role("button", name="outbound").click()
+    await page.get_by_role("dialog").get_by_role("button", name="Restrict").click()
+    assert (await asyncio.wait_for(asyncio.shield(phone), 10)).ended_by == "far_end"
+    await page.get_by_role("button", name="outbound: restricted", pressed=True).click()
+    await expect(page.get_by_role("button", name="outbound", pressed=False)).to_be_visible()
+    assert (await stage.call("dave", hang_up_after_s=0.5)).answered
+
+
+async def test_an_admin_approves_a_request_and_an_operator_only_reads_it(
+    visitor: Visitor, stage: Stage
+) -> None:
+    page = visitor.page
+    await stage.server.ask(
+        "request_add", account="dockside", rule="allowances.voice", limit=1_900_000, why="a fair", by="Ann"
+    )
+    row = page.get_by_role("region", name="Requests").get_by_role("row", name="a fair")
+    await visitor.sign_in(stage.tokens["operator"])
+    await visitor.look_at("account/dockside")
+    await expect(row).to_contain_text("31,666 min")
+    await expect(row.get_by_role("button")).to_have_count(0)
+    await page.get_by_role("button", name="Sign out").click()
+    await visitor.sign_in(stage.tokens["admin"])
+    await visitor.look_at("account/dockside")
+    await row.get_by_role("button", name="Approve").click()
+    dialog = page.get_by_role("dialog")
+    await dialog.get_by_role("button", name="Approve").click()
+    # The browser asks for the reason first.
+    await expect(dialog).to_be_visible()
+    await dialog.get_by_label("Reason").fill("a good customer")
+    await dialog.get_by_role("button", name="Approve").click()
+    await expect(row).to_contain_text("approved")
+    await expect(page.locator(".allowances")).to_contain_text("31,666 min")
+
+
+async def test_the_browser_complains_where_the_pages_policy_is_broken(visitor: Visitor, stage: Stage) -> None:
+    # That no test finds a complaint is worth something only if there would be one.
+    await visitor.page.goto(stage.server.http_url)
+    await visitor.page.evaluate("document.body.setAttribute('style', 'color: red')")
+    visitor.forgive("Content Security Policy")
 
 
 async def test_call_records_are_replayed_and_their_report_is_read(visitor: Visitor, stage: Stage) -> None:
