@@ -75,7 +75,7 @@ def test_each_command_is_covered_here() -> None:
     assert others == {*MAKE_COMMANDS, DID_COMMAND}
 
 
-async def run(*arguments: str, **environment: str) -> tuple[int, str]:
+async def run(*arguments: str, within_s: float = WITHIN_S, **environment: str) -> tuple[int, str]:
     """Run a command in the project's folder; its status and output."""
     process = await asyncio.create_subprocess_exec(
         *arguments,
@@ -86,7 +86,7 @@ async def run(*arguments: str, **environment: str) -> tuple[int, str]:
         start_new_session=True,
     )
     try:
-        async with asyncio.timeout(WITHIN_S):
+        async with asyncio.timeout(within_s):
             output, _ = await process.communicate()
     finally:
         if process.returncode is None:
@@ -104,6 +104,7 @@ async def test_make_demo_ends_by_itself_with_every_call_as_it_should() -> None:
     assert all(row.rstrip(" │").endswith("ok") for row in rows)
 
 
+@pytest.mark.timeout(240)
 @pytest.mark.usefixtures("installation")
 async def test_make_bench_measures_all_paths_in_one_run() -> None:
     status, output = await run(
@@ -114,6 +115,7 @@ async def test_make_bench_measures_all_paths_in_one_run() -> None:
         "CONFERENCES=--conferences 5 --rate 10",
         "REPLAY=--rows 1000",
         "PAGE=--accounts 100 --calls 5 --rounds 2",
+        within_s=2 * WITHIN_S,
     )
     assert status == 0, output
     for path in ("caller", "called", "Dial() alone", "Stasis", "AGI", "Replay", "The page"):
