@@ -1,7 +1,8 @@
 """Where Asterisk, SIPp and SIPVicious come from: the machine's own, or a private root made once and reused.
 
 `obtain` answers with an `Installation` that says how to run Asterisk and where it keeps its modules and
-data; `obtain_sipvicious` finds the scanner, `obtain_promtool` the checker of alert rules, `obtain_chromium` the browser.
+data; `obtain_sipvicious` finds the scanner, `obtain_promtool` the checker of alert rules, `obtain_chromium`
+the browser.
 An Asterisk that is installed already and is new enough is used as it is. Otherwise a private root is made with
 debootstrap below the user's cache directory, because the Debian releases that FairDial runs on ship no Asterisk.
 Missing system packages (debootstrap, sip-tester, sipvicious, chromium) are installed with apt-get.
