@@ -1,7 +1,7 @@
 # `make help` lists the targets. Everything installs what it needs (as root on Debian).
 PYTHON := .venv/bin/python
 
-.PHONY: help venv lock check test soak demo serve bench
+.PHONY: help venv lock check test soak demo serve bench deb
 
 help:
 	@sed -n 's/^## //p' $(MAKEFILE_LIST)
@@ -50,3 +50,7 @@ bench: venv
 	$(PYTHON) -m benchmarks.decisions $(DECISIONS)
 	$(PYTHON) -m benchmarks.conferences $(CONFERENCES)
 	$(PYTHON) -m benchmarks.replay $(REPLAY)
+
+## make deb     the Debian package, in dist/
+deb: venv
+	@scripts/deb

@@ -1,6 +1,6 @@
 """A clean Debian 12: made once with debootstrap, kept as an archive, and booted under systemd as a machine of its own.
 
-What is packaged is tried there, where nothing of a developer's machine can stand in for what a package forgot. `unpacked`
+What is packaged is tried there, where nothing of a developer's machine stands in for what a package forgot. `unpacked`
 gives a copy of the system, `fetch` lays packages into it, `Machine` is one that runs: systemd is its first process,
 in namespaces of its own, and its network is a loopback that it shares with nobody.
 
@@ -35,7 +35,7 @@ from testbed.installation import (
 )
 
 SUITE = "bookworm"
-RECIPE_VERSION = 1
+RECIPE_VERSION = 2
 ADDED = ("ca-certificates", "systemd", "systemd-sysv")
 BOOT_WITHIN_S = 60.0
 STOP_WITHIN_S = 20.0
@@ -111,6 +111,8 @@ def _strip(root: Path) -> None:
     for name in ("etc/hostname", "etc/hosts", "etc/resolv.conf"):
         (root / name).unlink(missing_ok=True)
     (root / "etc/hosts").write_text("127.0.0.1 localhost\n")
+    # What is tried here need not outlast a power cut; Debian's own images have the same.
+    (root / "etc/dpkg/dpkg.cfg.d/unsafe-io").write_text("force-unsafe-io\n")
     # Another for each machine that is booted.
     (root / "etc/machine-id").write_text("")
 
@@ -132,7 +134,7 @@ def unpacked(folder: Path, progress: Progress = print) -> Iterator[Path]:
 
 
 def reach_of_apt(folder: Path) -> dict[Path, str]:
-    """What lets apt in another root fetch from this machine's mirror: files, some made in `folder`, and their places there."""
+    """What lets apt in another root reach this machine's mirror: files (some made in `folder`) and their places."""
     sources = folder / "sources.list"
     sources.write_text(f"deb {apt_mirror()} {SUITE} main\n")
     options = folder / "99machine"
@@ -295,6 +297,6 @@ def _booted(nspawned: subprocess.Popen[bytes], log: Path) -> int:
                 return int(child)
         time.sleep(POLL_S)
     raise TestbedError(
-        f"systemd cannot be booted in a container here: {log.read_text().strip() or 'it said nothing'}; run as root on a "
-        "kernel with namespaces and cgroups, not in a container that withholds them"
+        f"systemd cannot be booted in a container here: {log.read_text().strip() or 'it said nothing'}; run as root on "
+        "a kernel with namespaces and cgroups, not in a container that withholds them"
     )
