@@ -20,12 +20,13 @@ check: venv
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 
-## make test    all tests, on a real Asterisk with SIP phones
+## make test    all tests, on a real Asterisk with SIP phones, and the packages on a Debian of their own
 test: venv
 	@# Apart, so that what computes takes no time from what is timed; the second also where the first fails.
 	@status=0; \
 	$(PYTHON) -m pytest tests/unit tests/contract tests/simulation --numprocesses 2 --dist worksteal || status=1; \
 	$(PYTHON) -m pytest tests/switch --numprocesses 2 --dist worksteal || status=1; \
+	$(PYTHON) -m pytest tests/packages --numprocesses 2 --dist loadfile || status=1; \
 	exit $$status
 
 ## make soak    long faults on a real Asterisk, attacks, then an hour of steady load (SOAK="--minutes 5 --rate 40")

@@ -41,7 +41,7 @@ class Images:
         done = subprocess.run(
             [*self._buildah, *arguments],
             cwd=PROJECT,
-            env=_environment(),
+            env=image_environment(),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -126,7 +126,8 @@ class Container:
         return [*self.buildah, "run", *given, self.name, "--", *arguments]
 
 
-def _environment() -> dict[str, str]:
+def image_environment() -> dict[str, str]:
+    """The environment in which `Container.command` runs."""
     return {**os.environ, "PATH": SYSTEM_PATH, "BUILDAH_ISOLATION": "chroot", "BUILDAH_FORMAT": "docker"}
 
 

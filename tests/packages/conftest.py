@@ -6,13 +6,16 @@ import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from compose_spec import PyCompose
 
 from testbed.debian import obtain_archive
 from testbed.images import PROJECT, Images
 from testbed.installation import private_root, program, remove_tree
 
+COMPOSE = PROJECT / "docker" / "compose.yaml"
 DEB_WITHIN_S = 300
 
 
@@ -51,6 +54,11 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Images]:
     folder = tmp_path_factory.mktemp("images")
     yield Images(folder)
     remove_tree(folder)
+
+
+def compose_services() -> dict[str, Any]:
+    """The services of compose.yaml."""
+    return dict(PyCompose.from_yaml(COMPOSE.read_text(encoding="utf-8")).to_dict()["services"])
 
 
 def commands_of(document: str, heading: str) -> list[str]:

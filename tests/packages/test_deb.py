@@ -117,8 +117,8 @@ def lay_asterisk(root: Path, upper: Path) -> str:
     (root / "etc/systemd/system/asterisk.service").write_text(ASTERISK.format(user=user, group=group))
     for name in ("etc/passwd", "etc/group"):
         [asterisk] = re.findall(r"^asterisk:.*\n", (lower / name).read_text(), re.MULTILINE)
-        with (root / name).open("a") as file:
-            file.write(asterisk)
+        with (root / name).open("a") as listed:
+            listed.write(asterisk)
     (root / "etc/systemd/system/asterisk.service").write_text(ASTERISK)
     # Where the doctor looks for them.
     (root / "etc/asterisk").symlink_to("/srv/asterisk/etc/asterisk")
