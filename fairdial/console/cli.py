@@ -8,6 +8,7 @@ policies, about the store and `replay` have modules of their own.
 import asyncio
 from collections.abc import Awaitable, Iterable, Mapping
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,6 +21,7 @@ from fairdial.console import (
     cli_accounts,
     cli_audit,
     cli_cases,
+    cli_init,
     cli_live,
     cli_messages,
     cli_notices,
@@ -71,6 +73,7 @@ app.add_typer(cli_store.tokens, name="token")
 app.command()(cli_accounts.subscribe)
 app.command()(cli_statement.statement)
 app.command()(cli_audit.audit)
+app.command()(cli_init.init)
 app.command()(cli_live.top)
 app.command()(cli_store.ready)
 app.command()(cli_store.reload)
@@ -84,8 +87,19 @@ ConfigFile = Annotated[
 ]
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"fairdial {version('fairdial')}")
+        raise typer.Exit
+
+
+Version = Annotated[
+    bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
+]
+
+
 @app.callback()
-def _settings(context: typer.Context, config: ConfigFile = None) -> None:
+def _settings(context: typer.Context, config: ConfigFile = None, version: Version = False) -> None:
     logs.set_up(Logs(level="error", format="console"))
     context.obj = Session(context.obj, config)
 

@@ -29,6 +29,7 @@ from fairdial.console.callers import Operator as Operator
 from fairdial.console.callers import Viewer as Viewer
 from fairdial.console.once import Once, OtherRequest
 from fairdial.console.operations import OperationError, Operations
+from fairdial.console.replays import NoRoom, ReplayBusy, ReplayUnknown
 from fairdial.ledger.contract import (
     AlreadyExists,
     ConstraintViolated,
@@ -238,6 +239,8 @@ _TOLD = frozenset(
         "request",
         "rule",
         "accept",
+        "replay",
+        "against",
     }
 )
 """What the log has of a change: what was changed, and to what; no names of people, and nothing that they wrote."""
@@ -276,16 +279,18 @@ async def _web_error(_request: Request, error: Exception) -> Response:
 async def _not_done(_request: Request, error: Exception) -> Response:
     if isinstance(error, LedgerUnavailable):
         return problem(503, "The ledger does not answer", str(error))
+    if isinstance(error, NoRoom):
+        return problem(503, "There is no room", str(error))
     if isinstance(error, _CONFLICTS):
         return problem(409, "It does not go with what is there", str(error))
-    if isinstance(error, NotFound):
+    if isinstance(error, NotFound | ReplayUnknown):
         return problem(404, "Not there", str(error))
     if isinstance(error, OtherRequest):
         return problem(422, "The key was used before", str(error))
     return problem(422, "Not done", str(error))
 
 
-_CONFLICTS = (AlreadyExists, IdempotencyConflict, ConstraintViolated, TooMany, NotOpen, NotNow)
+_CONFLICTS = (AlreadyExists, IdempotencyConflict, ConstraintViolated, TooMany, NotOpen, NotNow, ReplayBusy)
 """The request is well, but for what the ledger holds."""
 
 

@@ -22,6 +22,7 @@ from fairdial.console.health import not_serving
 from fairdial.console.looking_up import LookingUp
 from fairdial.console.messages import Messages
 from fairdial.console.policy_views import difference_json, policy_json, rules_json, version_of
+from fairdial.console.replays import Replays
 from fairdial.console.requesting import Renew, Requesting, as_now
 from fairdial.console.shapes import (
     Json,
@@ -177,6 +178,7 @@ class Operations:
         renew: Renew | None = None,
         reload: Callable[[], Awaitable[Json]] | None = None,
         news: News | None = None,
+        replays: Replays | None = None,
     ) -> None:
         """Without `calls`, `hang_up`, `cut`, `status`, `callback`, `rooms`, `ready` and `reload` no server runs here.
 
@@ -184,7 +186,7 @@ class Operations:
         judged: hears of a case that a person has closed: its account, its detector, and when. logins: hears of sources
         that are turned away. composer: puts notices into words, those that come with FairDial if left out; published:
         hears of each policy version. renew: asks for more for live calls whose limit was raised. news: where what is
-        done here is told, and what happens is read.
+        done here is told, and what happens is read. replays: those beside a running server.
         """
         self._desk = desk
         self._ledger = desk.ledger
@@ -204,6 +206,7 @@ class Operations:
         self._replacing = asyncio.Lock()
         self._news = news or News(desk.now_ms)
         self._messages = Messages(desk)
+        self.replays = replays
         self._by_name: Mapping[str, Callable[..., Awaitable[Any]]] = {
             "account_add": self._account_add,
             "account_list": self._account_list,
@@ -269,6 +272,7 @@ class Operations:
             "grant": self._grant,
             **Requesting(desk, renew).by_name,
             **LookingUp(desk).by_name,
+            **(replays.by_name if replays is not None else {}),
         }
 
     async def call(self, name: str, arguments: Mapping[str, Any]) -> Any:

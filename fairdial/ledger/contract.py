@@ -733,6 +733,10 @@ class Ledger(Protocol):
         """One grant."""
         ...
 
+    async def sip_call_id(self, call_id: str) -> str:
+        """The SIP Call-ID of a call that was decided about; "" where none is known."""
+        ...
+
     async def decisions(
         self,
         account_id: str | None = None,

@@ -339,6 +339,11 @@ class Sought:
             yield "d.decision <> 'allow'", ()
 
 
+def sip_call_id(db: sqlite3.Connection, call_id: str) -> str:
+    row = db.execute("SELECT sip_call_id FROM decisions WHERE call_id = ?", (call_id,)).fetchone()
+    return "" if row is None else str(row["sip_call_id"])
+
+
 def latest_decisions(
     db: sqlite3.Connection, sought: Sought, limit: int, after: str | None = None
 ) -> tuple[DecisionRecord, ...]:

@@ -183,6 +183,9 @@ class SqliteLedger:
     async def grant(self, call_id: str) -> Grant | None:
         return await self._writer.read(lambda db: reading.find_grant(db, call_id))
 
+    async def sip_call_id(self, call_id: str) -> str:
+        return await self._writer.read(lambda db: reading.sip_call_id(db, call_id))
+
     async def decisions(
         self,
         account_id: str | None = None,
