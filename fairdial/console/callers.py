@@ -113,8 +113,13 @@ def tied(*path: str, body: tuple[str, ...] = ()) -> Tie:
     async def look(request: Request, held: Token) -> None:
         for name in path:
             await _need_own(request, held, name, request.path_params[name])
-        # FastAPI has read it, and keeps what it read: that is what the route gets.
-        told: Any = await request.json() if body else None
+        told: Any = None
+        if body:
+            try:
+                # FastAPI has read it, and keeps what it read: that is what the route gets.
+                told = await request.json()
+            except (ValueError, RecursionError):
+                raise HTTPException(400, "the body is no JSON, or of another type; mend it") from None
         for name in body:
             value = told.get(name) if isinstance(told, dict) else None
             if value is not None:

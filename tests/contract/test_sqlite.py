@@ -1,6 +1,7 @@
 """What holds for the SQLite store alone: its schema, its one writer, and its file in trouble."""
 
 import asyncio
+import os
 import sqlite3
 import subprocess
 import sys
@@ -581,3 +582,34 @@ def test_accounts_are_found_by_how_they_begin_along_an_index() -> None:
     db = Planned()
     reading.accounts_by_id(cast(sqlite3.Connection, db), "", 10, "ac")
     assert db.steps == ["SEARCH accounts USING PRIMARY KEY (id>? AND id<?)"]
+
+
+OTHER = 65_534
+"""A user who is not root; where the tests are not run by root, all files are the tester's own."""
+
+
+@pytest.mark.parametrize("owner", [0, OTHER] if os.geteuid() == 0 else [os.geteuid()])
+async def test_new_files_belong_to_who_owns_the_folder(
+    open_writer: Opener, tmp_path: Path, owner: int
+) -> None:
+    """The service's, where root gives a command before its first start."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    if os.geteuid() == 0:
+        os.chown(folder, owner, owner)
+    await open_writer(folder / "ledger.sqlite")
+    made = {file.name: (file.stat().st_uid, file.stat().st_mode & 0o077) for file in folder.iterdir()}
+    assert {"ledger.sqlite", "ledger.sqlite.lock", "ledger.sqlite-wal"} <= made.keys()
+    assert set(made.values()) == {(owner, 0)}
+
+
+async def test_a_link_in_the_folder_gives_no_file_away(open_writer: Opener, tmp_path: Path) -> None:
+    """Whoever owns the folder may lay one there; what it leads to stays whose it was."""
+    folder, target = tmp_path / "folder", tmp_path / "target"
+    folder.mkdir()
+    target.touch(0o600)
+    if os.geteuid() == 0:
+        os.chown(folder, OTHER, OTHER)
+    (folder / "ledger.sqlite.lock").symlink_to(target)
+    await open_writer(folder / "ledger.sqlite")
+    assert (target.stat().st_uid, target.stat().st_size) == (os.geteuid(), 0)

@@ -308,6 +308,16 @@ async def test_what_a_list_is_read_on_from_is_not_a_way_to_find_others(bound: Bo
         assert json.loads((await bound.ask(("GET", "/v1/decisions"), OWN, query=query))[1])["items"] == []
 
 
+async def test_a_body_that_cannot_be_read_rings_nobody(bound: Bound) -> None:
+    for body in (b"{", b"[" * 60_000, b'["gina"]', b'{"line": ["gina"]}', b"\xff", b""):
+        for media_type in ("application/json", "text/plain"):
+            headers = {"Content-Type": media_type}
+            status, _ = await bound.api.problem(
+                "POST", "/v1/callbacks", token=bound.token, data=body, headers=headers
+            )
+            assert status in (400, 404, 422), (body[:20], media_type)
+
+
 async def test_what_is_the_providers_is_refused_for_the_own_account_too(bound: Bound) -> None:
     before = bound.kept()
     for route, tie in TIED.items():

@@ -97,6 +97,7 @@ def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
         yield served
 
 
+@pytest.mark.timeout(300)  # some 2,400 requests: on a busy machine more than two minutes
 @pytest.mark.parametrize("mode", list(GenerationMode))
 def test_whatever_is_asked_gets_an_answer_of_the_description(serving: Serving, mode: GenerationMode) -> None:
     described = schemathesis.openapi.from_url(f"http://127.0.0.1:{serving.port}/openapi.json")
