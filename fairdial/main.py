@@ -788,8 +788,20 @@ def probes(config: Config) -> dict[str, Probe]:
             _for_probe(lambda config: ari_context(config.ari), usable),
         )
 
+    shut_out: list[Ailment] = []
+
+    async def ami() -> str:
+        try:
+            return await asked(logged_in)()
+        except Ailment as ailment:
+            shut_out.append(ailment)
+            raise
+
     def asked(question: Callable[[AmiLink], Awaitable[str]]) -> Probe:
         async def probe() -> str:
+            if shut_out:
+                # Nobody waits again for what does not answer.
+                raise Ailment(f"cannot be asked: {shut_out[0]}", shut_out[0].cure)
             tls = _for_probe(lambda config: ami_context(config.ami), config)
             return await probe_ami(_usable(config).ami, tls, question)
 
@@ -817,7 +829,7 @@ def probes(config: Config) -> dict[str, Probe]:
         "numbers": numbers,
         "store": store,
         "ari": ari,
-        "ami": asked(logged_in),
+        "ami": ami,
         "clock": asked(partial(clocks_agree, clock=SystemClock())),
         "dialplan": asked(partial(dialplan_is_loaded, mark=mark_of(dialplan_text()))),
         "cdr": cdr,

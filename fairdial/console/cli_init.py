@@ -44,7 +44,7 @@ def init(
     you wrote is not changed, and each file that gets a line is kept as NAME.before-fairdial.
     """
     session: Session = context.obj
-    if sys.stdin.isatty() and not session.config_path.exists():
+    if on_terminal() and not session.config_path.exists():
         names = ", ".join(shipped.policy_names())
         policy = policy or typer.prompt(f"Policy ({names})", default="redconnect")
         region = region or typer.prompt("Country in whose habit your lines dial", default="GB")
@@ -73,6 +73,11 @@ def init(
     if reload:
         _reload(prepared, cli)
     _tell_what_next(prepared, reloaded=reload)
+
+
+def on_terminal() -> bool:
+    """Whether there is somebody to ask."""
+    return sys.stdin.isatty()
 
 
 def say(text: str = "") -> None:

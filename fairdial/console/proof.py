@@ -44,6 +44,7 @@ async def decision_is_given(config: Config, here: Operate) -> str:
                 if not lines
                 else "the first lines are all suspended or terminated",
                 "fairdial account add ACCOUNT --policy POLICY, then fairdial line add ENDPOINT --account ACCOUNT",
+                grave=False,
             )
         line, number = able[0]["line"], example_number(able[0]["habit"]["region"])
         value = await _operate(config, here, "check", {"number": number, "line": line})

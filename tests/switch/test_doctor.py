@@ -22,6 +22,7 @@ from tests.switch.conftest import Spine
 EXTENSIONS = "[fairdial]\nexten => s,1,Answer()\n same => n,Wait(60)\n"
 SETVAR = ("Setvar", {"Variable": "TIMEOUT(absolute)", "Value": "50"})
 SHOW = ("ShowDialPlan", {"Context": "fairdial"})
+SETTINGS: tuple[str, Mapping[str, str]] = ("CoreSettings", {})
 SHELL = ("Getvar", {"Variable": "SHELL(echo hello)"})
 
 
@@ -68,13 +69,26 @@ async def a_channel(switch: Switch) -> str:
 @pytest.mark.parametrize(
     ("classes", "done"),
     [
-        (",".join(sorted(AMI_WRITE)), ["Ping", "Setvar", "ShowDialPlan"]),
+        (",".join(sorted(AMI_WRITE)), ["Ping", "Setvar", "ShowDialPlan", "CoreSettings"]),
         ("call", ["Ping", "Setvar"]),
-        ("reporting", ["Ping", "ShowDialPlan"]),
+        ("reporting", ["Ping", "ShowDialPlan", "CoreSettings"]),
         ("", ["Ping"]),
         # Why system is too much: a user who has it runs programs.
-        ("call,system", ["Ping", "Setvar", "Getvar", "Filter", "GetConfig"]),
-        ("all", ["Ping", "Setvar", "ShowDialPlan", "Getvar", "Filter", "Originate", "Command", "GetConfig"]),
+        ("call,system", ["Ping", "Setvar", "CoreSettings", "Getvar", "Filter", "GetConfig"]),
+        (
+            "all",
+            [
+                "Ping",
+                "Setvar",
+                "ShowDialPlan",
+                "CoreSettings",
+                "Getvar",
+                "Filter",
+                "Originate",
+                "Command",
+                "GetConfig",
+            ],
+        ),
     ],
 )
 async def test_two_classes_are_all_that_we_write_with(
@@ -86,6 +100,7 @@ async def test_two_classes_are_all_that_we_write_with(
         ("Ping", {}),
         (SETVAR[0], {**on_it, **SETVAR[1]}),
         SHOW,
+        SETTINGS,
         (SHELL[0], {**on_it, **SHELL[1]}),
         ("Filter", {"Operation": "Add", "Filter": "Event: Cdr"}),
         ("Originate", {"Channel": "Local/s@fairdial", "Application": "Wait", "Data": "1"}),

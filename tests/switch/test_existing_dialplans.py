@@ -4,8 +4,6 @@ differ in how the question is asked.
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,6 +45,7 @@ def _samples() -> dict[str, Sample]:
 
 SAMPLES = _samples()
 AEL = SAMPLES["AEL"]
+AEL_MODULES = ("res_ael_share.so", "pbx_ael.so")
 EXPECTED = "application call to Gosub affects flow of control"
 """Said of every Gosub in AEL; the page says so too."""
 
@@ -78,51 +77,42 @@ exten => s,1,Return()
 SHORT = ("outbound = 14400", "outbound = 3")
 
 
+LINES = (
+    *(Line(name, context="phones") for name in ("alice", "101")),
+    Line("bob", context="failover"),
+    # Rings, and is never answered.
+    Line("carol", rings="carol87"),
+    Line("1001", context="from-internal"),
+    Line("erin", context="phones-ael"),
+)
+
+
 @dataclass(frozen=True)
 class Site:
+    """A switch with all samples at once, its carrier, and a FairDial with an account for each line."""
+
     switch: Switch
     carrier: Carrier
     server: Server
 
-    async def rings(self, number: str, line: str = "alice", stays: bool = False) -> int:
-        """The final answer to a call of that line; answered, the caller hangs up, or stays until it is cut."""
-        outcome = await place_call(
-            self.switch, line=line, number=number, hang_up_after_s=None if stays else 0.5
-        )
-        if stays:
-            assert outcome.ended_by == "far_end"
-            assert 2.5 < outcome.talk_s < 4
-        return outcome.final_status
+    async def is_cut(self, line: str, number: str) -> None:
+        """A call of that line is answered, and cut when its plan says so."""
+        outcome = await place_call(self.switch, line=line, number=number)
+        assert (outcome.final_status, outcome.ended_by) == (200, "far_end")
+        assert 2.5 < outcome.talk_s < 4.5
 
-    async def newest(self) -> tuple[str, str, str]:
-        """Line, decision and clause of the newest decision."""
-        [record] = await self.server.ask("decisions", limit=1)
-        return record["line_id"], record["decision"], record["clause_id"]
+    async def status(self, line: str, number: str) -> int:
+        """The final answer to a call of that line, which hangs up when it is answered."""
+        return (await place_call(self.switch, line=line, number=number, hang_up_after_s=0.5)).final_status
 
+    async def decided(self, line: str) -> list[tuple[str, str, str]]:
+        """Dialled string, decision and clause of what that line dialled, in order."""
+        records = await self.server.ask("decisions", account=f"of-{line}", limit=10)
+        return [(each["dialled"], each["decision"], each["clause_id"]) for each in reversed(records)]
 
-@asynccontextmanager
-async def site(
-    installation: Installation,
-    folder: Path,
-    extensions: str,
-    lines: Sequence[Line],
-    files: Mapping[str, str] | None = None,
-) -> AsyncIterator[Site]:
-    """A switch with this dialplan, a FairDial, and acme with its lines, on a plan of three seconds a call."""
-    text = (PROJECT / "policies" / "kryptotel.toml").read_text()
-    assert SHORT[0] in text
-    short = text.replace('name = "kryptotel"', 'name = "short"', 1).replace(*SHORT)
-    written = f"#include fairdial.conf\n{extensions}"
-    async with (
-        Switch.start(
-            installation, written, files={"fairdial.conf": FAIRDIAL, **(files or {})}, lines=lines
-        ) as switch,
-        Carrier.start(switch) as carrier,
-        Server.start(switch, folder, policies={"short": short}) as server,
-    ):
-        await server.account("acme", "short", *(line.name for line in lines), countries=["GB"])
-        yield Site(switch, carrier, server)
-        assert await switch.no_channels() == []
+    def reached(self, *numbers: str) -> list[str]:
+        """Which of these numbers the carrier was asked for."""
+        return [call.number for call in self.carrier.calls() if call.number in numbers]
 
 
 async def test_every_sample_loads_without_a_complaint(installation: Installation) -> None:
@@ -134,8 +124,8 @@ async def test_every_sample_loads_without_a_complaint(installation: Installation
         for sample in SAMPLES.values():
             before = switch.log_path.stat().st_size
             if sample.language == "c":
-                assert {"pbx_ael.so", "res_ael_share.so"} <= installation.modules()
-                for module in ("res_ael_share.so", "pbx_ael.so"):
+                assert set(AEL_MODULES) <= installation.modules()
+                for module in AEL_MODULES:
                     await switch.cli(f"module load {module}")
             else:
                 extensions.write_text(f"{bare}\n{sample.text}")
@@ -153,75 +143,82 @@ async def test_every_sample_loads_without_a_complaint(installation: Installation
     assert wrong == {}
 
 
-async def test_contexts_and_includes(installation: Installation, tmp_path: Path) -> None:
-    sample = SAMPLES["Contexts, patterns, includes"].text
-    lines = (Line("alice", context="phones"), Line("101", context="phones"))
-    async with site(installation, tmp_path, sample, lines) as at:
-        assert await at.rings("02079460100", stays=True) == 200
-        assert await at.newest() == ("alice", "allow", "K1")
-        assert await at.rings("09098790000") == 403
-        assert await at.newest() == ("alice", "refuse", "K2")
-        assert await at.rings("101") == 200
-        assert await at.rings("999") == 200
-        assert [call.number for call in at.carrier.calls()] == ["+442079460100", "101", "112"]
+async def contexts_and_includes(at: Site) -> None:
+    await at.is_cut("alice", "02079460101")
+    assert await at.status("alice", "09098790001") == 403
+    assert await at.status("alice", "101") == 200
+    assert await at.status("alice", "999") == 200
+    assert (await at.decided("alice"))[:2] == [
+        ("02079460101", "allow", "K1"),
+        ("09098790001", "refuse", "K2"),
+    ]
+    assert at.reached("+442079460101", "+449098790001", "101", "112") == ["+442079460101", "101", "112"]
 
 
-async def test_a_second_trunk_needs_no_second_question(installation: Installation, tmp_path: Path) -> None:
-    sample = SAMPLES["Trunks that take over from one another"].text
-    async with site(installation, tmp_path, sample, (Line("alice", context="failover"),)) as at:
-        # There is no endpoint "cheap".
-        assert await at.rings("02079460100", stays=True) == 200
-        assert len(await at.server.ask("decisions", limit=10)) == 1
-        assert await at.rings("09098790000") == 403
-        await at.server.idle()
+async def a_second_trunk_needs_no_second_question(at: Site) -> None:
+    # There is no endpoint "cheap".
+    await at.is_cut("bob", "02079460102")
+    assert await at.status("bob", "09098790002") == 403
+    assert await at.decided("bob") == [("02079460102", "allow", "K1"), ("09098790002", "refuse", "K2")]
+    assert at.reached("+442079460102", "+449098790002") == ["+442079460102"]
 
 
-async def test_who_forwards_pays(installation: Installation, tmp_path: Path) -> None:
-    sample = SAMPLES["Forwarding and follow-me"].text
-    async with site(installation, tmp_path, sample, (Line("alice", rings="alice87"),)) as at:
-        await at.switch.cli("database put did 442079460000 alice")
-        await at.switch.cli("database put follow alice 07912345678")
-        assert await at.rings("442079460000", line="carrier", stays=True) == 200
-        forwarded, came_in = sorted(
-            (
-                (each["kind"], each["line_id"], each["dialled"])
-                for each in await at.server.ask("decisions", limit=2)
-            ),
-            reverse=True,
+async def who_forwards_pays(at: Site) -> None:
+    await at.switch.cli("database put did 442079460103 carol")
+    await at.switch.cli("database put follow carol 07912345603")
+    await at.is_cut("carrier", "442079460103")
+    await at.switch.cli("database put follow carol 09098790003")
+    await place_call(at.switch, line="carrier", number="442079460103", give_up_after_s=2)
+    assert [each[:2] for each in await at.decided("carol")] == [
+        *(("442079460103", "allow"), ("07912345603", "allow")),
+        *(("442079460103", "allow"), ("09098790003", "refuse")),
+    ]
+    assert at.reached("+447912345603", "+449098790003") == ["+447912345603"]
+
+
+async def freepbx(at: Site) -> None:
+    await at.is_cut("1001", "02079460104")
+    assert await at.status("1001", "09098790004") == 403
+    assert await at.decided("1001") == [("02079460104", "allow", "K1"), ("09098790004", "refuse", "K2")]
+    assert at.reached("+442079460104", "+449098790004") == ["+442079460104"]
+
+
+async def ael(at: Site) -> None:
+    await at.is_cut("erin", "02079460105")
+    assert await at.status("erin", "09098790005") == 403
+    assert await at.decided("erin") == [("02079460105", "allow", "K1"), ("09098790005", "refuse", "K2")]
+    assert at.reached("+442079460105", "+449098790005") == ["+442079460105"]
+
+
+async def test_calls_are_let_through_cut_and_refused_in_each_of_them(
+    installation: Installation, tmp_path: Path
+) -> None:
+    text = (PROJECT / "policies" / "kryptotel.toml").read_text()
+    assert SHORT[0] in text
+    short = text.replace('name = "kryptotel"', 'name = "short"', 1).replace(*SHORT)
+    samples = "".join(sample.text for sample in SAMPLES.values() if sample is not AEL)
+    files = {"fairdial.conf": FAIRDIAL, "extensions.ael": AEL.text}
+    async with (
+        Switch.start(
+            installation, f"#include fairdial.conf\n{samples}{FREEPBX}", files=files, lines=LINES
+        ) as switch,
+        Carrier.start(switch) as carrier,
+        Server.start(switch, tmp_path, policies={"short": short}) as server,
+    ):
+        for module in AEL_MODULES:
+            await switch.cli(f"module load {module}")
+        for line in LINES:
+            await server.account(f"of-{line.name}", "short", line.name, countries=["GB"])
+        at = Site(switch, carrier, server)
+        await asyncio.gather(
+            contexts_and_includes(at),
+            a_second_trunk_needs_no_second_question(at),
+            who_forwards_pays(at),
+            freepbx(at),
+            ael(at),
         )
-        assert forwarded == ("outbound", "alice", "07912345678")
-        assert came_in[:2] == ("inbound", "alice")
-        await at.switch.cli("database put follow alice 09098790000")
-        calling = asyncio.create_task(
-            place_call(at.switch, line="carrier", number="442079460000", give_up_after_s=2)
-        )
-        await at.carrier.call_when("alice87", timeout_s=10)
-        await calling
-        assert [call.number for call in at.carrier.calls() if call.number.startswith("+")] == [
-            "+447912345678"
-        ]
-        await at.server.idle()
-
-
-async def test_freepbx(installation: Installation, tmp_path: Path) -> None:
-    sample = SAMPLES["FreePBX"].text
-    async with site(installation, tmp_path, sample + FREEPBX, (Line("1001", context="from-internal"),)) as at:
-        assert await at.rings("02079460100", line="1001", stays=True) == 200
-        assert await at.newest() == ("1001", "allow", "K1")
-        assert await at.rings("09098790000", line="1001") == 403
-        assert await at.newest() == ("1001", "refuse", "K2")
-        assert [call.number for call in at.carrier.calls()] == ["+442079460100"]
-
-
-async def test_ael(installation: Installation, tmp_path: Path) -> None:
-    lines = (Line("alice", context="phones-ael"),)
-    async with site(installation, tmp_path, "", lines, {"extensions.ael": AEL.text}) as at:
-        for module in ("res_ael_share.so", "pbx_ael.so"):
-            await at.switch.cli(f"module load {module}")
-        assert await at.rings("02079460100", stays=True) == 200
-        assert await at.newest() == ("alice", "allow", "K1")
-        assert await at.rings("09098790000") == 403
-        assert await at.newest() == ("alice", "refuse", "K2")
+        await server.idle()
+        assert await switch.no_channels() == []
 
 
 @pytest.mark.parametrize("title", ["Queues", "ConfBridge"])

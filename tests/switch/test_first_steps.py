@@ -16,6 +16,7 @@ from fairdial.asterisk_conf import read_conf
 from fairdial.config import load
 from fairdial.console.control import ask
 from fairdial.doctor import Finding, Severity
+from fairdial.first_steps import RELOADS
 from fairdial.main import Parts
 from fairdial.switch_access import AMI_READ, AMI_WRITE
 from testbed.installation import Installation
@@ -270,8 +271,8 @@ async def put_back(shell: Shell, kept: Files) -> None:
         if not path.exists() or path.read_bytes() != text:
             path.write_bytes(text)
             path.chmod(mode)
-    await shell.run("fairdial init --reload")
-    await shell.switch.cli("module reload cdr")
+    for command in (*RELOADS, "module reload cdr"):
+        await shell.switch.cli(command)
     await asyncio.to_thread(
         ask, shell.folder / "control.sock", "line_standing", {"line": "alice", "standing": "active"}
     )

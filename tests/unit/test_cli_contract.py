@@ -9,6 +9,7 @@ from tests.unit.test_cli import run as run
 
 PROMISED = {
     "serve": (),
+    "init": ("--policy", "--region", "--asterisk-etc", "--write", "--reload"),
     "doctor": ("--asterisk-etc", "--json"),
     "classify": ("--region", "--json"),
     "check": ("--account", "--line", "--kind", "--from", "--at", "--explain", "--json"),

@@ -9,14 +9,18 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner, Result
 
 from agi_app.probe import clocks_agree
 from fairdial import shipped
 from fairdial.config import ConfigError, load, with_secrets
+from fairdial.console import cli_init, session
+from fairdial.console.cli import app
 from fairdial.doctor import Ailment
 from fairdial.file_changes import ChangeFailed, FileChange, Folder, carry_out, difference
 from fairdial.first_steps import CannotBegin, Preparation, Wishes, local_zone, prepare
 from fairdial.hardening import NEEDED_MODULES
+from fairdial.main import Parts
 from fairdial.switch_cli import SwitchCli, SwitchSilent
 from tests.samples import NOON_MS, SetClock
 
@@ -254,6 +258,65 @@ def test_a_zone_has_the_name_of_its_file(tmp_path: Path) -> None:
     (tmp_path / "localtime").symlink_to(zone)
     assert local_zone(tmp_path / "localtime") == "Europe/Berlin"
     assert local_zone(tmp_path / "nothing") == "UTC"
+
+
+def init(machine: Machine, *arguments: str, answers: str = "") -> Result:
+    """Run the command; its `asterisk` is the machine's."""
+    environment = {"PATH": f"{machine.etc.parent}:{os.environ['PATH']}"}
+    command = ["--config", str(machine.config), "init", *arguments]
+    return CliRunner().invoke(app, command, input=answers, env=environment, obj=Parts())
+
+
+def test_the_command_shows_what_to_put_where_and_writes_only_when_told(machine: Machine) -> None:
+    before = machine.files()
+    shown = init(machine)
+    assert shown.exit_code == 0
+    assert machine.files() == before
+    for words in (
+        "http_fairdial.conf: make this",
+        "[general](+)",
+        "+#tryinclude fairdial.conf",
+        "nothing was written",
+    ):
+        assert words in shown.stdout
+    assert "asterisk -rx 'dialplan reload'" in shown.stdout
+    written = init(machine, "--write", "--reload", "--region", "DE")
+    assert written.exit_code == 0, written.output
+    assert "reloaded: dialplan reload" in written.stdout
+    assert load(machine.config, {}).desk.region == "DE"
+    told = init(machine, "--region", "FR", "--write").stdout
+    assert "desk.region is DE, and not FR; it is left as it is" in told
+    assert "nothing was changed" in told
+
+
+def test_the_command_writes_nothing_where_something_is_in_the_way(machine: Machine) -> None:
+    machine.has({"http.conf": "[general]\nenabled=no\n"})
+    before = machine.files()
+    refused = init(machine, "--write")
+    assert refused.exit_code == 1
+    assert "http.conf:2: enabled=no" in refused.stdout
+    assert "nothing was written" in refused.stderr
+    assert machine.files() == before
+    bad = init(machine, "--region", "england")
+    assert (bad.exit_code, "write two capital letters" in bad.stderr) == (2, True)
+
+
+def test_on_a_terminal_policy_and_country_are_asked_for_once(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli_init, "on_terminal", lambda: True)
+    assert init(machine, "--write", answers="kryptotel\nDE\n").exit_code == 0
+    config = load(machine.config, {})
+    assert (config.desk.region, [file.stem for file in config.policies.iterdir()]) == ("DE", ["kryptotel"])
+    assert "Policy (" not in init(machine).stdout
+
+
+def test_the_file_that_init_writes_is_found_without_being_named(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine.prepare("kryptotel").write()
+    monkeypatch.setattr(session, "DEFAULT_FILE", machine.config)
+    assert "kryptotel" in CliRunner().invoke(app, ["policy", "list"], obj=Parts()).stdout
 
 
 def change(path: Path, before: str | None, after: str = "new\n") -> FileChange:
