@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import resources
 from importlib.resources.abc import Traversable
+from pathlib import PurePosixPath
 from typing import Final
 
 from fastapi import FastAPI, HTTPException, Request, Response
@@ -23,13 +24,14 @@ MEDIA_TYPES: Final = {
     ".ico": "image/x-icon",
     ".js": "text/javascript; charset=utf-8",
     ".json": "application/json",
+    ".md": "text/plain; charset=utf-8",
     ".png": "image/png",
     ".svg": "image/svg+xml",
     ".txt": "text/plain; charset=utf-8",
     ".webmanifest": "application/manifest+json",
     ".woff2": "font/woff2",
 }
-"""By the end of a name; of files without one, such as LICENSE, the type of a text."""
+"""By the end of a name."""
 
 HEADERS: Final = {
     "Content-Security-Policy": (
@@ -82,15 +84,21 @@ def _matches(asked: str, tag: str) -> bool:
     return tag in named or named == ["*"]
 
 
+def media_type(name: str) -> str:
+    """By the end of a file's name; licences, such as LICENSE.htm of the library htm, are texts."""
+    last = PurePosixPath(name)
+    end = ".txt" if last.stem == "LICENSE" else last.suffix
+    return MEDIA_TYPES.get(end, "application/octet-stream")
+
+
 def page_file(name: str, body: bytes) -> PageFile:
     """A file as it is served."""
-    end = name[name.rfind(".") :] if "." in name else ".txt"
     # The same bytes each time: without the time, which gzip would write into it.
     zipped = gzip.compress(body, mtime=0)
     return PageFile(
         body,
         zipped if len(zipped) < len(body) else None,
-        MEDIA_TYPES.get(end, "application/octet-stream"),
+        media_type(name),
         hashlib.sha256(body).hexdigest()[:32],
     )
 

@@ -14,7 +14,7 @@ from fairdial.clock import SystemClock
 from fairdial.console.access import Gate
 from fairdial.console.api import HttpServer, create_app
 from fairdial.console.operations import Operations
-from fairdial.console.page_files import HEADERS, MEDIA_TYPES, PageFile, page_file, read_files
+from fairdial.console.page_files import HEADERS, PageFile, media_type, page_file, read_files
 from fairdial.desk import Desk
 from tests.unit.test_readiness import desk as desk
 from tests.unit.test_readiness import path as path
@@ -46,8 +46,7 @@ async def test_each_file_is_served_as_it_is_with_its_type_and_shut_in(url: str) 
     for name in FILES:
         status, body, answer = await ask(f"{url}/page/{name}")
         assert (status, body) == (200, (PAGES / name).read_bytes())
-        kind = MEDIA_TYPES.get(Path(name).suffix, "text/plain; charset=utf-8")
-        assert answer.headers["Content-Type"] == kind
+        assert answer.headers["Content-Type"] == media_type(name)
         assert {each: answer.headers[each] for each in HEADERS} == HEADERS
 
 
@@ -116,12 +115,28 @@ def test_files_of_folders_have_their_path_as_a_name(tmp_path: Path) -> None:
         "index.html": b"page",
         "vendor/LICENSE": b"free",
     }
-    assert files["vendor/LICENSE"].media_type.startswith("text/plain")
+    assert files["index.html"].media_type == "text/html; charset=utf-8"
+    assert files["vendor/LICENSE"].media_type == "text/plain; charset=utf-8"
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("app.js", "text/javascript; charset=utf-8"),
+        ("vendor/pico.css", "text/css; charset=utf-8"),
+        ("icon.svg", "image/svg+xml"),
+        ("vendor/LICENSE.htm", "text/plain; charset=utf-8"),
+        ("page.htm", "application/octet-stream"),
+        ("noend", "application/octet-stream"),
+    ],
+)
+def test_a_file_has_the_type_of_its_name(name: str, kind: str) -> None:
+    assert media_type(name) == kind
 
 
 def test_each_file_has_a_type_that_is_known_and_names_no_other_host() -> None:
     for name in FILES:
-        assert Path(name).suffix in {*MEDIA_TYPES, ""}, name
+        assert media_type(name) != "application/octet-stream", name
     shown = (PAGES / "index.html").read_text()
     assert not re.search(r"""(?:src|href)\s*=\s*["']?(?:https?:)?//""", shown)
 
