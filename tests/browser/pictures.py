@@ -54,6 +54,7 @@ async def take(folder: Path) -> list[Path]:
                 context = await browser.new_context(
                     viewport={"width": picture.size[0], "height": picture.size[1]},
                     color_scheme="dark" if picture.scheme == "dark" else "light",
+                    reduced_motion="reduce",
                 )
                 visitor = Visitor(await context.new_page(), stage.server.http_url)
                 await visitor.sign_in(stage.tokens["operator"])

@@ -125,7 +125,7 @@ async def test_suspending_ends_the_call_and_restoring_lets_it_call_again(
     await expect(page.get_by_role("heading", name="dockside")).to_contain_text("active")
     assert (await stage.call("dave", hang_up_after_s=0.5)).answered
     async with page.expect_download() as download:
-        await page.get_by_role("button", name="Statement (CSV)").click()
+        await page.get_by_role("link", name="Statement (CSV)").click()
     statement = (await (await download.value).path()).read_text()
     assert statement.count(",") > 20
 

@@ -111,6 +111,7 @@ async function look() {
     // The server's state is the provider's; whether it answers is seen by asking anything.
     if (bound()) await read("/session");
     else status.value = await read(path(["status"]));
+    if (source?.readyState === EventSource.OPEN) found();
   } catch (error) {
     status.value = null;
     if (error.status === 0) lost();
@@ -163,8 +164,7 @@ function open(turn) {
   source = opened;
   opened.onopen = () => {
     waits = RETRY_MS;
-    if (stream.value === "lost") say("The connection is back.", true);
-    stream.value = "live";
+    found();
   };
   opened.onerror = () => {
     if (turn !== running || source !== opened) return;
@@ -186,6 +186,11 @@ function open(turn) {
 function lost() {
   if (stream.value === "live") say("The connection is lost. What is shown may be old.", true);
   if (stream.value !== "connecting") stream.value = "lost";
+}
+
+function found() {
+  if (stream.value === "lost") say("The connection is back.", true);
+  stream.value = "live";
 }
 
 function hear(message) {

@@ -92,8 +92,8 @@ function Sheet({ of, again, turn }) {
       </div>
       <div class="buttons">
         <${StandingButtons} of=${of} again=${again} />
-        <a role="button" class="secondary small" download href=${path(["accounts", id, "statement"], { format: "csv" })}>Statement (CSV)</a>
-        <a role="button" class="secondary small" download href=${path(["accounts", id, "statement"], { format: "csv", period: "last" })}>Last cycle's (CSV)</a>
+        <a class="button small" download href=${path(["accounts", id, "statement"], { format: "csv" })}>Statement (CSV)</a>
+        <a class="button small" download href=${path(["accounts", id, "statement"], { format: "csv", period: "last" })}>Last cycle's (CSV)</a>
       </div>
     </section>
     <section aria-labelledby="used">
