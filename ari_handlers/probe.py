@@ -1,18 +1,16 @@
 """Is ARI usable here? Over plain HTTP, so that looking does not take the application over from a live server."""
 
-import re
 import ssl
 
 import aiohttp
 import msgspec
 
 from ari_handlers.events import decode_version
+from fairdial.asterisk_version import USABLE, is_recent
 from fairdial.doctor import Ailment
 from fairdial.tls import explained
 
 TIMEOUT_S = 5.0
-REQUESTS_ON_SOCKET_SINCE = {20: (20, 14), 21: (21, 9), 22: (22, 4)}
-"""First version of each branch that takes ARI requests on the event socket; later branches all do."""
 
 
 async def probe_ari(url: str, user: str, password: str, app: str, tls: ssl.SSLContext | None = None) -> str:
@@ -51,19 +49,6 @@ async def probe_ari(url: str, user: str, password: str, app: str, tls: ssl.SSLCo
     if not is_recent(version):
         raise Ailment(
             f"Asterisk {version} takes no requests on the event socket",
-            "use Asterisk 20.14, 21.9, 22.4 or later",
+            f"use {USABLE}",
         )
     return f"{url}: Asterisk {version}, application {app}"
-
-
-def is_recent(version: str) -> bool:
-    """Whether this version takes requests on the event socket; one that cannot be read counts as recent."""
-    match = re.match(r"(?:GIT-|certified[-/])?(\d+)(?:\.(\d+))?", version)
-    if match is None:
-        return True
-    major = int(match[1])
-    if major < min(REQUESTS_ON_SOCKET_SINCE):
-        return False
-    if match[2] is None:
-        return True  # built from a branch, such as GIT-22-1a2b3c4
-    return (major, int(match[2])) >= REQUESTS_ON_SOCKET_SINCE.get(major, (0, 0))

@@ -6,10 +6,10 @@ A context whose only question is about inbound calls is a trunk's. Leaves AEL, L
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Final
 
-from fairdial.asterisk_conf import Conf
+from fairdial.asterisk_conf import Conf, Section
 
 _OURS: Final = re.compile(r"fairdial(-[a-z]+)?")
 """Contexts of dialplan/fairdial.conf: reached by every question, of trunks too."""
@@ -27,16 +27,30 @@ def dialling_contexts(extensions: Conf, app: str) -> frozenset[str]:
     for context in extensions.sections:
         if _OURS.fullmatch(context.name):
             continue
-        for setting in context.settings:
-            key = setting.key.casefold()
-            if key == "include":
-                leads[setting.value.split(",")[0].split("|")[0].strip()].add(context.name)
-            elif key in _STEPS:
-                for jump in _JUMP.finditer(setting.value):
-                    leads[jump["context"]].add(context.name)
-                if _is_asked(setting.value, app):
-                    asks.add(context.name)
-    return _leading_to(asks, leads)
+        for target in _led_to(context):
+            leads[target].add(context.name)
+        if any(_is_asked(step.value, app) for step in context.settings if step.key.casefold() in _STEPS):
+            asks.add(context.name)
+    return _reached(asks, leads)
+
+
+def contexts_below(extensions: Conf, starts: Collection[str]) -> frozenset[str]:
+    """Names of these contexts, and of all to which a call in one of them can get."""
+    leads: defaultdict[str, set[str]] = defaultdict(set)
+    for context in extensions.sections:
+        leads[context.name].update(_led_to(context))
+    return _reached(set(starts), leads)
+
+
+def _led_to(context: Section) -> Iterator[str]:
+    """Contexts that it includes or jumps to."""
+    for setting in context.settings:
+        key = setting.key.casefold()
+        if key == "include":
+            yield setting.value.split(",")[0].split("|")[0].strip()
+        elif key in _STEPS:
+            for jump in _JUMP.finditer(setting.value):
+                yield jump["context"]
 
 
 def _is_asked(step: str, app: str) -> bool:
@@ -49,7 +63,7 @@ def _is_asked(step: str, app: str) -> bool:
     return False
 
 
-def _leading_to(targets: set[str], leads: Mapping[str, set[str]]) -> frozenset[str]:
+def _reached(targets: set[str], leads: Mapping[str, set[str]]) -> frozenset[str]:
     reached, ahead = set(targets), list(targets)
     while ahead:
         new = leads.get(ahead.pop(), set()) - reached

@@ -16,26 +16,30 @@ class Severity(StrEnum):
 
 
 class Ailment(Exception):
-    """A probe found something; `cure` says how to mend it."""
+    """A probe found something; `cure` says how to mend it. grave: as in Finding."""
 
-    def __init__(self, finding: str, cure: str) -> None:
+    def __init__(self, finding: str, cure: str, *, grave: bool = True) -> None:
         super().__init__(finding)
         self.cure = cure
+        self.grave = grave
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Outcome of one examination. cure is "" where all is well."""
+    """Outcome of one examination. cure is "" where all is well. grave: where it is not, FairDial does not work so."""
 
     part: str
     well: bool
     text: str
     cure: str = ""
+    grave: bool = True
 
     @property
     def severity(self) -> Severity:
         """How bad it is."""
-        return Severity.OK if self.well else Severity.FAILURE
+        if self.well:
+            return Severity.OK
+        return Severity.FAILURE if self.grave else Severity.WARNING
 
     @property
     def where(self) -> str:
@@ -45,20 +49,15 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class FileFinding(Finding):
-    """What is not well in a file. place: the file, and its line after a colon. grave: FairDial does not work so.
+    """What is not well in a file. place: the file, and its line after a colon.
 
     sections: names of those that are meant, () where it is the whole file.
     """
 
     well: bool = field(default=False, init=False)
-    place: str = ""
     grave: bool = False
+    place: str = ""
     sections: tuple[str, ...] = ()
-
-    @property
-    def severity(self) -> Severity:
-        """A failure where it is grave, else a warning."""
-        return Severity.FAILURE if self.grave else Severity.WARNING
 
     @property
     def where(self) -> str:
@@ -77,5 +76,5 @@ async def examine(probes: Mapping[str, Probe]) -> list[Finding]:
         try:
             findings.append(Finding(part, True, await probe()))
         except Ailment as ailment:
-            findings.append(Finding(part, False, str(ailment), ailment.cure))
+            findings.append(Finding(part, False, str(ailment), ailment.cure, ailment.grave))
     return findings

@@ -7,10 +7,11 @@ answers over the network to the probes. docs/hardening.md says why each thing ma
 
 import stat
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from fairdial.asterisk_conf import Conf, Place, Section
+from fairdial.asterisk_conf import Conf, Place, Section, Setting
 from fairdial.dialled_through import dialling_contexts
 from fairdial.doctor import FileFinding, Finding, Severity
 from fairdial.switch_access import ami, ari, http
@@ -190,24 +191,43 @@ def _live_dangerously(files: SwitchFiles, _needs: Needs) -> Iterator[FileFinding
         )
 
 
-def _modules(files: SwitchFiles, needs: Needs) -> Iterator[FileFinding]:
-    conf = files.conf("modules.conf")
-    if conf is None:
-        return
+@dataclass(frozen=True, slots=True)
+class MissingModule:
+    """A module that FairDial wants and modules.conf does not load. lost: what is lost without it, "": FairDial cannot
+    do without; banned: a noload line keeps it out, at that place.
+    """
+
+    name: str
+    lost: str
+    place: Place
+    banned: bool
+
+
+def missing_modules(conf: Conf, cdr_file: bool) -> Iterator[MissingModule]:
+    """What modules.conf leaves out. cdr_file: whether FairDial reads Master.csv."""
     banned = _named_modules(conf, "noload")
     loaded = _named_modules(conf, "load", "preload", "require", "preload-require")
     autoload = conf.last("modules", "autoload")
     wanted = {**dict.fromkeys(NEEDED_MODULES, ""), **USEFUL_MODULES}
-    if needs.cdr_file:
+    if cdr_file:
         wanted["cdr_csv"] = "Master.csv is not written, by which calls are settled that nobody saw end"
     for module, lost in wanted.items():
-        told = warning if lost else failure
-        said = f"{module} is not loaded: {lost or 'FairDial needs it'}"
         if module in banned:
-            yield told("modules.conf", banned[module], said, "take the noload line away")
+            yield MissingModule(module, lost, banned[module], True)
         elif module not in loaded and not is_yes(autoload):
             place = Place(conf.path, 1) if autoload is None else autoload.place
-            yield told("modules.conf", place, said, f"add load = {module}.so")
+            yield MissingModule(module, lost, place, False)
+
+
+def _modules(files: SwitchFiles, needs: Needs) -> Iterator[FileFinding]:
+    conf = files.conf("modules.conf")
+    if conf is None:
+        return
+    for each in missing_modules(conf, needs.cdr_file):
+        told = warning if each.lost else failure
+        said = f"{each.name} is not loaded: {each.lost or 'FairDial needs it'}"
+        cure = "take the noload line away" if each.banned else f"add load = {each.name}.so"
+        yield told("modules.conf", each.place, said, cure)
 
 
 def _named_modules(conf: Conf, *keys: str) -> dict[str, Place]:
@@ -261,6 +281,29 @@ def _accountcodes(files: SwitchFiles, needs: Needs) -> Iterator[FileFinding]:
         yield from without_account(pjsip, extensions, needs.app)
 
 
+def _is_mark(step: Setting) -> bool:
+    """The line by which dialplan/fairdial.conf names itself."""
+    return step.value.startswith("version")
+
+
+def asking_nowhere(extensions: Conf, app: str) -> Iterator[FileFinding]:
+    """A warning where our dialplan is there and no phone's dial asks it. app: as in Needs."""
+    ours = [step for context in extensions.named("fairdial") for step in context.settings if _is_mark(step)]
+    if ours and not dialling_contexts(extensions, app):
+        yield warning(
+            "extensions.conf",
+            ours[0].place,
+            "nothing in extensions.conf asks FairDial before it dials, so no call is checked (AEL is not looked at)",
+            "put Gosub(fairdial,s,1(outbound,${EXTEN})) before your Dial(), as docs/existing-dialplans.md shows",
+        )
+
+
+def _asking(files: SwitchFiles, needs: Needs) -> Iterator[FileFinding]:
+    extensions = files.conf("extensions.conf")
+    if extensions is not None:
+        yield from asking_nowhere(extensions, needs.app)
+
+
 def _messages(files: SwitchFiles, needs: Needs) -> Iterator[FileFinding]:
     pjsip, extensions = files.conf("pjsip.conf"), files.conf("extensions.conf")
     if pjsip is not None and extensions is not None:
@@ -275,6 +318,7 @@ _EXAMINATIONS: Final[tuple[Callable[[SwitchFiles, Needs], Iterator[FileFinding]]
     ami,
     _secrets,
     _guests,
+    _asking,
     _accountcodes,
     _messages,
     _cdrs,

@@ -24,10 +24,11 @@ from typing import NoReturn, TypeVar
 
 import structlog
 
-from agi_app.ami import AmiError, AmiLink, AmiRefused
+from agi_app.ami import AmiError, AmiLink
 from agi_app.authorise import authorise_route
 from agi_app.fastagi import FastAgiServer
 from agi_app.message import message_route
+from agi_app.probe import clocks_agree, dialplan_is_loaded, logged_in, probe_ami, records_are_written
 from ari_handlers.adoption import Adoption
 from ari_handlers.callback import CallbackRefused, Callbacks
 from ari_handlers.client import AriSettings, Client
@@ -43,8 +44,9 @@ from ari_handlers.probe import probe_ari
 from ari_handlers.queues import CallQueues
 from ari_handlers.resources import AriError, AriRefused
 from ari_handlers.whisper import Warnings
-from fairdial import logs
+from fairdial import call_log, logs
 from fairdial.cases import Cases
+from fairdial.cdr_probe import file_is_readable
 from fairdial.clock import SystemClock
 from fairdial.config import Config, ConfigError, read_again, with_secrets
 from fairdial.console import cli
@@ -61,9 +63,11 @@ from fairdial.console.health import (
 )
 from fairdial.console.metrics import Metrics, alone
 from fairdial.console.operations import CallRow, OperationError, Operations
+from fairdial.console.proof import decision_is_given, server_runs
+from fairdial.console.replays import Replays, Runner
 from fairdial.cycles import Cycles
 from fairdial.desk import Desk, DeskRules
-from fairdial.doctor import PROBE_WITHIN_S, Ailment, Finding, Probe, examine
+from fairdial.doctor import Ailment, Finding, Probe, examine
 from fairdial.evidence import Evidence
 from fairdial.hardening import examine_files, exposed_secrets
 from fairdial.ledger.backup import back_up, restore
@@ -95,6 +99,7 @@ from fairdial.replay.result import Outcome
 from fairdial.replay.run import Result, Wanted, replay
 from fairdial.replay.source import Progress
 from fairdial.rounds import Hands, Rounds
+from fairdial.shipped import dialplan_text, mark_of
 from fairdial.switch_files import Needs
 from fairdial.systemd import Systemd
 from fairdial.tls import TlsError, ami_context, ari_context
@@ -108,6 +113,9 @@ STOP_WITHIN_S = 1.5
 
 REPLAY_NUMBERS = 65_536
 """Classified numbers that a replay keeps, some 400 bytes each: a day's calls come again and again to the same ones."""
+
+NOT_HANDED_ON = frozenset({"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "FAIRDIAL_CONFIG"})
+"""What a process of ours is not handed on."""
 
 MISTAKE = os.EX_SOFTWARE
 """Exit status after an error that nobody foresaw."""
@@ -205,6 +213,22 @@ def replay_site(config: Config) -> Site:
         desk_rules(config),
         rules.lead_s,
         lambda published: with_published(load_policies(config.policies), published),
+    )
+
+
+def replaying(config: Config) -> tuple[Path, Runner]:
+    """Where replays over HTTP have their files, and how they are run: as the command, on the same settings."""
+    store = config.store.path.absolute()
+    # The process runs in a folder of its own, and is told so what is relative to ours.
+    paths = {"FAIRDIAL_STORE__PATH": store, "FAIRDIAL_POLICIES": config.policies.absolute()}
+    if config.prefixes is not None:
+        paths["FAIRDIAL_PREFIXES"] = config.prefixes.absolute()
+    kept = {name: value for name, value in os.environ.items() if name not in NOT_HANDED_ON}
+    # -P: what is sent lies in that folder, and no module is taken from there.
+    named = () if config.read_from is None else ("--config", str(config.read_from.absolute()))
+    command = (sys.executable, "-P", "-m", "fairdial.main", *named)
+    return store.with_name(f"{store.name}.replays"), Runner(
+        command, kept | {name: str(path) for name, path in paths.items()}
     )
 
 
@@ -322,6 +346,9 @@ class Service:
         )
         self.post.told = reporter.notice
         self.pulse = Pulse(self.news, self._look)
+        self.replays = Replays(
+            *replaying(config), lambda: desk.policies, desk.now_ms, config.http.replay_mb_max
+        )
         self.operations = Operations(
             desk,
             cases=self.cases,
@@ -339,11 +366,12 @@ class Service:
             renew=self.dials.ask_again,
             reload=self._reload,
             news=self.news,
+            replays=self.replays,
         )
         self.cycles = Cycles(desk.ledger, lambda: desk.policies, self._clock)
         self.metrics = self._metrics()
         metrics = self.metrics if config.http.metrics else None
-        app = create_app(self.operations, Gate(desk.ledger, self._clock), metrics)
+        app = create_app(self.operations, Gate(desk.ledger, self._clock), metrics, page=config.http.page)
         self.http = HttpServer(app, config.http.host, config.http.port)
         self._control = ControlServer(config.control, self.operations)
         self.rounds = self._rounds()
@@ -358,6 +386,8 @@ class Service:
             if self._config.agi.enabled:
                 await self.agi.start()
                 undo.push_async_callback(self.agi.stop)
+            await self.replays.open()
+            undo.push_async_callback(self.replays.close)
             if self._config.http.enabled:
                 await self.http.start()
                 undo.push_async_callback(self.http.stop)
@@ -386,6 +416,7 @@ class Service:
         await self.rounds.stop()
         await self.own.stop()
         await asyncio.gather(self._queues.stop(STOP_WITHIN_S), self.http.stop())
+        await self.replays.close()
         await self.agi.stop()
         await self.client.stop()
         await self.ami.stop()
@@ -438,6 +469,9 @@ class Service:
             return ""
 
     async def _hang_up(self, call_id: str) -> bool:
+        call = self.dials.calls.get(call_id)
+        if call is not None:
+            call_log.speak_of(call_id, call.queue.sip_call_id)
         try:
             return await self.dials.hangup(call_id)
         except AriError as error:
@@ -461,7 +495,9 @@ class Service:
 
     def _row(self, call: DialCall) -> CallRow:
         now = self._clock.now()
-        return CallRow.of(call.call_id, call.line_id, call.kind, call.dialled, call.state, call.since, now)
+        return CallRow.of(
+            call.call_id, call.line_id, call.kind, call.dialled, call.state, call.since, now, call.account_id
+        )
 
     def _tell_call(self, call: DialCall) -> None:
         if not isinstance(call.state, Ended):  # `call_gone` says so
@@ -752,11 +788,41 @@ def probes(config: Config) -> dict[str, Probe]:
             _for_probe(lambda config: ari_context(config.ari), usable),
         )
 
-    async def ami() -> str:
-        return await _probe_ami(config, lambda link: link.action("Ping"), "logged in")
+    shut_out: list[Ailment] = []
 
-    async def dialplan() -> str:
-        return await _probe_ami(config, _dialplan_is_loaded, "context [fairdial] is loaded")
+    async def ami() -> str:
+        try:
+            return await asked(logged_in)()
+        except Ailment as ailment:
+            shut_out.append(ailment)
+            raise
+
+    def asked(question: Callable[[AmiLink], Awaitable[str]]) -> Probe:
+        async def probe() -> str:
+            if shut_out:
+                # Nobody waits again for what does not answer.
+                raise Ailment(f"cannot be asked: {shut_out[0]}", shut_out[0].cure)
+            tls = _for_probe(lambda config: ami_context(config.ami), config)
+            return await probe_ami(_usable(config).ami, tls, question)
+
+        return probe
+
+    async def cdr() -> str:
+        if not config.cdr.wanted:
+            return "not read (cdr.file): calls that end while FairDial is away are settled by their lease"
+        if config.cdr.file is not None:
+            file_is_readable(config.cdr.file)
+        return await asked(records_are_written)()
+
+    async def server() -> str:
+        return await asyncio.to_thread(server_runs, config)
+
+    async def here(operation: str, arguments: Mapping[str, object]) -> object:
+        async with open_desk(config) as desk:
+            return await Operations(desk).call(operation, arguments)
+
+    async def decision() -> str:
+        return await decision_is_given(config, here)
 
     return {
         "policies": policies,
@@ -764,7 +830,11 @@ def probes(config: Config) -> dict[str, Probe]:
         "store": store,
         "ari": ari,
         "ami": ami,
-        "dialplan": dialplan,
+        "clock": asked(partial(clocks_agree, clock=SystemClock())),
+        "dialplan": asked(partial(dialplan_is_loaded, mark=mark_of(dialplan_text()))),
+        "cdr": cdr,
+        "server": server,
+        "decision": decision,
     }
 
 
@@ -783,34 +853,6 @@ def _for_probe(make: Callable[[Config], Made], config: Config) -> Made:
     except (ConfigError, TlsError) as error:
         finding, _, cure = str(error).partition("; ")
         raise Ailment(finding, cure) from error
-
-
-async def _dialplan_is_loaded(link: AmiLink) -> None:
-    try:
-        await link.action("ShowDialPlan", {"Context": "fairdial"})
-    except AmiRefused as error:
-        raise Ailment(
-            f"context [fairdial] is not loaded ({error})",
-            "put `#include fairdial.conf` into extensions.conf, then `asterisk -rx 'dialplan reload'`",
-        ) from error
-
-
-async def _probe_ami(config: Config, question: Callable[[AmiLink], Awaitable[object]], answer: str) -> str:
-    ami = _usable(config).ami
-    tls = _for_probe(lambda config: ami_context(config.ami), config)
-    link = AmiLink(ami.host, ami.port, ami.user, ami.secret.get_secret_value(), tls=tls)
-    await link.start()
-    try:
-        await link.wait_connected(PROBE_WITHIN_S)
-        await question(link)
-    except AmiError as error:
-        raise Ailment(
-            str(error),
-            "compare [ami] with the switch's manager.conf; the user needs write=call,reporting",
-        ) from error
-    finally:
-        await link.stop()
-    return f"{config.ami.host}:{config.ami.port}: {answer}"
 
 
 def command_line(parts: Parts | None = None) -> None:

@@ -14,6 +14,7 @@ import base64
 import contextlib
 import fcntl
 import os
+import re
 import secrets
 import signal
 import tempfile
@@ -97,7 +98,7 @@ class Switch:
                 agi_global=agi_global,
                 tls=tls,
             )
-            with _own_directory(installation) as directory:
+            with own_directory(installation) as directory:
                 write(installation, directory, settings)
                 if tls:
                     await make_certificate(certificate_path(directory), sip_host)
@@ -168,6 +169,15 @@ class Switch:
                 return names
             await asyncio.sleep(POLL_S)
         return []
+
+    async def parked(self, space: int, timeout_s: float = 5.0) -> None:
+        """Wait until a call is parked there. Raises TimeoutError."""
+        async with asyncio.timeout(timeout_s):
+            # The lot's own lines name a range, which has the number of each of its spaces.
+            while not re.search(
+                rf"^\s*Space\s*:\s*{space}\b", await self.cli("parking show default"), re.MULTILINE
+            ):
+                await asyncio.sleep(POLL_S)
 
     async def set_global(self, name: str, value: str) -> None:
         """Set a global dialplan variable."""
@@ -309,7 +319,7 @@ class Switch:
 
 
 @contextmanager
-def _own_directory(installation: Installation) -> Iterator[Path]:
+def own_directory(installation: Installation) -> Iterator[Path]:
     """A directory for one switch, removed at the end; those of runs that died are removed on the way.
 
     Its owner holds a lock on it as long as it lives, which tells a dead owner from a living one for certain.

@@ -176,13 +176,13 @@ def write(installation: Installation, directory: Path, settings: Settings) -> No
         (directory / name).mkdir(parents=True, exist_ok=True)
     (directory / "spool" / "outgoing").mkdir(exist_ok=True)
     contents = {
-        "asterisk.conf": _asterisk(installation, directory),
+        "asterisk.conf": asterisk_conf(installation, installation.inside(directory)),
         "modules.conf": _modules(installation),
         "logger.conf": f"[general]\ndateformat=%F %T.%3q\n[logfiles]\nmessages => {settings.log_levels}\n",
         "http.conf": _http(settings),
         "ari.conf": _ari(settings),
         "manager.conf": _ami(settings),
-        "pjsip.conf": _pjsip(installation, directory, settings),
+        "pjsip.conf": pjsip_conf(installation, directory, settings),
         "rtp.conf": f"[general]\nrtpstart={RTP_FIRST_PORT}\nrtpend={RTP_LAST_PORT}\nstrictrtp=no\n",
         "cdr.conf": _cdr(),
         "cdr_manager.conf": "[general]\nenabled=yes\n",
@@ -211,8 +211,8 @@ def write(installation: Installation, directory: Path, settings: Settings) -> No
         path.chmod(0o600)
 
 
-def _asterisk(installation: Installation, directory: Path) -> str:
-    inside = installation.inside(directory)
+def asterisk_conf(installation: Installation, inside: str) -> str:
+    """asterisk.conf of a switch whose own directory is `inside`, as Asterisk sees it."""
     return f"""[directories]
 astetcdir => {inside}/etc
 astmoddir => {installation.module_directory}
@@ -297,7 +297,8 @@ def _extensions(settings: Settings) -> str:
     )
 
 
-def _pjsip(installation: Installation, directory: Path, settings: Settings) -> str:
+def pjsip_conf(installation: Installation, directory: Path, settings: Settings) -> str:
+    """pjsip.conf: transport, trunk and lines."""
     sections = [
         # By user first: all phones of the testbed share the loopback address.
         "[global]\ntype=global\nendpoint_identifier_order=username,auth_username,ip\n"

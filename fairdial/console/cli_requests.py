@@ -69,8 +69,9 @@ def _shown(row: Mapping[str, Any]) -> Table:
     return table(("what", "is"), rows)
 
 
-@requests.command("add")
-def request_add(
+@requests.command("open")
+@requests.command("add", hidden=True)  # its name before
+def request_open(
     context: typer.Context,
     account: AccountId,
     limit: Annotated[str, typer.Argument(help="Key in the policy file: allowances.voice, caps.lines, ...")],

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fairdial.config import Config, ConfigError, load
+from fairdial.config import DEFAULT_FILE, Config, ConfigError, load
 from fairdial.console.control import NotRunning, ask
 from fairdial.console.operations import OperationError, Operations
 from fairdial.desk import Desk
@@ -57,10 +57,16 @@ class Session:
         self._config_path = config_path
 
     @property
+    def config_path(self) -> Path:
+        """The configuration file, whether it is there or not."""
+        return self._config_path or DEFAULT_FILE
+
+    @property
     def config(self) -> Config:
         """The configuration; ends the command where it is faulty."""
         try:
-            return load(self._config_path)
+            named = self._config_path is not None or DEFAULT_FILE.exists()
+            return load(self.config_path if named else None)
         except ConfigError as error:
             fail(str(error))
 
@@ -125,9 +131,9 @@ def instant_ms(text: str | None, option: str = "--at") -> int | None:
     return int(moment.timestamp() * 1000)
 
 
-def instant_text(at_ms: int | None) -> str | None:
-    """An instant as people and `instant_ms` read it, in UTC."""
-    return None if at_ms is None else datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="seconds")
+def instant_text(at_ms: int | None, timespec: str = "seconds") -> str | None:
+    """An instant as people and `instant_ms` read it, in UTC. timespec: how exactly, as `datetime.isoformat` has it."""
+    return None if at_ms is None else datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec=timespec)
 
 
 def read_text(file: Path) -> str:

@@ -338,6 +338,15 @@ def _not_in_use(e164: str) -> str:
     return f"{e164} is in no range that is in use"
 
 
+def example_number(region: str) -> str:
+    """A number that may exist, as one dials it in that country; the emergency number of many where none is known."""
+    example = phonenumbers.example_number(region)
+    if example is None:
+        return "112"
+    national = phonenumbers.format_number(example, phonenumbers.PhoneNumberFormat.NATIONAL)
+    return "".join(filter(str.isdecimal, national))
+
+
 class Numbering:
     """Classifies dialled numbers against one prefix table. Safe to share between threads and tasks."""
 

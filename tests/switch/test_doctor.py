@@ -22,6 +22,7 @@ from tests.switch.conftest import Spine
 EXTENSIONS = "[fairdial]\nexten => s,1,Answer()\n same => n,Wait(60)\n"
 SETVAR = ("Setvar", {"Variable": "TIMEOUT(absolute)", "Value": "50"})
 SHOW = ("ShowDialPlan", {"Context": "fairdial"})
+SETTINGS: tuple[str, Mapping[str, str]] = ("CoreSettings", {})
 SHELL = ("Getvar", {"Variable": "SHELL(echo hello)"})
 
 
@@ -68,13 +69,26 @@ async def a_channel(switch: Switch) -> str:
 @pytest.mark.parametrize(
     ("classes", "done"),
     [
-        (",".join(sorted(AMI_WRITE)), ["Ping", "Setvar", "ShowDialPlan"]),
+        (",".join(sorted(AMI_WRITE)), ["Ping", "Setvar", "ShowDialPlan", "CoreSettings"]),
         ("call", ["Ping", "Setvar"]),
-        ("reporting", ["Ping", "ShowDialPlan"]),
+        ("reporting", ["Ping", "ShowDialPlan", "CoreSettings"]),
         ("", ["Ping"]),
         # Why system is too much: a user who has it runs programs.
-        ("call,system", ["Ping", "Setvar", "Getvar", "Filter", "GetConfig"]),
-        ("all", ["Ping", "Setvar", "ShowDialPlan", "Getvar", "Filter", "Originate", "Command", "GetConfig"]),
+        ("call,system", ["Ping", "Setvar", "CoreSettings", "Getvar", "Filter", "GetConfig"]),
+        (
+            "all",
+            [
+                "Ping",
+                "Setvar",
+                "ShowDialPlan",
+                "CoreSettings",
+                "Getvar",
+                "Filter",
+                "Originate",
+                "Command",
+                "GetConfig",
+            ],
+        ),
     ],
 )
 async def test_two_classes_are_all_that_we_write_with(
@@ -86,6 +100,7 @@ async def test_two_classes_are_all_that_we_write_with(
         ("Ping", {}),
         (SETVAR[0], {**on_it, **SETVAR[1]}),
         SHOW,
+        SETTINGS,
         (SHELL[0], {**on_it, **SHELL[1]}),
         ("Filter", {"Operation": "Add", "Filter": "Event: Cdr"}),
         ("Originate", {"Channel": "Local/s@fairdial", "Application": "Wait", "Data": "1"}),
@@ -167,6 +182,7 @@ async def test_past_the_session_limit_the_switch_hangs_up_without_an_answer(
 async def test_the_testbeds_own_switch_is_well(spine: Spine) -> None:
     """The switch on which all other tests run, with the project's dialplan, has nothing to be mended."""
     etc = spine.switch.directory / "etc"
+    await spine.server.account("acme", "kryptotel", "alice", countries=["GB"])
     found = await spine.server.command("doctor", "--json", "--asterisk-etc", str(etc))
     findings = {each["part"]: each for each in found.json}
     assert [each for each in found.json if not each["well"]] == []
@@ -176,6 +192,7 @@ async def test_the_testbeds_own_switch_is_well(spine: Spine) -> None:
 
 async def test_warnings_are_told_apart_from_failures(spine: Spine) -> None:
     etc = spine.switch.directory / "etc"
+    await spine.server.account("acme", "kryptotel", "alice", countries=["GB"])
     options, rights = etc / "asterisk.conf", etc / "ari.conf"
     options.write_text(options.read_text().replace("[options]", "[options]\nlive_dangerously=yes"))
     warned = await spine.server.command("doctor", "--json", "--asterisk-etc", str(etc))

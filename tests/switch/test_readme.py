@@ -1,4 +1,7 @@
-"""What the README shows works as it is shown: each command is run, each file is used."""
+"""What README and docs/install.md show works as it is shown: each command is run, each file is used.
+
+The README's quick start has a test of its own, on a switch as a distribution installs it: test_first_steps.py.
+"""
 
 import asyncio
 import os
@@ -23,7 +26,12 @@ from testbed.scenarios import STEERED
 from testbed.server import PROJECT, dialplan
 from testbed.sipp import Carrier, place_call
 
-README = (PROJECT / "README.md").read_text()
+PAGES = {name: (PROJECT / name).read_text() for name in ("README.md", "docs/install.md")}
+_BEFORE, QUICK_START, _AFTER = re.split(
+    r"(?=^## Quick start$|^## Try it$)", PAGES["README.md"], flags=re.MULTILINE
+)
+SHOWN = PAGES["docs/install.md"] + _BEFORE + _AFTER
+"""By hand first; what the rest of the README shows goes on from there."""
 BIN = Path(sys.executable).parent
 WITHIN_S = 100.0
 
@@ -48,15 +56,15 @@ PHONES = (
 )
 
 
-def blocks(language: str) -> list[str]:
+def blocks(language: str, page: str = SHOWN) -> list[str]:
     """The fenced blocks of that language."""
-    found = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
     return [text for name, text in found if name == language]
 
 
-def commands() -> list[str]:
-    """All commands of the README in order."""
-    lines = "".join(blocks("console")).splitlines()
+def commands(page: str = SHOWN) -> list[str]:
+    """All commands in order."""
+    lines = "".join(blocks("console", page)).splitlines()
     return [line.removeprefix("$ ") for line in lines]
 
 
@@ -105,9 +113,10 @@ async def test_make_bench_measures_all_paths_in_one_run() -> None:
         "DECISIONS=--count 1000 --rounds 1",
         "CONFERENCES=--conferences 5 --rate 10",
         "REPLAY=--rows 1000",
+        "PAGE=--accounts 100 --calls 5 --rounds 2",
     )
     assert status == 0, output
-    for path in ("caller", "called", "Dial() alone", "Stasis", "AGI", "Replay"):
+    for path in ("caller", "called", "Dial() alone", "Stasis", "AGI", "Replay", "The page"):
         assert path in output
 
 

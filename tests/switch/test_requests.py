@@ -17,7 +17,7 @@ QUOTA_S = 15
 async def asked(spine: Spine, account: str) -> int:
     """The number of a request for an hour a month."""
     done = await spine.server.command(
-        *("request", "add", account, "allowances.voice", "--to", "60min", "--why", "a fair", "--json")
+        *("request", "open", account, "allowances.voice", "--to", "60min", "--why", "a fair", "--json")
     )
     assert done.status == 0, done.error
     return int(done.json["request"])

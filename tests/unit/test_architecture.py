@@ -13,12 +13,13 @@ PACKAGES = ("fairdial", "agi_app", "ari_handlers", "testbed", "benchmarks")
 # Longest prefix first. What a module may import of ours, besides its own part.
 _SHELL = (
     *("fairdial.desk", "fairdial.answer", "fairdial.clock", "fairdial.ledger.contract", "fairdial.policy"),
-    "fairdial.tallies",
+    *("fairdial.tallies", "fairdial.call_log"),
 )
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "fairdial.policy": (),
     "fairdial.clock": (),
     "fairdial.tallies": (),
+    "fairdial.call_log": (),
     "fairdial.config": ("fairdial.policy",),
     "fairdial.tls": ("fairdial.config",),
     "fairdial.asterisk_conf": (),
@@ -28,6 +29,18 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "fairdial.hardening": (
         *("fairdial.asterisk_conf", "fairdial.dialled_through", "fairdial.doctor"),
         *("fairdial.switch_access", "fairdial.switch_files"),
+    ),
+    "fairdial.asterisk_version": (),
+    "fairdial.shipped": (),
+    "fairdial.switch_cli": (),
+    "fairdial.file_changes": (),
+    "fairdial.switch_setup": (
+        *("fairdial.asterisk_conf", "fairdial.dialled_through", "fairdial.file_changes"),
+        *("fairdial.hardening", "fairdial.shipped", "fairdial.switch_files"),
+    ),
+    "fairdial.first_steps": (
+        *("fairdial.asterisk_conf", "fairdial.asterisk_version", "fairdial.config", "fairdial.file_changes"),
+        *("fairdial.shipped", "fairdial.switch_cli", "fairdial.switch_setup"),
     ),
     "fairdial.pjsip": ("fairdial.asterisk_conf", "fairdial.switch_files"),
     "fairdial.passwords": (),
@@ -62,14 +75,15 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "fairdial.unwritten",
         "fairdial.tallies",
     ),
-    "fairdial.attempts": (),
+    "fairdial.attempts": ("fairdial.call_log",),
     "fairdial.csv_cells": (),
     "fairdial.statements": ("fairdial.policy", "fairdial.ledger.contract"),
-    "fairdial.unwritten": ("fairdial.ledger.contract",),
+    "fairdial.unwritten": ("fairdial.ledger.contract", "fairdial.call_log"),
     "fairdial.provision": ("fairdial.policy", "fairdial.ledger.contract"),
-    "fairdial.answer": ("fairdial.policy", "fairdial.desk"),
+    "fairdial.answer": ("fairdial.policy", "fairdial.desk", "fairdial.call_log"),
     "fairdial.cdr": ("fairdial.policy",),
     "fairdial.cdr_file": ("fairdial.cdr",),
+    "fairdial.cdr_probe": ("fairdial.doctor",),
     "fairdial.witness": ("fairdial.policy", "fairdial.cdr"),
     "fairdial.evidence": (
         "fairdial.policy",
@@ -99,6 +113,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "fairdial.evidence",
     ),
     "fairdial.reconcile": (
+        "fairdial.call_log",
         "fairdial.policy",
         "fairdial.desk",
         "fairdial.ledger.contract",
@@ -144,6 +159,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "fairdial.logs",
         *("fairdial.statements", "fairdial.csv_cells"),
         *("fairdial.asterisk_conf", "fairdial.audit", "fairdial.password_ages"),
+        *("fairdial.file_changes", "fairdial.first_steps", "fairdial.shipped", "fairdial.switch_cli"),
     ),
     "agi_app": (*_SHELL, "fairdial.config", "fairdial.doctor", "fairdial.tls"),
     "ari_handlers": (
@@ -151,7 +167,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "fairdial.evidence",
         "fairdial.late",
         "fairdial.config",
-        "fairdial.doctor",
+        *("fairdial.asterisk_version", "fairdial.doctor"),
         "fairdial.tls",
     ),
     "fairdial.main": ("fairdial", "agi_app", "ari_handlers"),

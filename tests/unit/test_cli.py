@@ -215,8 +215,10 @@ def test_doctor_names_each_fault_and_its_cure(run: Run, tmp_path: Path) -> None:
     result = run("doctor", "--json")
     assert result.exit_code == 1
     findings = {finding["part"]: finding for finding in json.loads(result.stdout)}
-    assert [part for part, finding in findings.items() if finding["well"]] == ["policies", "numbers", "store"]
-    assert all(findings[part]["cure"] for part in ("ari", "ami", "dialplan"))
+    well = [part for part, finding in findings.items() if finding["well"]]
+    assert well == ["policies", "numbers", "store", "cdr"]
+    faults = ("ari", "ami", "clock", "dialplan", "server", "decision")
+    assert all(findings[part]["cure"] for part in faults)
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ def test_the_commands_of_the_page_work_in_their_order(run: Run) -> None:
 def test_a_request_is_asked_approved_shown_and_revoked(run: Run) -> None:
     account(run)
     asked = read(
-        run("request", "add", "acme", "allowances.voice", "--to", "3000min", "--why", "a fair", "--json")
+        run("request", "open", "acme", "allowances.voice", "--to", "3000min", "--why", "a fair", "--json")
     )
     assert (asked["request"], asked["state"], asked["limit"], asked["unit"]) == (1, "open", 180_000, "s")
     assert asked["clause"]["id"] == "R5"
@@ -61,7 +61,7 @@ def test_a_request_is_asked_approved_shown_and_revoked(run: Run) -> None:
 )
 def test_bad_input_says_what_and_how_to_mend_it(run: Run, arguments: tuple[str, ...], words: str) -> None:
     account(run)
-    result = run("request", "add", "acme", *arguments)
+    result = run("request", "open", "acme", *arguments)
     assert result.exit_code == 2
     assert words in result.stderr
     assert read(run("request", "list", "--json")) == []
@@ -69,10 +69,10 @@ def test_bad_input_says_what_and_how_to_mend_it(run: Run, arguments: tuple[str, 
 
 def test_what_a_policy_calls_hard_is_raised_for_nobody(run: Run) -> None:
     account(run, "voxdirect")
-    result = run("request", "add", "acme", "caps.lines", "--to", "200", "--why", "w")
+    result = run("request", "open", "acme", "caps.lines", "--to", "200", "--why", "w")
     assert result.exit_code == 2
     assert "lets nobody raise caps.lines (clause V3)" in result.stderr
-    added = run("request", "add", "acme", "allowances.messages", "--to", "40000", "--why", "w", "--json")
+    added = run("request", "open", "acme", "allowances.messages", "--to", "40000", "--why", "w", "--json")
     assert read(added)["unit"] == "messages"
 
 

@@ -9,7 +9,8 @@ import pytest
 from aiohttp import web
 
 from ari_handlers import probe
-from ari_handlers.probe import is_recent, probe_ari
+from ari_handlers.probe import probe_ari
+from fairdial.asterisk_version import is_recent
 from fairdial.doctor import Ailment
 
 CREDENTIALS = "Basic " + base64.b64encode(b"fairdial:s3cret").decode()
