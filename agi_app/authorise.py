@@ -10,6 +10,7 @@ import structlog
 
 from agi_app.fastagi import AgiSession, Route
 from agi_app.telling import Teller
+from fairdial import call_log
 from fairdial.answer import Answer, MalformedRequest, asked_from, endpoint_of, failed
 from fairdial.desk import Asked
 from fairdial.policy.outcomes import Reason
@@ -26,6 +27,8 @@ def authorise_route(begin: Begin, answers: Spread) -> Route:
 
     async def authorise(session: AgiSession) -> None:
         request, teller = session.request, Teller(session, "agi", answers)
+        sip_call_id = request.query.get("sip", "")
+        call_log.speak_of(request.uniqueid, sip_call_id)
         try:
             asked = asked_from(
                 channel_id=request.uniqueid,
@@ -36,6 +39,7 @@ def authorise_route(begin: Begin, answers: Spread) -> Route:
                 ring_s=request.query.get("ring", ""),
                 line=request.query.get("line", ""),
                 caller=request.callerid,
+                sip_call_id=sip_call_id,
                 encrypted=request.query.get("encrypted", ""),
                 source=request.query.get("source", ""),
                 verified=request.query.get("verified", ""),

@@ -16,6 +16,7 @@ import structlog
 
 from agi_app.fastagi import AgiError, AgiSession, Route
 from agi_app.telling import Teller
+from fairdial import call_log
 from fairdial.answer import Answer, MalformedRequest, answer_to, asked_from, failed, refused
 from fairdial.desk import Asked, Failed, Sending
 from fairdial.policy.account import Kind, Medium, Message
@@ -40,6 +41,8 @@ def message_route(ask: Ask, not_sent: NotSent, fingerprint: Fingerprint, answers
 
     async def message(session: AgiSession) -> None:
         teller = Teller(session, "message", answers)
+        sip_call_id = await session.get_on_one_line("MESSAGE_DATA(Call-ID)") or ""
+        call_log.speak_of(session.request.uniqueid, sip_call_id)
         text = await session.get_on_one_line("MESSAGE(body)") or ""
         if not text.strip():
             # Asterisk drops a text of more than 1,023 bytes, and would send on an empty one.
@@ -47,11 +50,12 @@ def message_route(ask: Ask, not_sent: NotSent, fingerprint: Fingerprint, answers
             await teller.tell(refused(Reason.MESSAGE_UNREADABLE))
             return
         try:
-            asked = await _asked(session, fingerprint(text))
+            asked = await _asked(session, fingerprint(text), sip_call_id)
         except MalformedRequest as error:
             log.error("request_malformed", channel=session.request.channel[:80], error=str(error))
             await teller.tell(failed(Reason.REQUEST_MALFORMED))
             return
+        call_log.speak_of(asked.call_id, sip_call_id)
         sending = await ask(asked)
         try:
             await session.set_variable("FAIRDIAL_DECISION", asked.call_id)
@@ -66,7 +70,7 @@ def message_route(ask: Ask, not_sent: NotSent, fingerprint: Fingerprint, answers
     return message
 
 
-async def _asked(session: AgiSession, text: str) -> Asked:
+async def _asked(session: AgiSession, text: str, sip_call_id: str) -> Asked:
     """The question out of what the dialplan and the sender's headers say. Raises MalformedRequest."""
     query = session.request.query
     sent_from = await session.get_on_one_line("MESSAGE_DATA(From)") or ""
@@ -78,7 +82,6 @@ async def _asked(session: AgiSession, text: str) -> Asked:
             f"medium {query.get('medium', '')[:40]!r} is unknown; write one of {known}"
         ) from None
     line, number = query.get("line", ""), query.get("number", "")
-    sip_call_id = await session.get_on_one_line("MESSAGE_DATA(Call-ID)") or ""
     sequence = await session.get_on_one_line("MESSAGE_DATA(CSeq)") or ""
     user = _USER.search(sent_from)
     asked = asked_from(

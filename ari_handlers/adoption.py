@@ -11,6 +11,7 @@ from ari_handlers import events
 from ari_handlers.client import Client
 from ari_handlers.dial import NO_CIRCUIT_CAUSE, Dials
 from ari_handlers.followed import DialCall, bridge_of, placed_here, second_leg_of
+from fairdial import call_log
 from fairdial.clock import Clock, Moment
 from fairdial.desk import Desk
 from fairdial.evidence import Use
@@ -53,7 +54,8 @@ class Adoption:
         return await self._dials.channels()
 
     async def adopt(self, grant: Grant, up: Mapping[str, events.ChannelInfo]) -> bool:
-        """Follow again a call of a live grant, some of whose channels are `up`. Raises AriError.
+        """Follow again a call of a live grant, some of whose channels are `up`; the task speaks of that call from then
+        on. Raises AriError.
 
         False: the caller's channel is up for another dial, and this one is over.
         """
@@ -68,9 +70,11 @@ class Adoption:
             await self._dials.hang_up_leg(grant.call_id, second_leg_of(grant.call_id))
             self._desk.take_back(grant.call_id)
             return True
-        queue = self._client.queues.open(grant.channel)
+        caller = up.get(grant.channel)
+        queue = self._client.queues.open(grant.channel, "" if caller is None else caller.protocol_id)
         if queue is None:
             return True
+        call_log.speak_of(queue.key, queue.sip_call_id)
         call = DialCall.of_grant(grant, queue, up, self._clock.now())
         # A leg that was transferred may have a dial, and so a queue, of its own.
         apart = {leg for leg in call.legs if self._client.queues.find(leg) not in (None, queue)}

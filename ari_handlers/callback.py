@@ -17,6 +17,7 @@ from ari_handlers.dial import own_call_of, second_leg_of
 from ari_handlers.followed import DialCall
 from ari_handlers.owned import ANSWER_SLACK_S, LegNotAnswered, OwnCalls, new_id, rings, talk_s
 from ari_handlers.queues import CallQueue
+from fairdial import call_log
 from fairdial.answer import encrypted_from
 from fairdial.clock import Moment
 from fairdial.desk import Asked, Desk, Failed
@@ -106,12 +107,12 @@ class Callbacks:
         return verdict
 
     async def place(
-        self, line_id: str, number: str, *, first: str | None = None
+        self, line_id: str, number: str, *, first: str | None = None, sip_call_id: str = ""
     ) -> CallbackStarted | CallbackRefused:
         """Ring `first`, a number of the public network, or else the line itself; once it answers, `number`.
 
-        Both as the line dials them. Returns when both were checked and `number` is granted; the rest goes on by
-        itself.
+        Both as the line dials them. sip_call_id: of the call that asked for it, where one did. Returns when both were
+        checked and `number` is granted; the rest goes on by itself.
         """
         rung = self._own.rules.endpoints.of_line(line_id)
         if first is not None:
@@ -124,18 +125,23 @@ class Callbacks:
             return checked
         if not self._own.client.connected:
             return CallbackRefused.of(Reason.CALL_NOT_FOLLOWED)
-        return await self._grant(line_id, number[:_DIALLED_MAX], rung)
+        return await self._grant(line_id, number[:_DIALLED_MAX], rung, sip_call_id)
 
-    async def _grant(self, line_id: str, number: str, first: str) -> CallbackStarted | CallbackRefused:
+    async def _grant(
+        self, line_id: str, number: str, first: str, sip_call_id: str
+    ) -> CallbackStarted | CallbackRefused:
         channel_id = new_id(self._own.rules.switch)
-        queue = self._own.client.queues.open(channel_id)
+        queue = self._own.client.queues.open(channel_id, sip_call_id)
         if queue is None:
             return CallbackRefused.of(Reason.STOPPING)
         call: DialCall | None = None
         started = False
         try:
             ring_s = 2 * self._wait_s
-            asked = Asked(own_call_of(channel_id), Kind.CALLBACK, number, line_id, channel_id, ring_s)
+            call_id = own_call_of(channel_id)
+            asked = Asked(
+                call_id, Kind.CALLBACK, number, line_id, channel_id, ring_s, sip_call_id=queue.sip_call_id
+            )
             now = self._own.clock.now()
             _, call, outcome = await self._own.dials.ask(asked, queue, channel_id, now)
             if isinstance(outcome, Failed):
@@ -146,7 +152,8 @@ class Callbacks:
             shown = outcome.decision.caller or await self._own_number(call)
             own_first = first == self._own.rules.endpoints.of_line(line_id)
             plan = _Plan(first, second, shown, own_first)
-            started = self._own.start(f"callback-{call.call_id}", self._connect(call, plan))
+            with call_log.spoken_of(queue.facts):
+                started = self._own.start(f"callback-{call.call_id}", self._connect(call, plan))
         finally:
             # Also where who asked has gone meanwhile.
             if call is None:
@@ -177,14 +184,16 @@ class Callbacks:
         cause = checked.cause if isinstance(checked, CallbackRefused) else BUSY_CAUSE
         if isinstance(checked, CallbackRefused):
             log.info("callback_refused", line=line_id, dialled=number, reason=checked.reason)
-        elif not self._own.start(f"callback-to-{line_id}", self._call_back(line_id, number)):
+        elif not self._own.start(
+            f"callback-to-{line_id}", self._call_back(line_id, number, info.protocol_id)
+        ):
             cause = OUTCOMES[Reason.STOPPING].cause
         await self._own.legs.hang_up(info.id, cause)
 
-    async def _call_back(self, line_id: str, number: str) -> None:
+    async def _call_back(self, line_id: str, number: str, sip_call_id: str) -> None:
         # Until the phone is on the hook and takes calls again.
         await asyncio.sleep(self._after_s)
-        placed = await self.place(line_id, number)
+        placed = await self.place(line_id, number, sip_call_id=sip_call_id)
         if isinstance(placed, CallbackRefused):
             log.info("callback_refused", line=line_id, dialled=number, reason=placed.reason)
 

@@ -343,7 +343,10 @@ class Client:
         ids = events.channel_ids(event)
         channel = Channel(self, ids[0])
         opens = isinstance(event, events.StasisStart)
-        taken = self.queues.put(ids, lambda: handler(channel, event, moment), opens=opens)
+        sip_call_id = event.channel.protocol_id if isinstance(event, events.StasisStart) else ""
+        taken = self.queues.put(
+            ids, lambda: handler(channel, event, moment), opens=opens, sip_call_id=sip_call_id
+        )
         if opens and not taken:
             # Nobody will look after it: its dialplan goes on, without an answer, and holds the failure rule.
             channel.send_continue()

@@ -105,7 +105,7 @@ class Collects:
             info.id,
             self._wait_s,
             # Not who calls: that is no number of the line that pays, nor need it be.
-            sip_call_id=info.protocol_id[:200],
+            sip_call_id=queue.sip_call_id,
         )
         answer, call, outcome = await self._own.dials.ask(asked, queue, info.name, moment)
         if call is None or not isinstance(outcome, Verdict) or not isinstance(outcome.decision, Allow):

@@ -26,6 +26,7 @@ from ari_handlers.followed import DialCall, own_call_of
 from ari_handlers.owned import ANSWER_SLACK_S, OWN, LegNotAnswered, OwnCalls, new_id
 from ari_handlers.queues import CallQueue
 from ari_handlers.resources import AriError, AriRefused, Bridge, Channel
+from fairdial import call_log
 from fairdial.answer import Answer, MalformedRequest, asked_from
 from fairdial.clock import Moment
 from fairdial.desk import Asked, Desk, Failed
@@ -357,7 +358,9 @@ class Rooms:
             raise NotAdded("FairDial is not connected to Asterisk; `fairdial doctor` says why")
         call = await self._keep_seat(door)
         endpoint = self._own.rules.endpoints.of_number(e164)
-        if not self._own.start(f"room-{room}", self._ring_in(call, endpoint, door)):
+        with call_log.spoken_of(call.queue.facts):
+            started = self._own.start(f"room-{room}", self._ring_in(call, endpoint, door))
+        if not started:
             self._dials.abandon(call)
             raise NotAdded("FairDial sets up too many calls now; try again in a moment")
         return {

@@ -238,7 +238,7 @@ class Dials:
         if not self._client.connected:
             # Nobody would hear of its answer and its end.
             return failed(Reason.CALL_NOT_FOLLOWED)
-        queue = self._client.queues.open(asked.channel)
+        queue = self._client.queues.open(asked.channel, asked.sip_call_id)
         if queue is None:
             return failed(Reason.STOPPING)
         call: DialCall | None = None
@@ -455,6 +455,8 @@ class Dials:
             call.names[call.channel] = event.caller.name
         if again or ANSWER_SUBROUTINE not in (event.caller.dialplan.app_data if event.caller else ""):
             await self.leases.hold(call)
+        # The way to the other side's trace: that leg is a SIP dialog of its own.
+        log.info("answered", call=call.call_id, channel=leg.name, leg_sip_call_id=leg.protocol_id)
         await self._note_answer(call, leg.id, moment)
         self.leases.arm(call)
 

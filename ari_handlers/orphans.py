@@ -17,7 +17,9 @@ from ari_handlers import events
 from ari_handlers.adoption import Adoption
 from ari_handlers.client import Client
 from ari_handlers.dial import CUT_CAUSE, Dials
+from fairdial import call_log
 from fairdial.answer import RING_S, MalformedRequest, asked_from
+from fairdial.call_log import SIP_CALL_ID_MAX
 from fairdial.clock import Clock, Moment
 from fairdial.desk import Asked, Desk
 from fairdial.late import cover
@@ -119,8 +121,9 @@ class Orphans:
 
     async def _take(self, found: _Found) -> bool:
         info = found.info
-        done = await self._take_in(found)
-        log.error("orphan_channel", channel=info.name, call=found.asked.call_id, done=done)
+        with call_log.spoken_of({"call": info.id, "sip_call_id": info.protocol_id[:SIP_CALL_ID_MAX]}):
+            done = await self._take_in(found)
+            log.error("orphan_channel", channel=info.name, call=found.asked.call_id, done=done)
         now_ms = self._clock.now().wall_ms
         await self._desk.ledger.differ(
             Difference(found.asked.call_id, DifferenceKind.ORPHAN_CHANNEL, now_ms, None, None, done)

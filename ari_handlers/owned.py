@@ -19,6 +19,7 @@ from ari_handlers.dial import Dials, bridge_of, call_of_bridge, call_of_second_l
 from ari_handlers.followed import DialCall
 from ari_handlers.queues import CallQueue
 from ari_handlers.resources import AriError, Bridge, Channel
+from fairdial import call_log
 from fairdial.clock import Clock, Moment
 from fairdial.policy.call import Ringing
 from fairdial.policy.sizing import LONGEST_HORIZON_S
@@ -109,7 +110,7 @@ class Legs:
             self._waited_for[waiter] = channel_id
             self._watched[channel_id] = False
         lease = {} if lease_s is None else {"TIMEOUT(absolute)": str(lease_s)}
-        return await self._until_here(
+        leg = await self._until_here(
             queue,
             channel_id,
             self._client.channels.originate(
@@ -123,6 +124,10 @@ class Legs:
             ),
             ring_s + ANSWER_SLACK_S,
         )
+        # A call that FairDial places has its Call-ID from its first leg on, if nobody asked for it by one.
+        call_log.speak_of(queue.key, queue.sip_call_id)
+        log.info("leg_answered", channel=leg.name, leg_sip_call_id=leg.protocol_id)
+        return leg
 
     async def whisper(self, queue: CallQueue, snoop_id: str, to: str) -> events.ChannelInfo:
         """A channel on which sounds are heard by whoever is on channel `to`, in Stasis or not, and by nobody else.

@@ -12,6 +12,8 @@ from typing import Final
 
 import structlog
 
+from fairdial import call_log
+
 log = structlog.get_logger(__name__)
 
 CANCEL_TIMEOUT_S: Final = 0.2
@@ -23,10 +25,11 @@ Work = Callable[[], Awaitable[None]]
 class CallQueue:
     """The queue of one call. Opened and closed by `CallQueues`."""
 
-    __slots__ = ("_wake", "_work", "channels", "closed", "depth_max", "key", "lost", "task")
+    __slots__ = ("_wake", "_work", "channels", "closed", "depth_max", "key", "lost", "sip_call_id", "task")
 
-    def __init__(self, key: str, depth_max: int) -> None:
+    def __init__(self, key: str, depth_max: int, sip_call_id: str = "") -> None:
         self.key = key
+        self.sip_call_id = sip_call_id[: call_log.SIP_CALL_ID_MAX]
         self.channels: set[str] = set()
         self.depth_max = depth_max
         self.lost = 0
@@ -48,6 +51,15 @@ class CallQueue:
         self._work.append(work)
         self._stir()
         return True
+
+    @property
+    def facts(self) -> call_log.Facts:
+        """What the log says of this call."""
+        return {"call": self.key, "sip_call_id": self.sip_call_id}
+
+    def heard_of(self, sip_call_id: str) -> None:
+        """The SIP Call-ID of a channel of this call; the first one is the call's."""
+        self.sip_call_id = self.sip_call_id or sip_call_id[: call_log.SIP_CALL_ID_MAX]
 
     def close(self) -> None:
         """Let the consumer end as soon as nothing is queued."""
@@ -77,6 +89,8 @@ class CallQueue:
         """False where the consumer itself was told to end. One event's fault must not end it: later ones settle."""
         consumer = asyncio.current_task()
         assert consumer is not None
+        # Each time: the Call-ID may have become known meanwhile.
+        call_log.speak_of(self.key, self.sip_call_id)
         try:
             await work()
         except asyncio.CancelledError:
@@ -102,20 +116,27 @@ class CallQueues:
     def __len__(self) -> int:
         return len(self._open)
 
-    def open(self, channel_id: str) -> CallQueue | None:
+    def open(self, channel_id: str, sip_call_id: str = "") -> CallQueue | None:
         """The queue of that channel's call, made if need be; None past the bound or while stopping.
 
-        One that was closed but has not ended yet is opened again.
+        One that was closed but has not ended yet is opened again. sip_call_id: the channel's, where it has one.
         """
         queue = self._by_channel.get(channel_id)
         if queue is not None:
+            queue.heard_of(sip_call_id)
             if not self._stopping:
                 queue.reopen()
             return queue
         if self._stopping or len(self._open) >= self._calls_max:
-            log.error("call_not_taken", channel=channel_id, calls=len(self._open), stopping=self._stopping)
+            log.error(
+                "call_not_taken",
+                call=channel_id,
+                sip_call_id=sip_call_id[: call_log.SIP_CALL_ID_MAX],
+                calls=len(self._open),
+                stopping=self._stopping,
+            )
             return None
-        queue = CallQueue(channel_id, self._depth_max)
+        queue = CallQueue(channel_id, self._depth_max, sip_call_id)
         self._open.add(queue)
         self.join(queue, channel_id)
         queue.task = asyncio.create_task(self._consume(queue), name=f"call-{channel_id}")
@@ -132,17 +153,19 @@ class CallQueues:
         self._by_channel[channel_id] = queue
         queue.channels.add(channel_id)
 
-    def put(self, channel_ids: Sequence[str], work: Work, *, opens: bool) -> bool:
-        """Queue work at the call of the first channel that has one; `opens`: make one for the first.
+    def put(self, channel_ids: Sequence[str], work: Work, *, opens: bool, sip_call_id: str = "") -> bool:
+        """Queue work at the call of the first channel that has one; `opens`: make one for the first, whose Call-ID
+        is `sip_call_id`.
 
         The other channels join that call. False where the work was dropped.
         """
         for channel_id in channel_ids:
             queue = self._by_channel.get(channel_id)
             if queue is not None:
+                queue.heard_of(sip_call_id)
                 break
         else:
-            queue = self.open(channel_ids[0]) if opens else None
+            queue = self.open(channel_ids[0], sip_call_id) if opens else None
         if queue is None:
             return False
         # At once, not when the work is done: the next event may speak of the other channel alone.
@@ -151,7 +174,7 @@ class CallQueues:
             queue.channels.add(channel_id)
         if not queue.put(work):
             self.dropped += 1
-            log.error("call_event_dropped", call=queue.key, waiting=queue.depth_max)
+            log.error("call_event_dropped", waiting=queue.depth_max, **queue.facts)
             return False
         return True
 

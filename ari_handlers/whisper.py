@@ -10,6 +10,7 @@ import structlog
 
 from ari_handlers.followed import DialCall
 from ari_handlers.owned import LegNotAnswered, OwnCalls, new_id
+from fairdial import call_log
 from fairdial.policy.account import Kind
 
 log = structlog.get_logger(__name__)
@@ -33,10 +34,11 @@ class Warnings:
         own.dials.leases.on_warning(self._warn)
 
     def _warn(self, call: DialCall, at_s: int) -> None:
-        log.info("warned_of_cut", call=call.call_id, left_s=at_s, rule=call.bound_by)
         sounds = self._sounds_for.get(call.bound_by.partition(".")[0], self._sounds)
-        if sounds:
-            self._own.start(f"warn-{call.call_id}", self._whisper(call, _ear(call), sounds))
+        with call_log.spoken_of(call.queue.facts):
+            log.info("warned_of_cut", call=call.call_id, left_s=at_s, rule=call.bound_by)
+            if sounds:
+                self._own.start(f"warn-{call.call_id}", self._whisper(call, _ear(call), sounds))
 
     async def _whisper(self, call: DialCall, channel_id: str, sounds: Sequence[str]) -> None:
         snoop_id = new_id(self._own.rules.switch)

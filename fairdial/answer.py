@@ -7,6 +7,7 @@ Asterisk 22 then refuses functions such as DB() to the rest of that call's dialp
 
 from dataclasses import dataclass
 
+from fairdial.call_log import SIP_CALL_ID_MAX
 from fairdial.desk import Asked, Failed
 from fairdial.policy.account import Encrypted, Kind, Verified
 from fairdial.policy.decide import Allow, Verdict
@@ -117,7 +118,7 @@ def asked_from(
         channel=channel_id,
         ring_s=_ring_s(known_kind, ring_s),
         caller=caller[:80],
-        sip_call_id=sip_call_id[:200],
+        sip_call_id=sip_call_id[:SIP_CALL_ID_MAX],
         encrypted=encrypted_from(encrypted),
         source=_address(source) or endpoint[:_LINE_MAX],
         verified=_verified(verified),

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from fairdial import call_log
+
 LINES_MAX = 10_000
 """Lines that are remembered; who has not dialled for longest is forgotten first."""
 
@@ -110,7 +112,9 @@ class Refusals:
             whose = (by, OTHERS)
         self._waiting[whose] = self._waiting.get(whose, 0) + 1
         if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(TELL_EVERY_S, self.tell_now)
+            self._timer = asyncio.get_running_loop().call_later(
+                TELL_EVERY_S, self.tell_now, context=call_log.nobody()
+            )
 
     def tell_now(self) -> None:
         """Tell of what waits, and wait for nothing more."""

@@ -133,15 +133,20 @@ class Agi(_Section):
 
 
 class Http(_Section):
-    """HTTP on loopback: /healthz, /readyz and /metrics for all who reach it, /v1 for holders of a token.
+    """HTTP on loopback: /healthz, /readyz and /metrics for all who reach it, /v1 and the web page at / for holders of a
+    token.
 
-    metrics: whether /metrics is served; it tells of loads and links, nothing of customers.
+    metrics: whether /metrics is served; it tells of loads and links, nothing of customers. page: whether the web page
+    is, and browsers are let in by a cookie. replay_mb_max: the largest file of call records that may be sent to be
+    replayed, in MB.
     """
 
     enabled: bool = True
     host: str = "127.0.0.1"
     port: Port = 8090
     metrics: bool = True
+    page: bool = True
+    replay_mb_max: Annotated[int, Field(ge=1, le=1_000)] = 64
 
 
 class Store(_Section):
@@ -378,6 +383,11 @@ class Config(_Section):
     logs: Logs = Logs()
     _holds_secret: Path | None = PrivateAttr(None)
     _read_from: Path | None = PrivateAttr(None)
+
+    @property
+    def read_from(self) -> Path | None:
+        """The file that it was read from; None: defaults and the environment alone."""
+        return self._read_from
 
     @property
     def secret_files(self) -> tuple[Path, ...]:

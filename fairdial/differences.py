@@ -76,7 +76,11 @@ async def _differences(
             found.append(difference)
     for difference in found:
         log.warning(
-            "usage_differs", call=difference.call_id, ours_s=difference.ours_s, theirs_s=difference.theirs_s
+            "usage_differs",
+            call=difference.call_id,
+            sip_call_id=await ledger.sip_call_id(difference.call_id),
+            ours_s=difference.ours_s,
+            theirs_s=difference.theirs_s,
         )
     return found
 

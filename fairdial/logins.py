@@ -116,7 +116,7 @@ class Logins:
         now_ms = self._clock.now().wall_ms
         for block in await self._ledger.blocks(now_ms):
             self._blocked[block.source] = block.until_ms
-        self._task = asyncio.create_task(self._follow())
+        self._task = asyncio.create_task(self._follow(), name="logins")
 
     async def stop(self) -> None:
         """End; blocks stay in the ledger."""

@@ -44,7 +44,7 @@ from ari_handlers.probe import probe_ari
 from ari_handlers.queues import CallQueues
 from ari_handlers.resources import AriError, AriRefused
 from ari_handlers.whisper import Warnings
-from fairdial import logs
+from fairdial import call_log, logs
 from fairdial.cases import Cases
 from fairdial.cdr_probe import file_is_readable
 from fairdial.clock import SystemClock
@@ -64,6 +64,7 @@ from fairdial.console.health import (
 from fairdial.console.metrics import Metrics, alone
 from fairdial.console.operations import CallRow, OperationError, Operations
 from fairdial.console.proof import decision_is_given, server_runs
+from fairdial.console.replays import Replays, Runner
 from fairdial.cycles import Cycles
 from fairdial.desk import Desk, DeskRules
 from fairdial.doctor import Ailment, Finding, Probe, examine
@@ -112,6 +113,9 @@ STOP_WITHIN_S = 1.5
 
 REPLAY_NUMBERS = 65_536
 """Classified numbers that a replay keeps, some 400 bytes each: a day's calls come again and again to the same ones."""
+
+NOT_HANDED_ON = frozenset({"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "FAIRDIAL_CONFIG"})
+"""What a process of ours is not handed on."""
 
 MISTAKE = os.EX_SOFTWARE
 """Exit status after an error that nobody foresaw."""
@@ -209,6 +213,22 @@ def replay_site(config: Config) -> Site:
         desk_rules(config),
         rules.lead_s,
         lambda published: with_published(load_policies(config.policies), published),
+    )
+
+
+def replaying(config: Config) -> tuple[Path, Runner]:
+    """Where replays over HTTP have their files, and how they are run: as the command, on the same settings."""
+    store = config.store.path.absolute()
+    # The process runs in a folder of its own, and is told so what is relative to ours.
+    paths = {"FAIRDIAL_STORE__PATH": store, "FAIRDIAL_POLICIES": config.policies.absolute()}
+    if config.prefixes is not None:
+        paths["FAIRDIAL_PREFIXES"] = config.prefixes.absolute()
+    kept = {name: value for name, value in os.environ.items() if name not in NOT_HANDED_ON}
+    # -P: what is sent lies in that folder, and no module is taken from there.
+    named = () if config.read_from is None else ("--config", str(config.read_from.absolute()))
+    command = (sys.executable, "-P", "-m", "fairdial.main", *named)
+    return store.with_name(f"{store.name}.replays"), Runner(
+        command, kept | {name: str(path) for name, path in paths.items()}
     )
 
 
@@ -326,6 +346,9 @@ class Service:
         )
         self.post.told = reporter.notice
         self.pulse = Pulse(self.news, self._look)
+        self.replays = Replays(
+            *replaying(config), lambda: desk.policies, desk.now_ms, config.http.replay_mb_max
+        )
         self.operations = Operations(
             desk,
             cases=self.cases,
@@ -343,11 +366,12 @@ class Service:
             renew=self.dials.ask_again,
             reload=self._reload,
             news=self.news,
+            replays=self.replays,
         )
         self.cycles = Cycles(desk.ledger, lambda: desk.policies, self._clock)
         self.metrics = self._metrics()
         metrics = self.metrics if config.http.metrics else None
-        app = create_app(self.operations, Gate(desk.ledger, self._clock), metrics)
+        app = create_app(self.operations, Gate(desk.ledger, self._clock), metrics, page=config.http.page)
         self.http = HttpServer(app, config.http.host, config.http.port)
         self._control = ControlServer(config.control, self.operations)
         self.rounds = self._rounds()
@@ -363,6 +387,8 @@ class Service:
                 await self.agi.start()
                 undo.push_async_callback(self.agi.stop)
             if self._config.http.enabled:
+                await self.replays.open()
+                undo.push_async_callback(self.replays.close)
                 await self.http.start()
                 undo.push_async_callback(self.http.stop)
             await self.rounds.start()
@@ -390,6 +416,7 @@ class Service:
         await self.rounds.stop()
         await self.own.stop()
         await asyncio.gather(self._queues.stop(STOP_WITHIN_S), self.http.stop())
+        await self.replays.close()
         await self.agi.stop()
         await self.client.stop()
         await self.ami.stop()
@@ -442,6 +469,9 @@ class Service:
             return ""
 
     async def _hang_up(self, call_id: str) -> bool:
+        call = self.dials.calls.get(call_id)
+        if call is not None:
+            call_log.speak_of(call_id, call.queue.sip_call_id)
         try:
             return await self.dials.hangup(call_id)
         except AriError as error:
@@ -465,7 +495,9 @@ class Service:
 
     def _row(self, call: DialCall) -> CallRow:
         now = self._clock.now()
-        return CallRow.of(call.call_id, call.line_id, call.kind, call.dialled, call.state, call.since, now)
+        return CallRow.of(
+            call.call_id, call.line_id, call.kind, call.dialled, call.state, call.since, now, call.account_id
+        )
 
     def _tell_call(self, call: DialCall) -> None:
         if not isinstance(call.state, Ended):  # `call_gone` says so

@@ -13,10 +13,11 @@ from typing import Protocol, TypeVar
 
 import structlog
 
+from fairdial import call_log
 from fairdial.clock import Clock, Moment
 from fairdial.desk import Desk
 from fairdial.evidence import SETTLED_MS, Evidence, Use, next_dial_ms
-from fairdial.ledger.contract import Difference, DifferenceKind, Grant
+from fairdial.ledger.contract import Difference, DifferenceKind, Grant, Ledger, LedgerError
 
 log = structlog.get_logger(__name__)
 
@@ -184,7 +185,17 @@ async def _use(
     return evidence.assumed(known, now, placed=placed, seen=follower.seen(grant.call_id))
 
 
+async def _speak_of(ledger: Ledger, call_id: str) -> None:
+    """In a task of its own: the log is of that call. One that the ledger does not tell of has no Call-ID there."""
+    try:
+        sip_call_id = await ledger.sip_call_id(call_id)
+    except LedgerError:
+        sip_call_id = ""  # what is done for the call says what is wrong with the ledger
+    call_log.speak_of(call_id, sip_call_id)
+
+
 async def _settle(desk: Desk, follower: Follower[Channel], grant: Grant, use: Use) -> None:
+    await _speak_of(desk.ledger, grant.call_id)
     settled = await desk.settle(
         grant.call_id,
         use.used_s,

@@ -162,7 +162,8 @@ class Rounds(Generic[Channel]):
         for call_id in await self._desk.ledger.barred_grants():
             # Their account or line was suspended while the switch could not be told (K12).
             if await self._hands.cut(call_id):
-                log.warning("barred_call_ended", call=call_id)
+                sip_call_id = await self._desk.ledger.sip_call_id(call_id)
+                log.warning("barred_call_ended", call=call_id, sip_call_id=sip_call_id)
         await self._hands.orphans()
         await self._records.refresh()
         await self._meter_late()

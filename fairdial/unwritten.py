@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import structlog
 
+from fairdial import call_log
 from fairdial.ledger.contract import LedgerUnavailable
 
 log = structlog.get_logger(__name__)
@@ -32,10 +33,11 @@ LAST_TRY_S = 0.5
 
 @dataclass(frozen=True, slots=True)
 class _Owed:
-    """A step that the ledger must still take; repeating it changes nothing."""
+    """A step that the ledger must still take; repeating it changes nothing. facts: what the log says of its call."""
 
     what: str
     write: Callable[[], Awaitable[object]]
+    facts: call_log.Facts
 
 
 class Unwritten:
@@ -65,7 +67,7 @@ class Unwritten:
     async def write(self, call_id: str, what: str, write: Callable[[], Awaitable[object]]) -> bool:
         """Write a step now, or keep it until the store can; whether it is written."""
         behind = self._task is not None or call_id in self._by_call
-        self._keep(call_id, _Owed(what, write))
+        self._keep(call_id, _Owed(what, write, call_log.facts()))
         if behind and not self._closing:
             self._go_on()
             return False
@@ -109,11 +111,15 @@ class Unwritten:
             lost = self._by_call.pop(oldest)
             self._steps -= len(lost)
             self.given_up += len(lost)
-            log.critical("given_up_unwritten", call=oldest, what=[owed.what for owed in lost])
+            with call_log.spoken_of(lost[0].facts):
+                log.critical("given_up_unwritten", call=oldest, what=[owed.what for owed in lost])
 
     def _go_on(self) -> None:
         if self._task is None:
-            self._task = asyncio.create_task(self._write_behind(), name="unwritten")
+            # It writes for all calls, whichever starts it.
+            self._task = asyncio.create_task(
+                self._write_behind(), name="unwritten", context=call_log.nobody()
+            )
 
     async def _write_behind(self) -> None:
         wait_s = RETRY_S
@@ -135,6 +141,10 @@ class Unwritten:
 
     async def _write_call(self, call_id: str) -> bool:
         """Write what is kept of one call; whether all of it is written."""
+        with call_log.spoken_of(self._by_call[call_id][0].facts):
+            return await self._write_steps(call_id)
+
+    async def _write_steps(self, call_id: str) -> bool:
         owed, written = self._by_call[call_id], True
         self._under_way.add(call_id)
         try:

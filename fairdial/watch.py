@@ -91,7 +91,7 @@ class Watch:
     async def start(self) -> None:
         """Begin: first with what the ledger knows, in the background."""
         loops = [self._watch(), *(self._repeat(work, every_s) for work, every_s in self._every_s.items())]
-        self._tasks = [asyncio.create_task(loop) for loop in loops]
+        self._tasks = [asyncio.create_task(loop, name="watch") for loop in loops]
 
     async def stop(self) -> None:
         """End. What was not dealt with is found again at the next start."""

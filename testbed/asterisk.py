@@ -14,6 +14,7 @@ import base64
 import contextlib
 import fcntl
 import os
+import re
 import secrets
 import signal
 import tempfile
@@ -168,6 +169,15 @@ class Switch:
                 return names
             await asyncio.sleep(POLL_S)
         return []
+
+    async def parked(self, space: int, timeout_s: float = 5.0) -> None:
+        """Wait until a call is parked there. Raises TimeoutError."""
+        async with asyncio.timeout(timeout_s):
+            # The lot's own lines name a range, which has the number of each of its spaces.
+            while not re.search(
+                rf"^\s*Space\s*:\s*{space}\b", await self.cli("parking show default"), re.MULTILINE
+            ):
+                await asyncio.sleep(POLL_S)
 
     async def set_global(self, name: str, value: str) -> None:
         """Set a global dialplan variable."""

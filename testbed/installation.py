@@ -1,10 +1,11 @@
 """Where Asterisk, SIPp and SIPVicious come from: the machine's own, or a private root made once and reused.
 
 `obtain` answers with an `Installation` that says how to run Asterisk and where it keeps its modules and
-data; `obtain_sipvicious` finds the scanner, `obtain_promtool` the checker of alert rules. An Asterisk that is
-installed already and is new enough is used as it is. Otherwise a private root is made with debootstrap below the
-user's cache directory, because the Debian releases that FairDial runs on ship no Asterisk. Missing system packages
-(debootstrap, sip-tester, sipvicious) are installed with apt-get.
+data; `obtain_sipvicious` finds the scanner, `obtain_promtool` the checker of alert rules, `obtain_chromium`
+the browser.
+An Asterisk that is installed already and is new enough is used as it is. Otherwise a private root is made with
+debootstrap below the user's cache directory, because the Debian releases that FairDial runs on ship no Asterisk.
+Missing system packages (debootstrap, sip-tester, sipvicious, chromium) are installed with apt-get.
 
 Left to others: configuring and running a switch (`testbed.asterisk`), and the phones (`testbed.sipp`).
 """
@@ -130,6 +131,11 @@ def obtain_sipvicious(progress: Progress = print) -> Mapping[str, str]:
 def obtain_curl(progress: Progress = print) -> str:
     """The path of curl, installed if need be. Raises `TestbedError` where that is impossible."""
     return _program("curl", "curl", progress)
+
+
+def obtain_chromium(progress: Progress = print) -> str:
+    """The path of Debian's Chromium, installed if need be. Raises `TestbedError` where that is impossible."""
+    return _program("chromium", "chromium", progress)
 
 
 def obtain_promtool(progress: Progress = print) -> str:

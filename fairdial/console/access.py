@@ -1,4 +1,5 @@
-"""Who may use the HTTP API: bearer tokens, of which only a digest is kept, and what each role may do.
+"""Who may use the HTTP API: holders of tokens, of which only a digest is kept, browsers in which they logged in, and
+what each role may do.
 
 A token is 256 random bits, so that a plain SHA-256 of it is as good as it. How it is asked for is `http.py`'s.
 """
@@ -8,6 +9,7 @@ import secrets
 
 from fairdial.attempts import Attempts
 from fairdial.clock import Clock
+from fairdial.console.browser import Session, Sessions
 from fairdial.ledger.contract import Ledger, Role, Token
 
 PREFIX = "fairdial_"
@@ -43,6 +45,7 @@ class Gate:
         self._ledger = ledger
         self._clock = clock
         self._failed = Attempts()
+        self._sessions = Sessions()
 
     async def holder(self, secret: str | None) -> Token | None:
         """Whose token that is; None: nobody's. Raises LedgerError."""
@@ -51,6 +54,28 @@ class Gate:
     async def knows(self, digest: str) -> bool:
         """Whether the token of that digest still lets in. Raises LedgerError."""
         return await self._ledger.token(digest) is not None
+
+    def log_in(self, held: Token) -> tuple[str, Session]:
+        """Begin a session for the holder of a token; with the key of its cookie."""
+        return self._sessions.begin(held.digest, self._clock.now().mono_ms)
+
+    async def session(self, key: str) -> tuple[Session, Token] | None:
+        """The session of that key with the token that it stands for; None: there is none, or its token was removed.
+
+        To be asked for keeps it from being idle. Raises LedgerError.
+        """
+        session = self._sessions.find(key, self._clock.now().mono_ms)
+        if session is None:
+            return None
+        held = await self._ledger.token(session.digest)
+        if held is None:
+            self._sessions.end(key)
+            return None
+        return session, held
+
+    def log_out(self, key: str) -> None:
+        """End the session of that key, if there is one."""
+        self._sessions.end(key)
 
     def too_often(self, address: str) -> bool:
         """Note a wrong token; whether that address is to wait."""

@@ -30,7 +30,9 @@ from fairdial.console import (
     api_messages,
     api_notices,
     api_policies,
+    api_replays,
     api_requests,
+    api_session,
     api_statements,
     http,
 )
@@ -39,6 +41,7 @@ from fairdial.console.bodies import Bounded, Protocol
 from fairdial.console.metrics import CONTENT_TYPE, Metrics
 from fairdial.console.once import Once
 from fairdial.console.operations import Operations
+from fairdial.console.page_files import serve_files
 
 PEERS_MAX = 64
 """Connections at once; more are answered 503."""
@@ -60,6 +63,7 @@ ROUTES = (
     api_notices.routes,
     api_statements.routes,
     api_requests.routes,
+    api_replays.routes,
     api_access.routes,
 )
 """In the order in which they are described."""
@@ -83,13 +87,17 @@ class _Description:
         return json.dumps(http.describe(self._app)).encode()
 
 
-def create_app(operations: Operations, gate: Gate, metrics: Metrics | None = None) -> FastAPI:
-    """The application, on the operations of a running FairDial. metrics: None where they are not wanted."""
+def create_app(
+    operations: Operations, gate: Gate, metrics: Metrics | None = None, *, page: bool = True
+) -> FastAPI:
+    """The application, on the operations of a running FairDial. metrics: None where they are not wanted; page: whether
+    there is the web page, and the sessions of who uses it.
+    """
     app = FastAPI(
         title="FairDial", version=version("fairdial"), docs_url=None, redoc_url=None, openapi_url=None
     )
     app.add_middleware(Bounded)
-    http.tell_errors(app, gate)
+    http.tell_errors(app, gate, operations)
     once = Once()
     for routes in ROUTES:
         app.include_router(routes(operations, once), prefix="/v1", responses=http.ERRORS)
@@ -105,6 +113,10 @@ def create_app(operations: Operations, gate: Gate, metrics: Metrics | None = Non
         found = await operations.call("ready", {})
         code = status.HTTP_200_OK if found["ready"] else status.HTTP_503_SERVICE_UNAVAILABLE
         return JSONResponse(found, code, headers={"Cache-Control": "no-store"})
+
+    if page:
+        app.include_router(api_session.routes())
+        serve_files(app)
 
     if metrics is not None:
 
@@ -139,6 +151,8 @@ class HttpServer:
             server_header=False,
             limit_concurrency=PEERS_MAX,
             timeout_keep_alive=5,
+            # A proxy on this machine says over which scheme, and from where, it was asked (X-Forwarded-…).
+            forwarded_allow_ips=["127.0.0.1", "::1"],
             timeout_graceful_shutdown=1,
         )
         self._server = _Server(settings)
@@ -157,6 +171,9 @@ class HttpServer:
                 f"{host} port {port}: {told}; set http.host and http.port to a free address of this machine,"
                 " or http.enabled to false",
             ) from error
+        # Taken over by what is accepted. asyncio sets it only where a socket's protocol is named, which it is not here;
+        # without it the second part of each answer waits 40 ms for the first to be acknowledged.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.port = listener.getsockname()[1]
         self._task = asyncio.create_task(self._server.serve(sockets=[listener]), name="http")
 

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from fairdial.console.http import Acts, Admin, Body, Key, Text, Viewer, located
 from fairdial.console.once import Once
 from fairdial.console.operations import Operations
-from fairdial.ledger.contract import Role
+from fairdial.ledger.contract import TOKEN_ACCOUNTS_MAX, Role
 
 TokenName = Annotated[str, Path(max_length=80, description="The token's name.", examples=["portal"])]
 
@@ -20,6 +20,11 @@ class TokenRequest(Body):
 
     name: Text = Field(description="Your name for who holds it; cases and logs say it.")
     role: Role = Role.VIEWER
+    accounts: list[Text] = Field(
+        default_factory=list,
+        max_length=TOKEN_ACCOUNTS_MAX,
+        description="Those alone that its holder sees and acts for; left out: it is bound to none.",
+    )
 
 
 class TokenShown(BaseModel):
@@ -28,6 +33,7 @@ class TokenShown(BaseModel):
     name: str
     role: Role
     created_ms: int
+    accounts: list[str]
 
 
 class TokenMade(TokenShown):

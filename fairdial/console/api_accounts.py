@@ -2,10 +2,18 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query, Response
+from fastapi import APIRouter, Depends, Path, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from fairdial.console.api_lines import Line, OwnNumber
+from fairdial.console.api_lines import Line, OwnNumber, standing_of
+from fairdial.console.callers import (
+    AccountOperator,
+    AccountViewer,
+    ListViewer,
+    Needs,
+    of_provider_alone,
+    tied,
+)
 from fairdial.console.http import (
     Acts,
     Admin,
@@ -18,11 +26,12 @@ from fairdial.console.http import (
     Operator,
     Page,
     Text,
-    Viewer,
     located,
 )
+from fairdial.console.looking_up import DAYS_MAX
 from fairdial.console.once import Once
 from fairdial.console.operations import Operations
+from fairdial.ledger.contract import Role, Token
 from fairdial.policy.account import Consent, Kind, Standing
 
 AccountId = Annotated[str, Path(max_length=80, description="The account's id.", examples=["acme"])]
@@ -30,6 +39,9 @@ Service = Annotated[
     Kind, Path(description="Kind of call; emergency calls are never taken away.", examples=["conference"])
 ]
 ConsentName = Annotated[Consent, Path(description="What was agreed to.", examples=["surcharge"])]
+AgreementOperator = Annotated[Token, Depends(Needs(Role.OPERATOR, tied("account", body=("case", "request"))))]
+Starts = Annotated[str | None, Query(max_length=80, description="Those alone whose id begins so.")]
+Days = Annotated[int, Query(ge=1, le=DAYS_MAX, description="So many, today the last.")]
 Withdrawn = Annotated[bool, Query(description="Those that were withdrawn too, the latest first.")]
 Country = Annotated[str, Field(pattern="^[A-Z]{2}$")]
 CurrencyCode = Annotated[str, Field(pattern="^[A-Z]{3}$", description="ISO 4217 code.")]
@@ -218,6 +230,29 @@ class UsageSheet(BaseModel):
     charges: list[Charge]
 
 
+class KindUse(BaseModel):
+    """Calls or messages of a kind that began on a day, and seconds of talk on it."""
+
+    calls: int
+    seconds: int
+
+
+class Day(BaseModel):
+    """A day. kinds: what was used, by kind; charged: decimal texts by currency, for what ended then; refused: dials."""
+
+    date: str
+    kinds: dict[str, KindUse]
+    charged: dict[str, str]
+    refused: int
+
+
+class DaysShown(BaseModel):
+    """Days of an account's time zone, the oldest first, those without use too; the last is today."""
+
+    zone: str
+    days: list[Day]
+
+
 class AccountSheet(Account, UsageSheet):
     """An account with all that it holds."""
 
@@ -238,25 +273,33 @@ def routes(operations: Operations, once: Once) -> APIRouter:
         return made
 
     @router.get("/accounts", summary="Accounts by id")
-    async def accounts(_by: Viewer, limit: Limit = 100, after: After = None) -> Page[Account]:
-        return await acts.page(Account, "account", limit, "account_list", after=after)
+    async def accounts(
+        by: ListViewer, starts: Starts = None, limit: Limit = 100, after: After = None
+    ) -> Page[Account]:
+        given = {"after": after, "starts": starts, "accounts": list(by.accounts) or None}
+        return await acts.page(Account, "account", limit, "account_list", **given)
 
     @router.get("/accounts/{account}", summary="An account with all that it holds")
-    async def account_sheet(_by: Viewer, account: AccountId) -> AccountSheet:
+    async def account_sheet(_by: AccountViewer, account: AccountId) -> AccountSheet:
         return AccountSheet(**await acts.look("account_show", account=account))
 
     @router.get("/accounts/{account}/usage", summary="What it used, what calls hold, what it cost")
-    async def usage(_by: Viewer, account: AccountId) -> UsageSheet:
+    async def usage(_by: AccountViewer, account: AccountId) -> UsageSheet:
         return UsageSheet(**await acts.look("usage", account=account))
 
+    @router.get("/accounts/{account}/days", summary="What it did day by day, in its own time zone")
+    async def days(_by: AccountViewer, account: AccountId, days: Days = 31) -> DaysShown:
+        return DaysShown(**await acts.look("account_days", account=account, days=days))
+
     @router.put("/accounts/{account}/standing", summary="Suspend, restore or terminate it at once")
-    async def standing(by: Operator, account: AccountId, asked: StandingRequest) -> AccountChange:
-        return AccountChange(
-            **await acts.change(by, None, "account_standing", account=account, **asked.model_dump())
-        )
+    async def standing(by: AccountOperator, account: AccountId, asked: StandingRequest) -> AccountChange:
+        if asked.fraud:
+            of_provider_alone(by, "say that it was fraud")
+        given = {"account": account, "fraud": asked.fraud, **standing_of(by, asked.standing)}
+        return AccountChange(**await acts.change(by, None, "account_standing", **given))
 
     @router.put("/accounts/{account}/restrictions/{service}", summary="Take a service from it for now")
-    async def restrict(by: Operator, account: AccountId, service: Service) -> AccountChange:
+    async def restrict(by: AccountOperator, account: AccountId, service: Service) -> AccountChange:
         return AccountChange(
             **await acts.change(by, None, "account_restrict", account=account, services=[str(service)])
         )
@@ -278,13 +321,15 @@ def routes(operations: Operations, once: Once) -> APIRouter:
         return Credit(**await acts.change(by, None, "credit_add", account=account, **asked.model_dump()))
 
     @router.get("/accounts/{account}/agreements", summary="What the customer has agreed to")
-    async def agreements(_by: Viewer, account: AccountId, withdrawn: Withdrawn = False) -> list[Agreement]:
+    async def agreements(
+        _by: AccountViewer, account: AccountId, withdrawn: Withdrawn = False
+    ) -> list[Agreement]:
         found = await acts.look("agreement_list", account=account, withdrawn=withdrawn)
         return [Agreement(**row) for row in found]
 
     @router.put("/accounts/{account}/agreements/{consent}", summary="Record an agreement")
     async def agree(
-        by: Operator, account: AccountId, consent: ConsentName, asked: AgreementRequest
+        by: AgreementOperator, account: AccountId, consent: ConsentName, asked: AgreementRequest
     ) -> Agreement:
         given = {"account": account, "consent": consent, **asked.model_dump()}
         [held] = await acts.change(by, None, "agreement_add", **given, by=by.name)
@@ -295,7 +340,7 @@ def routes(operations: Operations, once: Once) -> APIRouter:
         summary="End an agreement from now on; it stays on record",
         status_code=204,
     )
-    async def withdraw(by: Operator, account: AccountId, consent: ConsentName) -> None:
+    async def withdraw(by: AccountOperator, account: AccountId, consent: ConsentName) -> None:
         await acts.change(by, None, "agreement_withdraw", account=account, consent=consent, by=by.name)
 
     return router

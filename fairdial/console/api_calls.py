@@ -6,16 +6,20 @@ somebody asks for twice with one `Idempotency-Key` are placed once.
 
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Path, Response, status
+from fastapi import APIRouter, Depends, Path, Response, status
 from pydantic import BaseModel, Field
 
-from fairdial.console.http import Acts, Body, Key, Operator, Text, Viewer
+from fairdial.console.callers import ListViewer, Needs, OfAccount, tied
+from fairdial.console.http import Acts, Body, Key, Text
 from fairdial.console.once import Once
 from fairdial.console.operations import Operations
+from fairdial.ledger.contract import Role, Token
 
 CallId = Annotated[
     str, Path(max_length=200, description="The call's id, as listed.", examples=["1795262400.17"])
 ]
+CallOperator = Annotated[Token, Depends(Needs(Role.OPERATOR, tied("call")))]
+LineBodyOperator = Annotated[Token, Depends(Needs(Role.OPERATOR, tied(body=("line",))))]
 
 
 class CallbackRequest(Body):
@@ -66,12 +70,15 @@ class Member(BaseModel):
 
 
 class Room(BaseModel):
-    """A conference in which somebody is. seats: taken, also by who is still rung."""
+    """A conference in which somebody is. seats: taken, also by who is still rung; seats_max: as many as the account may
+    have, null for any number.
+    """
 
     account: str
     room: str
     since_ms: int
     seats: int
+    seats_max: int | None
     members: list[Member]
 
 
@@ -86,6 +93,7 @@ class Call(BaseModel):
     granted_s: int | None
     up_s: int | None
     left_s: int | None
+    account: str | None
 
 
 EVENT_ID = "Event-Id"
@@ -98,13 +106,13 @@ def routes(operations: Operations, once: Once) -> APIRouter:
     acts = Acts(operations, once)
 
     @router.get("/calls", summary="Calls in progress that hold a grant")
-    async def calls(_by: Viewer, response: Response) -> list[Call]:
+    async def calls(_by: ListViewer, response: Response, account: OfAccount) -> list[Call]:
         # Taken before the list: what happens between the two is told again rather than by neither.
         response.headers[EVENT_ID] = str((await acts.look("events"))["last"])
-        return [Call(**row) for row in await acts.look("calls")]
+        return [Call(**row) for row in await acts.look("calls", account=account)]
 
     @router.delete("/calls/{call}", summary="End a call on all its legs", status_code=204)
-    async def hang_up(by: Operator, call: CallId) -> None:
+    async def hang_up(by: CallOperator, call: CallId) -> None:
         await acts.change(by, None, "hangup", call=call)
 
     @router.post(
@@ -116,15 +124,17 @@ def routes(operations: Operations, once: Once) -> APIRouter:
             200: {"model": Callback, "description": "Refused: nothing rings"},
         },
     )
-    async def callback(by: Operator, asked: CallbackRequest, response: Response, key: Key = None) -> Callback:
+    async def callback(
+        by: LineBodyOperator, asked: CallbackRequest, response: Response, key: Key = None
+    ) -> Callback:
         placed = await acts.change(by, key, "callback", **asked.model_dump())
         if placed["decision"] == "refuse":
             response.status_code = status.HTTP_200_OK
         return Callback(**placed)
 
     @router.get("/conferences", summary="Rooms in which somebody is, with who is there")
-    async def conferences(_by: Viewer) -> list[Room]:
-        return [Room(**row) for row in await acts.look("conference_list")]
+    async def conferences(_by: ListViewer, account: OfAccount) -> list[Room]:
+        return [Room(**row) for row in await acts.look("conference_list", account=account)]
 
     @router.post(
         "/conferences/{room}/participants",
@@ -132,7 +142,7 @@ def routes(operations: Operations, once: Once) -> APIRouter:
         status_code=202,
     )
     async def add_participant(
-        by: Operator,
+        by: LineBodyOperator,
         room: Annotated[str, Path(max_length=40, examples=["7001"])],
         asked: ParticipantRequest,
         key: Key = None,

@@ -5,11 +5,11 @@ Who did something is the name of the token.
 
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query, Response
+from fastapi import APIRouter, Depends, Path, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from fairdial.console.api_accounts import AccountId, Clause
-from fairdial.console.api_lines import OfAccount
+from fairdial.console.callers import ListViewer, Needs, OfAccount, tied
 from fairdial.console.http import (
     Acts,
     Body,
@@ -25,7 +25,7 @@ from fairdial.console.http import (
 )
 from fairdial.console.once import Once
 from fairdial.console.operations import Operations
-from fairdial.ledger.contract import CaseState
+from fairdial.ledger.contract import CaseState, Role, Token
 from fairdial.policy.account import Kind
 from fairdial.policy.document import Step
 
@@ -35,6 +35,7 @@ InState = Annotated[CaseState | None, Query(description="In this state alone.")]
 AfterCase = Annotated[
     int | None, Query(ge=1, le=_ID_MAX, description="`next` of the page before; left out for the first.")
 ]
+CaseViewer = Annotated[Token, Depends(Needs(Role.VIEWER, tied("case")))]
 Source = Annotated[str, Path(max_length=80, description="IP address.", examples=["192.0.2.1"])]
 
 
@@ -158,8 +159,8 @@ def routes(operations: Operations, once: Once) -> APIRouter:
 
     @router.get("/cases", summary="Cases, the newest first")
     async def cases(
-        _by: Viewer,
-        account: OfAccount = None,
+        _by: ListViewer,
+        account: OfAccount,
         state: InState = None,
         limit: Limit = 100,
         after: AfterCase = None,
@@ -173,7 +174,7 @@ def routes(operations: Operations, once: Once) -> APIRouter:
         return made
 
     @router.get("/cases/{case}", summary="A case with all that was done about it")
-    async def whole(_by: Viewer, case: CaseId) -> WholeCase:
+    async def whole(_by: CaseViewer, case: CaseId) -> WholeCase:
         return WholeCase(**await acts.look("case_show", case=case))
 
     @router.post("/cases/{case}/close", summary="It was true, and is done with")

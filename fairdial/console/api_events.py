@@ -1,7 +1,8 @@
 """Events over HTTP, as Server-Sent Events (WHATWG HTML, "Server-sent events"): what happens, as it happens.
 
 A stream asks the operation `events` again and again and waits for nothing else: what a listener has read up to is all
-that there is of it. It ends where its client is gone, where its token is removed, and where FairDial stops.
+that there is of it. It ends where its client is gone, where its token is removed or its session over, and where
+FairDial stops.
 """
 
 import asyncio
@@ -9,13 +10,12 @@ import json
 from collections.abc import AsyncIterator, Mapping
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Header, Query, Request
+from fastapi import APIRouter, Header, Query
 from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from fairdial.console.access import Gate
-from fairdial.console.api_lines import OfAccount
-from fairdial.console.http import Acts, Viewer, error_answer, problem
+from fairdial.console.callers import Asking, Caller, ListViewer, OfAccount
+from fairdial.console.http import Acts, error_answer, problem
 from fairdial.console.once import Once
 from fairdial.console.operations import OperationError, Operations
 from fairdial.ledger.contract import LedgerError
@@ -92,7 +92,7 @@ def routes(operations: Operations, once: Once) -> APIRouter:
     places = Places()
 
     async def told(
-        held: Gate, digest: str, after: int | None, account: str | None, first: Mapping[str, Any]
+        caller: Caller, after: int | None, account: str | None, first: Mapping[str, Any]
     ) -> AsyncIterator[str]:
         # An id without data tells of nothing, and is where the client goes on if it loses the stream before more comes.
         yield f"retry: {RETRY_MS}\nid: {first['last'] if after is None else after}\n\n"
@@ -108,7 +108,7 @@ def routes(operations: Operations, once: Once) -> APIRouter:
                 return
             after = piece["last"]
             if loop.time() >= look_s:
-                if not await _holds(held, digest):
+                if not await _holds(caller):
                     return
                 look_s = loop.time() + HEARTBEAT_S
                 if not piece["events"]:
@@ -133,23 +133,22 @@ def routes(operations: Operations, once: Once) -> APIRouter:
         },
     )
     async def events(
-        by: Viewer,
-        request: Request,
-        account: OfAccount = None,
+        _by: ListViewer,
+        caller: Asking,
+        account: OfAccount,
         after: AfterEvent = None,
         last_event_id: EventId = None,
     ) -> EventStream:
         since = after if last_event_id is None else last_event_id
         first = await acts.look("events", after=since, account=account)
-        gate: Gate = request.app.state.gate
-        return EventStream(told(gate, by.digest, since, account, first), places)
+        return EventStream(told(caller, since, account, first), places)
 
     return router
 
 
-async def _holds(gate: Gate, digest: str) -> bool:
-    """Whether a token still lets in; where the ledger does not answer, what it said last holds."""
+async def _holds(caller: Caller) -> bool:
+    """Whether who listens would still be let in; where the ledger does not answer, what it said last holds."""
     try:
-        return await gate.knows(digest)
+        return await caller.holds()
     except LedgerError:
         return True

@@ -2,9 +2,10 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query, Response
+from fastapi import APIRouter, Depends, Path, Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from fairdial.console.callers import ListViewer, Needs, OfAccount, of_provider_alone, tied
 from fairdial.console.http import (
     Acts,
     Admin,
@@ -12,23 +13,23 @@ from fairdial.console.http import (
     Body,
     Key,
     Limit,
-    Operator,
     Page,
     Text,
-    Viewer,
     located,
 )
 from fairdial.console.once import Once
 from fairdial.console.operations import Operations
+from fairdial.ledger.contract import Role, Token
 from fairdial.policy.account import Standing
 
 LineId = Annotated[str, Path(max_length=80, description="The line's id.", examples=["alice"])]
 E164 = Annotated[
     str, Path(max_length=20, description="Number in E.164, with its +.", examples=["+442079460000"])
 ]
-OfAccount = Annotated[
-    str | None, Query(max_length=80, description="Of this account alone.", examples=["acme"])
-]
+
+LineViewer = Annotated[Token, Depends(Needs(Role.VIEWER, tied("line")))]
+LineOperator = Annotated[Token, Depends(Needs(Role.OPERATOR, tied("line")))]
+NumberViewer = Annotated[Token, Depends(Needs(Role.VIEWER, tied("number")))]
 
 _Prefix = Annotated[str, Field(max_length=20)]
 
@@ -115,6 +116,13 @@ class OwnNumber(BaseModel):
     line: str | None
 
 
+def standing_of(by: Token, standing: Standing) -> dict[str, object]:
+    """A standing as it is set: customers may suspend themselves, and take nothing back. Raises HTTPException."""
+    if standing is Standing.ACTIVE:
+        of_provider_alone(by, "set a standing to active")
+    return {"standing": standing, "harder": bool(by.accounts) or None}
+
+
 def routes(operations: Operations, once: Once) -> APIRouter:
     """The routes."""
     router = APIRouter(tags=["lines"])
@@ -129,26 +137,27 @@ def routes(operations: Operations, once: Once) -> APIRouter:
 
     @router.get("/lines", summary="Lines by id")
     async def lines(
-        _by: Viewer, account: OfAccount = None, limit: Limit = 100, after: After = None
+        _by: ListViewer, account: OfAccount, limit: Limit = 100, after: After = None
     ) -> Page[Line]:
         return await acts.page(Line, "line", limit, "line_list", account=account, after=after)
 
     @router.get("/lines/{line}", summary="A line")
-    async def line_shown(_by: Viewer, line: LineId) -> Line:
+    async def line_shown(_by: LineViewer, line: LineId) -> Line:
         return Line(**await acts.look("line_show", line=line))
 
     @router.put("/lines/{line}/standing", summary="Suspend, restore or terminate it at once")
-    async def standing(by: Operator, line: LineId, asked: LineStandingRequest) -> LineChange:
-        return LineChange(**await acts.change(by, None, "line_standing", line=line, standing=asked.standing))
+    async def standing(by: LineOperator, line: LineId, asked: LineStandingRequest) -> LineChange:
+        given = {"line": line, **standing_of(by, asked.standing)}
+        return LineChange(**await acts.change(by, None, "line_standing", **given))
 
     @router.get("/numbers", summary="Numbers of accounts, by number")
     async def numbers(
-        _by: Viewer, account: OfAccount = None, limit: Limit = 100, after: After = None
+        _by: ListViewer, account: OfAccount, limit: Limit = 100, after: After = None
     ) -> Page[OwnNumber]:
         return await acts.page(OwnNumber, "number", limit, "number_list", account=account, after=after)
 
     @router.get("/numbers/{number}", summary="Whose a number is")
-    async def number_shown(_by: Viewer, number: E164) -> OwnNumber:
+    async def number_shown(_by: NumberViewer, number: E164) -> OwnNumber:
         return OwnNumber(**await acts.look("number_show", number=number))
 
     @router.put("/numbers/{number}", summary="Give it to an account, or to another of its lines")

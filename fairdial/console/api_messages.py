@@ -9,8 +9,9 @@ from fastapi import APIRouter, Header, Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from fairdial.console.api_accounts import Clause
-from fairdial.console.api_lines import OfAccount
-from fairdial.console.http import Acts, Body, Limit, Operator, Page, Text, Viewer
+from fairdial.console.api_calls import LineBodyOperator
+from fairdial.console.callers import ListViewer, OfAccount
+from fairdial.console.http import Acts, Body, Limit, Page, Text
 from fairdial.console.once import Once
 from fairdial.console.operations import Operations
 from fairdial.policy.account import Medium
@@ -108,7 +109,7 @@ def routes(operations: Operations, once: Once) -> APIRouter:
     @router.post(
         "/messages", summary="Ask before a message is sent: it is counted, and charged past the allowance"
     )
-    async def message(by: Operator, asked: MessageRequest, key: MessageKey) -> MessageDecision:
+    async def message(by: LineBodyOperator, asked: MessageRequest, key: MessageKey) -> MessageDecision:
         given: dict[str, Any] = {
             "line": asked.line,
             "to": asked.to,
@@ -121,7 +122,7 @@ def routes(operations: Operations, once: Once) -> APIRouter:
 
     @router.get("/messages", summary="Messages, the newest first, without what they say")
     async def messages(
-        _by: Viewer, account: OfAccount = None, limit: Limit = 100, after: AfterMessage = None
+        _by: ListViewer, account: OfAccount, limit: Limit = 100, after: AfterMessage = None
     ) -> Page[SentMessage]:
         return await acts.page(SentMessage, "id", limit, "message_list", account=account, after=after)
 

@@ -2,18 +2,22 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Depends, Path, Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from fairdial.console.api_accounts import AccountId, Clause
-from fairdial.console.api_lines import OfAccount
-from fairdial.console.http import Acts, Admin, Body, Key, Limit, Operator, Page, Text, Viewer
+from fairdial.console.callers import AccountViewer, ListViewer, Needs, OfAccount, tied
+from fairdial.console.http import Acts, Body, Key, Limit, Page, Text
 from fairdial.console.once import Once
 from fairdial.console.operations import Operations
+from fairdial.ledger.contract import Role, Token
 from fairdial.ledger.notice import Channel, DeliveryState, Topic
 
 _ID_MAX = 2**53
 NoticeId = Annotated[int, Path(ge=1, le=_ID_MAX, description="Number of the notice.", examples=[1])]
+NoticeViewer = Annotated[Token, Depends(Needs(Role.VIEWER, tied("notice")))]
+NoticeOperator = Annotated[Token, Depends(Needs(Role.OPERATOR, tied("notice")))]
+AccountAdmin = Annotated[Token, Depends(Needs(Role.ADMIN, tied("account")))]
 InState = Annotated[DeliveryState | None, Query(description="Those with a delivery in this state alone.")]
 AfterNotice = Annotated[
     int | None, Query(ge=1, le=_ID_MAX, description="`next` of the page before; left out for the first.")
@@ -78,8 +82,8 @@ def routes(operations: Operations, once: Once) -> APIRouter:
 
     @router.get("/notices", summary="What customers are told, the newest first")
     async def notices(
-        _by: Viewer,
-        account: OfAccount = None,
+        _by: ListViewer,
+        account: OfAccount,
         state: InState = None,
         limit: Limit = 100,
         after: AfterNotice = None,
@@ -88,19 +92,19 @@ def routes(operations: Operations, once: Once) -> APIRouter:
         return await acts.page(NoticeAnswer, "notice", limit, "notice_list", **given)
 
     @router.get("/notices/{notice}", summary="A notice, as its customer reads it")
-    async def one(_by: Viewer, notice: NoticeId) -> NoticeAnswer:
+    async def one(_by: NoticeViewer, notice: NoticeId) -> NoticeAnswer:
         return NoticeAnswer(**await acts.look("notice_show", notice=notice))
 
     @router.post("/notices/{notice}/retry", summary="Try again what was given up")
-    async def retry(by: Operator, notice: NoticeId, key: Key = None) -> NoticeAnswer:
+    async def retry(by: NoticeOperator, notice: NoticeId, key: Key = None) -> NoticeAnswer:
         return NoticeAnswer(**await acts.change(by, key, "notice_retry", notice=notice))
 
     @router.get("/accounts/{account}/contact", summary="Where an account is told")
-    async def contact(_by: Viewer, account: AccountId) -> ContactAnswer:
+    async def contact(_by: AccountViewer, account: AccountId) -> ContactAnswer:
         return ContactAnswer(**await acts.look("contact_show", account=account))
 
     @router.put("/accounts/{account}/contact", summary="Say where an account is told")
-    async def set_contact(by: Admin, account: AccountId, asked: ContactRequest) -> ContactAnswer:
+    async def set_contact(by: AccountAdmin, account: AccountId, asked: ContactRequest) -> ContactAnswer:
         return ContactAnswer(
             **await acts.change(by, None, "contact_set", account=account, **asked.model_dump())
         )

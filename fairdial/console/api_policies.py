@@ -8,6 +8,7 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query, Response
 from pydantic import BaseModel, Field
 
+from fairdial.console.callers import AnyViewer
 from fairdial.console.http import Acts, Admin, Key, SmallText, Viewer, located, text_body
 from fairdial.console.once import Once
 from fairdial.console.operations import Operations
@@ -107,7 +108,7 @@ def routes(operations: Operations, once: Once) -> APIRouter:
     acts = Acts(operations, once)
 
     @router.get("/policies", summary="Policies with their versions")
-    async def policies(_by: Viewer) -> list[Policy]:
+    async def policies(_by: AnyViewer) -> list[Policy]:
         return [Policy(**row) for row in await acts.look("policy_list")]
 
     @router.post("/policies", summary="Publish a version of a policy", status_code=201, openapi_extra=_TOML)
@@ -127,11 +128,13 @@ def routes(operations: Operations, once: Once) -> APIRouter:
         return Differences(**await acts.look("policy_diff", text=text, where=WHERE, against=against))
 
     @router.get("/policies/{policy}/versions/{version}", summary="Say in words what a version means")
-    async def rules(_by: Viewer, policy: PolicyName, version: Version) -> Rules:
+    async def rules(_by: AnyViewer, policy: PolicyName, version: Version) -> Rules:
         return Rules(**await acts.look("policy_show", policy=policy, version=version))
 
     @router.get("/policies/{policy}/versions/{version}/diff", summary="What a version changes for a customer")
-    async def diff(_by: Viewer, policy: PolicyName, version: Version, against: Against = None) -> Differences:
+    async def diff(
+        _by: AnyViewer, policy: PolicyName, version: Version, against: Against = None
+    ) -> Differences:
         return Differences(**await acts.look("policy_diff", policy=policy, version=version, against=against))
 
     return router

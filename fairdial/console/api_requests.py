@@ -6,11 +6,11 @@ that were proposed. To approve, decline or revoke needs an admin's, so that no p
 
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Path, Query, Response
+from fastapi import APIRouter, Depends, Path, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from fairdial.console.api_accounts import Clause
-from fairdial.console.api_lines import OfAccount
+from fairdial.console.callers import ListViewer, Needs, OfAccount, tied
 from fairdial.console.http import (
     Acts,
     Admin,
@@ -18,15 +18,13 @@ from fairdial.console.http import (
     Instant,
     Key,
     Limit,
-    Operator,
     Page,
     Text,
-    Viewer,
     located,
 )
 from fairdial.console.once import Once
 from fairdial.console.operations import Operations
-from fairdial.ledger.contract import Token
+from fairdial.ledger.contract import Role, Token
 from fairdial.policy.requests import CYCLES_MAX, LIMIT_MAX, WORDS_MAX, RequestState
 
 _ID_MAX = 2**53
@@ -36,6 +34,9 @@ Approved = Annotated[
     int, Path(ge=1, le=_ID_MAX, description="Number of one that was approved.", examples=[2])
 ]
 Proposed = Annotated[int, Path(ge=1, le=_ID_MAX, description="Number of a plan proposed.", examples=[3])]
+AskOperator = Annotated[Token, Depends(Needs(Role.OPERATOR, tied(body=("account", "line"))))]
+RequestViewer = Annotated[Token, Depends(Needs(Role.VIEWER, tied("request")))]
+RequestOperator = Annotated[Token, Depends(Needs(Role.OPERATOR, tied("request")))]
 InState = Annotated[RequestState | None, Query(description="In this state alone.")]
 AfterRequest = Annotated[
     int | None, Query(ge=1, le=_ID_MAX, description="`next` of the page before; left out for the first.")
@@ -151,7 +152,7 @@ def routes(operations: Operations, once: Once) -> APIRouter:
     @router.post(
         "/requests", summary="Ask for a higher limit; nothing changes until it is approved", status_code=201
     )
-    async def ask(by: Operator, asked: HigherLimit, response: Response, key: Key = None) -> RequestRow:
+    async def ask(by: AskOperator, asked: HigherLimit, response: Response, key: Key = None) -> RequestRow:
         given = asked.model_dump(exclude={"by"}) | {"by": _who(by, asked.by)}
         if key is not None:
             # Kept with the request: repeated after a restart, it is still the same one.
@@ -162,8 +163,8 @@ def routes(operations: Operations, once: Once) -> APIRouter:
 
     @router.get("/requests", summary="Requests and minute plans, the newest first")
     async def requests(
-        _by: Viewer,
-        account: OfAccount = None,
+        _by: ListViewer,
+        account: OfAccount,
         state: InState = None,
         limit: Limit = 100,
         after: AfterRequest = None,
@@ -172,7 +173,7 @@ def routes(operations: Operations, once: Once) -> APIRouter:
         return await acts.page(RequestRow, "request", limit, "request_list", **given)
 
     @router.get("/requests/{request}", summary="A request with all that was done about it")
-    async def request_of(_by: Viewer, request: Number) -> RequestRow:
+    async def request_of(_by: RequestViewer, request: Number) -> RequestRow:
         return RequestRow(**await acts.look("request_show", request=request))
 
     async def changed(
@@ -195,13 +196,15 @@ def routes(operations: Operations, once: Once) -> APIRouter:
         return await changed(by, key, "request_revoke", request, _who(by), given.reason)
 
     @router.post("/requests/{request}/withdraw", summary="Take back what nobody has answered")
-    async def withdraw(by: Operator, request: Number, given: Withdrawal, key: Key = None) -> RequestRow:
+    async def withdraw(
+        by: RequestOperator, request: Number, given: Withdrawal, key: Key = None
+    ) -> RequestRow:
         return await changed(by, key, "request_withdraw", request, _who(by, given.by), given.reason)
 
     @router.post(
         "/requests/{request}/answer", summary="Accept or decline, for the customer, a plan that was proposed"
     )
-    async def answer(by: Operator, request: Proposed, given: Answer, key: Key = None) -> RequestRow:
+    async def answer(by: RequestOperator, request: Proposed, given: Answer, key: Key = None) -> RequestRow:
         who = _who(by, given.by)
         return await changed(by, key, "plan_answer", request, who, given.reason, accept=given.accept)
 

@@ -14,7 +14,7 @@ from fastapi.responses import StreamingResponse
 from pydantic import AwareDatetime, BaseModel, Field
 
 from fairdial.console.api_accounts import AccountId
-from fairdial.console.http import Viewer
+from fairdial.console.callers import AccountViewer
 from fairdial.console.once import Once
 from fairdial.console.operations import Operations
 from fairdial.console.shapes import Json
@@ -239,7 +239,7 @@ def routes(operations: Operations, _once: Once) -> APIRouter:
         },
     )
     async def statement(
-        _by: Viewer,
+        _by: AccountViewer,
         account: AccountId,
         period: Asked = None,
         begin: Begin = None,

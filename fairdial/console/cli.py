@@ -29,7 +29,9 @@ from fairdial.console import (
     cli_requests,
     cli_statement,
     cli_store,
+    cli_why,
 )
+from fairdial.console.looking_up import DAYS_MAX
 from fairdial.console.session import (
     FOUND,
     AsJson,
@@ -312,38 +314,8 @@ def _utc(instant_ms: int) -> str:
     return datetime.fromtimestamp(instant_ms / 1000, UTC).isoformat(timespec="milliseconds")
 
 
-DECISION_COLUMNS = (
-    "at",
-    "call_id",
-    "line_id",
-    "kind",
-    "dialled",
-    "number_class",
-    "decision",
-    "reason",
-    "clause_id",
-)
-
-
-@app.command()
-def decisions(
-    context: typer.Context,
-    account: Annotated[str | None, typer.Argument(help="Account; all if left out.")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=10_000)] = 20,
-    as_json: AsJson = False,
-) -> None:
-    """List the latest decisions, newest first: why calls were allowed or refused."""
-    session: Session = context.obj
-    rows = session.run("decisions", account=account, limit=limit)
-    for row in rows:
-        row["at"] = _utc(row["at_ms"])
-    # What was noted of a call that was let through, and what cut it: most calls have neither.
-    further = [
-        key
-        for key in ("used_s", "cut_by", "cut_clause", "flag", "verified", "medium")
-        if any(row[key] for row in rows)
-    ]
-    show(rows, as_json, lambda: table_of((*DECISION_COLUMNS, *further), rows))
+app.command()(cli_why.decisions)
+app.command()(cli_why.why)
 
 
 DIFFERENCE_COLUMNS = ("at", "call_id", "kind", "ours_s", "theirs_s", "done")
@@ -369,10 +341,17 @@ def differences(
 def usage(
     context: typer.Context,
     account: Annotated[str, typer.Argument(help="Account.")],
+    days: Annotated[
+        int | None, typer.Option(min=1, max=DAYS_MAX, help="What it used day by day instead, today the last.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show what an account used, what its live calls hold, and what is left."""
     session: Session = context.obj
+    if days is not None:
+        by_day = session.run("account_days", account=account, days=days)
+        show(by_day, as_json, lambda: cli_why.days_table(by_day))
+        return
     sheet = session.run("usage", account=account)
     show(sheet, as_json, lambda: _usage_table(sheet))
     if not as_json and sheet["credit"] is not None:

@@ -92,10 +92,14 @@ def account_add(
 
 
 @accounts.command("list")
-def account_list(context: typer.Context, as_json: AsJson = False) -> None:
+def account_list(
+    context: typer.Context,
+    starts: Annotated[str | None, typer.Option(help="Those alone whose id begins so.")] = None,
+    as_json: AsJson = False,
+) -> None:
     """List all accounts."""
     session: Session = context.obj
-    rows = session.run("account_list")
+    rows = session.run("account_list", starts=starts)
     show(rows, as_json, lambda: _account_table(rows))
 
 

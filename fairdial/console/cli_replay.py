@@ -17,6 +17,7 @@ from rich.table import Table
 
 from fairdial.config import Config
 from fairdial.console.replay_tables import tables
+from fairdial.console.replays import attend
 from fairdial.console.session import FOUND, AsJson, Session, fail, read_text, show, table
 from fairdial.policy.account import Kind, Options
 from fairdial.policy.cards import RateCard
@@ -87,11 +88,15 @@ def replay(
     csv: Annotated[Path | None, typer.Option(help="Write the calls there, one line each.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write the report there as one page.")] = None,
     mask: Annotated[bool, typer.Option("--mask", help="Hide digits of telephone numbers.")] = False,
+    attended: Annotated[
+        bool, typer.Option(hidden=True, help="Tell the progress in JSON lines; end with standard input.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Show what recorded calls would have met: refused, cut, charged. Status 1 if any would be, 0 if none."""
     session: Session = context.obj
     config = session.config
+    tell = attend() if attended else None
     _refuse_overwriting((csv, html), (*files, *(accounts or ()), *([mapping] if mapping else ())))
     wanted = Wanted(
         tuple(files),
@@ -107,7 +112,7 @@ def replay(
         ),
         dict(_code(text) for text in code or ()),
     )
-    result = _run(session, config, wanted, csv, mask=mask, quiet=as_json)
+    result = _run(session, config, wanted, csv, tell, mask=mask, quiet=as_json)
     found = report(result, mask=mask)
     if html is not None:
         try:
@@ -192,11 +197,18 @@ def _micros(text: str) -> int:
 
 
 def _run(
-    session: Session, config: Config, wanted: Wanted, csv: Path | None, *, mask: bool, quiet: bool
+    session: Session,
+    config: Config,
+    wanted: Wanted,
+    csv: Path | None,
+    tell: Tell | None,
+    *,
+    mask: bool,
+    quiet: bool,
 ) -> Result:
     try:
         with contextlib.ExitStack() as open_now:
-            tell = open_now.enter_context(_progress(quiet))
+            tell = tell or open_now.enter_context(_progress(quiet))
             told = None
             if csv is not None:
                 told = open_now.enter_context(CallsFile(csv, mask=mask)).write

@@ -80,7 +80,7 @@ def restore(
 
 
 tokens = typer.Typer(help="Tokens for the HTTP API.", no_args_is_help=True)
-TOKEN_COLUMNS = ("name", "role", "created")
+TOKEN_COLUMNS = ("name", "role", "created", "accounts")
 TokenName = Annotated[str, typer.Argument(help="Your name for who holds it.")]
 
 
@@ -89,11 +89,15 @@ def token_add(
     context: typer.Context,
     name: TokenName,
     role: Annotated[Role, typer.Option(help="What its holder may do.")] = Role.VIEWER,
+    account: Annotated[
+        list[str] | None,
+        typer.Option(help="Account to which it is bound, for a portal; give it again for each further one."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Make a token and print it: it is shown this once and kept nowhere."""
     session: Session = context.obj
-    row = session.run("token_add", name=name, role=str(role))
+    row = session.run("token_add", name=name, role=str(role), accounts=account or None)
     show(row, as_json, lambda: table_of(("name", "role", "token"), [row]))
 
 
@@ -102,7 +106,10 @@ def token_list(context: typer.Context, as_json: AsJson = False) -> None:
     """List who holds a token."""
     session: Session = context.obj
     rows = session.run("token_list")
-    shown = [{**row, "created": instant_text(row["created_ms"])} for row in rows]
+    shown = [
+        {**row, "created": instant_text(row["created_ms"]), "accounts": ", ".join(row["accounts"])}
+        for row in rows
+    ]
     show(rows, as_json, lambda: table_of(TOKEN_COLUMNS, shown))
 
 

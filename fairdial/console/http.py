@@ -1,7 +1,8 @@
-"""What every route of the HTTP API shares: who may ask, how an error is told (RFC 9457), what is asked twice, what is
-logged of a change, and how a long list is read in pages.
+"""What every route of the HTTP API shares: how an error is told (RFC 9457), what is asked twice, what is logged of a
+change, and how a long list is read in pages.
 
-Leaves what can be asked to the routes (modules `api_*.py`), tokens to `access.py`, and how much is read to `bodies.py`.
+Leaves what can be asked to the routes (modules `api_*.py`), who may ask to `callers.py`, and how much is read to
+`bodies.py`.
 """
 
 import hashlib
@@ -15,15 +16,20 @@ import structlog
 from fastapi import Depends, FastAPI, Header, HTTPException, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException as WebError
 from starlette.requests import ClientDisconnect
 
-from fairdial.console.access import WAIT_S, Gate, may
+from fairdial.console.access import Gate
 from fairdial.console.bodies import allow_file
+
+# As routes write them.
+from fairdial.console.callers import Admin as Admin
+from fairdial.console.callers import Operator as Operator
+from fairdial.console.callers import Viewer as Viewer
 from fairdial.console.once import Once, OtherRequest
 from fairdial.console.operations import OperationError, Operations
+from fairdial.console.replays import NoRoom, ReplayBusy, ReplayUnknown
 from fairdial.ledger.contract import (
     AlreadyExists,
     ConstraintViolated,
@@ -33,7 +39,6 @@ from fairdial.ledger.contract import (
     NotFound,
     NotNow,
     NotOpen,
-    Role,
     Token,
     TooMany,
 )
@@ -153,35 +158,6 @@ _TITLES = {
     415: "Not that type",
 }
 
-_bearer = HTTPBearer(auto_error=False, description="A token that `fairdial token add` printed.")
-
-
-class _Needs:
-    """Lets in who holds a token of a role or of a higher one; the application's state has the gate."""
-
-    def __init__(self, role: Role) -> None:
-        self._role = role
-
-    async def __call__(
-        self, request: Request, sent: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
-    ) -> Token:
-        gate: Gate = request.app.state.gate
-        held = await gate.holder(None if sent is None else sent.credentials)
-        if held is None:
-            if gate.too_often(request.client.host if request.client else ""):
-                wait = {"Retry-After": str(WAIT_S)}
-                raise HTTPException(429, "too many wrong tokens; wait and send the right one", wait)
-            detail = "send `Authorization: Bearer TOKEN` with one that `fairdial token add` made"
-            raise HTTPException(401, detail, {"WWW-Authenticate": "Bearer"})
-        if not may(held.role, self._role):
-            raise HTTPException(403, f"token {held.name!r} has role {held.role}; this needs {self._role}")
-        return held
-
-
-Viewer = Annotated[Token, Depends(_Needs(Role.VIEWER))]
-Operator = Annotated[Token, Depends(_Needs(Role.OPERATOR))]
-Admin = Annotated[Token, Depends(_Needs(Role.ADMIN))]
-
 
 async def _text(request: Request) -> str:
     try:
@@ -263,6 +239,8 @@ _TOLD = frozenset(
         "request",
         "rule",
         "accept",
+        "replay",
+        "against",
     }
 )
 """What the log has of a change: what was changed, and to what; no names of people, and nothing that they wrote."""
@@ -273,9 +251,10 @@ def _told(operation: str, given: Mapping[str, Any]) -> dict[str, Any]:
     return of_token | {name: value for name, value in given.items() if name in _TOLD}
 
 
-def tell_errors(app: FastAPI, gate: Gate) -> None:
-    """Tell all errors of `app` as problems, and let in whom `gate` knows."""
+def tell_errors(app: FastAPI, gate: Gate, operations: Operations) -> None:
+    """Tell all errors of `app` as problems, and let in whom `gate` knows, for what is its own by `operations`."""
     app.state.gate = gate
+    app.state.operations = operations
     app.add_exception_handler(RequestValidationError, _malformed)
     app.add_exception_handler(WebError, _web_error)
     for kind in (OperationError, LedgerError, ValueError):
@@ -300,16 +279,18 @@ async def _web_error(_request: Request, error: Exception) -> Response:
 async def _not_done(_request: Request, error: Exception) -> Response:
     if isinstance(error, LedgerUnavailable):
         return problem(503, "The ledger does not answer", str(error))
+    if isinstance(error, NoRoom):
+        return problem(503, "There is no room", str(error))
     if isinstance(error, _CONFLICTS):
         return problem(409, "It does not go with what is there", str(error))
-    if isinstance(error, NotFound):
+    if isinstance(error, NotFound | ReplayUnknown):
         return problem(404, "Not there", str(error))
     if isinstance(error, OtherRequest):
         return problem(422, "The key was used before", str(error))
     return problem(422, "Not done", str(error))
 
 
-_CONFLICTS = (AlreadyExists, IdempotencyConflict, ConstraintViolated, TooMany, NotOpen, NotNow)
+_CONFLICTS = (AlreadyExists, IdempotencyConflict, ConstraintViolated, TooMany, NotOpen, NotNow, ReplayBusy)
 """The request is well, but for what the ledger holds."""
 
 

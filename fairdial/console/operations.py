@@ -19,8 +19,10 @@ from fairdial.clock import Moment
 from fairdial.console.access import digest_of, new_secret
 from fairdial.console.events import item_json, tell_operation
 from fairdial.console.health import not_serving
+from fairdial.console.looking_up import LookingUp
 from fairdial.console.messages import Messages
 from fairdial.console.policy_views import difference_json, policy_json, rules_json, version_of
+from fairdial.console.replays import Replays
 from fairdial.console.requesting import Renew, Requesting, as_now
 from fairdial.console.shapes import (
     Json,
@@ -44,7 +46,6 @@ from fairdial.desk import Asked, Desk, decision_json
 from fairdial.ledger.contract import (
     Block,
     CaseState,
-    DecisionRecord,
     LoadedCard,
     NotFound,
     PublishedPolicy,
@@ -67,6 +68,7 @@ from fairdial.policy.account import (
 )
 from fairdial.policy.call import Ringing, State, Talking, lease_end_ms
 from fairdial.policy.cards import RateCard
+from fairdial.policy.decide import cap_limit
 from fairdial.policy.difference import difference, takes_effect
 from fairdial.policy.document import Step, parse_policy
 from fairdial.policy.lint import Severity, lint
@@ -93,10 +95,19 @@ class CallRow:
     granted_s: int | None
     up_s: int
     left_s: int | None
+    account: str | None = None
 
     @classmethod
     def of(
-        cls, call_id: str, line_id: str, kind: Kind, dialled: str, state: State, since: Moment, now: Moment
+        cls,
+        call_id: str,
+        line_id: str,
+        kind: Kind,
+        dialled: str,
+        state: State,
+        since: Moment,
+        now: Moment,
+        account: str | None = None,
     ) -> "CallRow":
         """A row out of a call's state."""
         end_ms = lease_end_ms(state)
@@ -104,7 +115,8 @@ class CallRow:
         granted_s = state.granted_s if isinstance(state, Ringing | Talking) else None
         left_s = None if end_ms is None else max(0, end_ms - now.mono_ms) // 1000
         name = type(state).__name__.lower()
-        return cls(call_id, line_id, kind, dialled, name, granted_s, (now.mono_ms - start_ms) // 1000, left_s)
+        up_s = (now.mono_ms - start_ms) // 1000
+        return cls(call_id, line_id, kind, dialled, name, granted_s, up_s, left_s, account)
 
 
 SERVICES = frozenset(Kind) - {Kind.EMERGENCY}
@@ -166,6 +178,7 @@ class Operations:
         renew: Renew | None = None,
         reload: Callable[[], Awaitable[Json]] | None = None,
         news: News | None = None,
+        replays: Replays | None = None,
     ) -> None:
         """Without `calls`, `hang_up`, `cut`, `status`, `callback`, `rooms`, `ready` and `reload` no server runs here.
 
@@ -173,7 +186,7 @@ class Operations:
         judged: hears of a case that a person has closed: its account, its detector, and when. logins: hears of sources
         that are turned away. composer: puts notices into words, those that come with FairDial if left out; published:
         hears of each policy version. renew: asks for more for live calls whose limit was raised. news: where what is
-        done here is told, and what happens is read.
+        done here is told, and what happens is read. replays: those beside a running server.
         """
         self._desk = desk
         self._ledger = desk.ledger
@@ -193,6 +206,7 @@ class Operations:
         self._replacing = asyncio.Lock()
         self._news = news or News(desk.now_ms)
         self._messages = Messages(desk)
+        self.replays = replays
         self._by_name: Mapping[str, Callable[..., Awaitable[Any]]] = {
             "account_add": self._account_add,
             "account_list": self._account_list,
@@ -223,7 +237,6 @@ class Operations:
             "usage": self._account_show,
             "check": self._check,
             "classify": self._classify,
-            "decisions": self._decisions,
             "differences": self._differences,
             "events": self._events,
             "calls": self._live_calls,
@@ -258,6 +271,8 @@ class Operations:
             "grants": self._grants,
             "grant": self._grant,
             **Requesting(desk, renew).by_name,
+            **LookingUp(desk).by_name,
+            **(replays.by_name if replays is not None else {}),
         }
 
     async def call(self, name: str, arguments: Mapping[str, Any]) -> Any:
@@ -283,8 +298,18 @@ class Operations:
         # As it stands now: one that was there already may have been suspended since.
         return account_json(await self._ledger.account(account))
 
-    async def _account_list(self, after: str = "", limit: int | None = None) -> list[Json]:
-        return [account_json(account) for account in await self._ledger.accounts(after, limit)]
+    async def _account_list(
+        self,
+        after: str = "",
+        limit: int | None = None,
+        starts: str = "",
+        accounts: Sequence[str] | None = None,
+    ) -> list[Json]:
+        """accounts: of these alone."""
+        if accounts is not None:
+            wanted = sorted(each for each in accounts if each > after and each.startswith(starts))[:limit]
+            return [account_json(await self._ledger.account(each)) for each in wanted]
+        return [account_json(account) for account in await self._ledger.accounts(after, limit, starts)]
 
     async def _account_show(self, account: str) -> Json:
         sheet = await self._ledger.sheet(account)
@@ -335,9 +360,11 @@ class Operations:
             if not allowance.measures_talk
         )
 
-    async def _account_standing(self, account: str, standing: str, fraud: bool = False) -> Json:
-        set_to = Standing(standing)
-        entry = await self._ledger.set_standing(account, set_to, self._desk.now_ms(), fraud=fraud)
+    async def _account_standing(
+        self, account: str, standing: str, fraud: bool = False, harder: bool = False
+    ) -> Json:
+        set_to, now_ms = Standing(standing), self._desk.now_ms()
+        entry = await self._ledger.set_standing(account, set_to, now_ms, fraud=fraud, harder=harder)
         return account_json(entry) | {"calls_cut": await self._cut_barred(set_to, account=account)}
 
     async def _account_restrict(self, account: str, services: Sequence[str], lift: bool = False) -> Json:
@@ -349,9 +376,9 @@ class Operations:
         cut = 0 if lift or self._cut is None else await self._cut(account=account, kinds=named)
         return account_json(entry) | {"calls_cut": cut}
 
-    async def _line_standing(self, line: str, standing: str) -> Json:
+    async def _line_standing(self, line: str, standing: str, harder: bool = False) -> Json:
         set_to = Standing(standing)
-        entry = await self._ledger.set_line_standing(line, set_to)
+        entry = await self._ledger.set_line_standing(line, set_to, harder=harder)
         return line_json(entry) | {"calls_cut": await self._cut_barred(set_to, line=line)}
 
     async def _cut_barred(
@@ -559,21 +586,8 @@ class Operations:
             )
         return line
 
-    async def _decisions(
-        self, account: str | None = None, limit: int = 100, after: str | None = None
-    ) -> list[Json]:
-        records = await self._ledger.decisions(account, max(1, min(limit, 10_000)), after)
-        return [flat_json(record) | {"cut_clause": self._cut_clause(record)} for record in records]
-
     async def _differences(self, limit: int = 100) -> list[Json]:
         return [flat_json(each) for each in await self._ledger.differences(max(1, min(limit, 10_000)))]
-
-    def _cut_clause(self, record: DecisionRecord) -> str | None:
-        """The clause by which a call was cut, of the version with which it started."""
-        if not record.cut_by:
-            return None
-        policy = self._desk.policies.version(record.clause_policy, record.clause_version)
-        return None if policy is None else policy.rule_clause(record.cut_by, record.kind)
 
     async def _events(
         self, after: int | None = None, account: str | None = None, limit: int = 100, wait_s: float = 0.0
@@ -588,13 +602,13 @@ class Operations:
         events = [item_json(item) for item in piece.items]
         return {"events": events, "last": piece.last, "missed": piece.missed, "closed": piece.closed}
 
-    async def _live_calls(self) -> list[Json]:
+    async def _live_calls(self, account: str | None = None) -> list[Json]:
         if self._calls is not None:
-            return [asdict(row) for row in self._calls()]
+            return [asdict(row) for row in self._calls() if account in (None, row.account)]
         # No server runs: what the ledger still holds, whose end the switch keeps.
-        return await self._grants()
+        return await self._grants(account)
 
-    async def _grants(self) -> list[Json]:
+    async def _grants(self, account: str | None = None) -> list[Json]:
         return [
             {
                 "call": grant.call_id,
@@ -605,8 +619,10 @@ class Operations:
                 "granted_s": grant.granted_s,
                 "up_s": None,
                 "left_s": None,
+                "account": grant.account_id,
             }
             for grant in await self._ledger.live_grants()
+            if account in (None, grant.account_id)
         ]
 
     async def _grant(self, call: str) -> Json:
@@ -710,8 +726,18 @@ class Operations:
             raise OperationError(NOBODY_RINGS)
         return await self._rooms.add(room, number, line)
 
-    async def _conference_list(self) -> list[Json]:
-        return [] if self._rooms is None else self._rooms.rows()
+    async def _conference_list(self, account: str | None = None) -> list[Json]:
+        rooms = [] if self._rooms is None else self._rooms.rows()
+        return [
+            room | {"seats_max": await self._seats_max(room["account"])}
+            for room in rooms
+            if account in (None, room["account"])
+        ]
+
+    async def _seats_max(self, account: str) -> int | None:
+        entry, now_ms = await self._ledger.account(account), self._desk.now_ms()
+        policy = self._desk.policies.at(entry.policy, zone_named(entry.zone), now_ms)
+        return None if policy is None else cap_limit(entry, policy, "participants", now_ms)
 
     async def _contact_set(
         self, account: str, language: str | None = None, email: str | None = None, line: str | None = None
@@ -758,9 +784,9 @@ class Operations:
         await self._ledger.retry_notice(notice, self._desk.now_ms())
         return await self._notice_show(notice)
 
-    async def _token_add(self, name: str, role: str) -> Json:
+    async def _token_add(self, name: str, role: str, accounts: Sequence[str] = ()) -> Json:
         secret = new_secret()
-        token = Token(name, digest_of(secret), Role(role), self._desk.now_ms())
+        token = Token(name, digest_of(secret), Role(role), self._desk.now_ms(), tuple(accounts))
         await self._ledger.add_token(token)
         # Told this once: the ledger has only its digest.
         return token_json(token) | {"token": secret}

@@ -131,9 +131,9 @@ def instant_ms(text: str | None, option: str = "--at") -> int | None:
     return int(moment.timestamp() * 1000)
 
 
-def instant_text(at_ms: int | None) -> str | None:
-    """An instant as people and `instant_ms` read it, in UTC."""
-    return None if at_ms is None else datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="seconds")
+def instant_text(at_ms: int | None, timespec: str = "seconds") -> str | None:
+    """An instant as people and `instant_ms` read it, in UTC. timespec: how exactly, as `datetime.isoformat` has it."""
+    return None if at_ms is None else datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec=timespec)
 
 
 def read_text(file: Path) -> str:

@@ -139,7 +139,12 @@ def case_entry_json(entry: CaseEntry) -> Json:
 
 def token_json(token: Token) -> Json:
     """A token of the API, without what only its holder knows."""
-    return {"name": token.name, "role": str(token.role), "created_ms": token.created_ms}
+    return {
+        "name": token.name,
+        "role": str(token.role),
+        "created_ms": token.created_ms,
+        "accounts": list(token.accounts),
+    }
 
 
 def credit_json(credit: Credit) -> Json:

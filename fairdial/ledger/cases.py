@@ -196,7 +196,7 @@ def latest(
     limit: int,
     after: int | None = None,
 ) -> tuple[Case, ...]:
-    last = None if after is None else need_case(db, after)
+    last = None if after is None else need_case(db, after, account_id)
     rows = db.execute(
         "SELECT * FROM cases WHERE (?1 IS NULL OR account_id = ?1) AND (?2 IS NULL OR state = ?2)"
         " AND (?4 IS NULL OR (opened_ms, id) < (?4, ?5))"
@@ -339,9 +339,10 @@ def blocks(db: sqlite3.Connection, now_ms: int) -> tuple[Block, ...]:
     return tuple(Block(*row) for row in rows)
 
 
-def need_case(db: sqlite3.Connection, case_id: int) -> Case:
+def need_case(db: sqlite3.Connection, case_id: int, account_id: str | None = None) -> Case:
+    """account_id: it must be of that account, where one is given."""
     row = db.execute("SELECT * FROM cases WHERE id = ?", (case_id,)).fetchone()
-    if row is None:
+    if row is None or account_id not in (None, row["account_id"]):
         raise NotFound(f"no case {case_id}; `fairdial case list` shows all")
     return to_case(row)
 

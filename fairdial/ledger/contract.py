@@ -7,7 +7,7 @@ same call id with the same input gives the first answer again, and a grant is se
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol
+from typing import Final, Protocol
 
 from fairdial.ledger.notice import Channel, Contact, Delivery, DeliveryState, Notice, NoticeRules
 from fairdial.policy.account import (
@@ -219,6 +219,8 @@ class DecisionRecord:
     flag: what was noted of a call that was let through, such as "unencrypted" (A7); "" for nothing. used_s: None
     where it was not allowed, or is not over. cut_by: the rule that ended it, None where people did. verified: what the
     network said of the caller's number, "passed" or "failed"; "" for nothing. medium: of a message, "" where none is.
+    caller: the number that the call came with; shown: the one that it showed instead, None for none. sip_call_id: the
+    SIP Call-ID of its first leg, "" where it is unknown.
     """
 
     call_id: str
@@ -242,6 +244,21 @@ class DecisionRecord:
     cut_by: str | None = None
     verified: str = ""
     medium: str = ""
+    caller: str = ""
+    shown: str | None = None
+    sip_call_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DayUse:
+    """What an account did in a window, such as a day. kinds: calls or messages of each kind that began in it, and
+    seconds of talk in it; charged: micros by currency, for calls and messages that ended in it; refused: dials.
+    """
+
+    window: Window
+    kinds: Mapping[Kind, tuple[int, int]]
+    charged: Mapping[str, int]
+    refused: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -433,16 +450,25 @@ class Role(StrEnum):
     ADMIN = "admin"
 
 
+TOKEN_ACCOUNTS_MAX: Final = 100
+"""Accounts to which one token may be bound."""
+
+
 @dataclass(frozen=True, slots=True)
 class Token:
-    """Who may use the HTTP API. digest: of the secret, which is kept nowhere; created_ms: UTC."""
+    """Who may use the HTTP API. digest: of the secret, which is kept nowhere; created_ms: UTC; accounts: those alone
+    that its holder sees and acts for; empty: it is bound to none.
+    """
 
     name: str
     digest: str
     role: Role
     created_ms: int
+    accounts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if len(set(self.accounts)) != len(self.accounts) or len(self.accounts) > TOKEN_ACCOUNTS_MAX:
+            raise ValueError(f"a token is bound to at most {TOKEN_ACCOUNTS_MAX} accounts, each named once")
         if not self.name.isprintable() or not 1 <= len(self.name.strip()) <= 80:
             raise ValueError(f"token name {self.name[:80]!r} is none; give 1 to 80 printable characters")
 
@@ -707,10 +733,34 @@ class Ledger(Protocol):
         """One grant."""
         ...
 
+    async def sip_call_id(self, call_id: str) -> str:
+        """The SIP Call-ID of a call that was decided about; "" where none is known."""
+        ...
+
     async def decisions(
-        self, account_id: str | None = None, limit: int = 100, after: str | None = None
+        self,
+        account_id: str | None = None,
+        limit: int = 100,
+        after: str | None = None,
+        *,
+        line_id: str | None = None,
+        number: str | None = None,
+        call: str | None = None,
+        refused: bool = False,
     ) -> tuple[DecisionRecord, ...]:
-        """The latest decisions, newest first; after: those older than the one of that call. Raises NotFound (that)."""
+        """The latest decisions, newest first; after: those older than the one of that call. Raises NotFound (that).
+
+        number: in E.164; one that has no such form as it was dialled. call: the call's id, or its SIP Call-ID. refused:
+        those alone.
+        """
+        ...
+
+    async def decision(self, call_id: str) -> DecisionRecord:
+        """One decision by the id of its call or message. Raises NotFound."""
+        ...
+
+    async def days(self, account_id: str, windows: Sequence[Window]) -> tuple[DayUse, ...]:
+        """What an account did in each of these windows; each begins where the one before ends. Raises NotFound."""
         ...
 
     async def snapshot(self, line_id: str, plan: Plan) -> Snapshot:
@@ -805,9 +855,9 @@ class Ledger(Protocol):
         ...
 
     async def set_standing(
-        self, account_id: str, standing: Standing, at_ms: int, *, fraud: bool = False
+        self, account_id: str, standing: Standing, at_ms: int, *, fraud: bool = False, harder: bool = False
     ) -> Account:
-        """Suspend, restore or terminate. Raises NotFound.
+        """Suspend, restore or terminate. Raises NotFound; with `harder` NotNow, where that would make it milder.
 
         fraud: with TERMINATED, the credit is forfeited, what calls in progress reserve as they end; charges
         stay owed (V8). Restoring gives no credit back.
@@ -823,8 +873,8 @@ class Ledger(Protocol):
         """
         ...
 
-    async def set_line_standing(self, line_id: str, standing: Standing) -> Line:
-        """Suspend, restore or terminate one line. Raises NotFound."""
+    async def set_line_standing(self, line_id: str, standing: Standing, *, harder: bool = False) -> Line:
+        """Suspend, restore or terminate one line. Raises NotFound; with `harder` NotNow, as `set_standing`."""
         ...
 
     async def provision(
@@ -873,8 +923,12 @@ class Ledger(Protocol):
         """All rate cards by name."""
         ...
 
-    async def accounts(self, after: str = "", limit: int | None = None) -> tuple[Account, ...]:
-        """Accounts by id, those behind the id `after`; limit: so many of them, None for all."""
+    async def accounts(
+        self, after: str = "", limit: int | None = None, starts: str = ""
+    ) -> tuple[Account, ...]:
+        """Accounts by id, those behind the id `after`; limit: so many of them, None for all. starts: those alone whose
+        id begins so.
+        """
         ...
 
     async def account(self, account_id: str) -> Account:
@@ -1000,7 +1054,7 @@ class Ledger(Protocol):
         ...
 
     async def add_token(self, token: Token) -> None:
-        """Let somebody use the API. Raises AlreadyExists (the name)."""
+        """Let somebody use the API. Raises AlreadyExists (the name), NotFound (an account)."""
         ...
 
     async def remove_token(self, name: str) -> None:

@@ -20,6 +20,7 @@ from fairdial.ledger.contract import (
     LinesMax,
     LoadedCard,
     NotFound,
+    NotNow,
     Payment,
     Provision,
     PublishedPolicy,
@@ -166,13 +167,30 @@ def _holds(db: sqlite3.Connection, account_id: str, consent: Consent) -> bool:
     return any(agreement.consent is consent for agreement in reading.agreements_of(db, account_id))
 
 
+_HARDNESS = {Standing.ACTIVE: 0, Standing.SUSPENDED: 1, Standing.TERMINATED: 2}
+
+
+def _need_harder(what: str, now: Standing, wanted: Standing) -> None:
+    if _HARDNESS[wanted] < _HARDNESS[now]:
+        raise NotNow(f"{what} is {now}; ask its provider to take that back")
+
+
 def set_standing(
-    db: sqlite3.Connection, account_id: str, standing: Standing, at_ms: int, fraud: bool, *, told: bool = True
+    db: sqlite3.Connection,
+    account_id: str,
+    standing: Standing,
+    at_ms: int,
+    fraud: bool,
+    *,
+    told: bool = True,
+    harder: bool = False,
 ) -> Account:
     """told: False where a notice of another kind says it."""
     if fraud and standing is not Standing.TERMINATED:
         raise ValueError(f"an account is terminated for fraud, not {standing}; terminate it")
     account = reading.need_account(db, account_id)
+    if harder:
+        _need_harder(f"account {account_id!r}", account.standing, standing)
     # Terminating it again for no reason given does not make the fraud undone.
     fraud = standing is Standing.TERMINATED and (fraud or account.fraud)
     db.execute("UPDATE accounts SET standing = ?, fraud = ? WHERE id = ?", (standing, int(fraud), account_id))
@@ -204,8 +222,12 @@ def restrict(
     return account
 
 
-def set_line_standing(db: sqlite3.Connection, line_id: str, standing: Standing) -> Line:
+def set_line_standing(
+    db: sqlite3.Connection, line_id: str, standing: Standing, *, harder: bool = False
+) -> Line:
     line = reading.need_line(db, line_id)
+    if harder:
+        _need_harder(f"line {line_id!r}", line.standing, standing)
     db.execute("UPDATE lines SET standing = ? WHERE id = ?", (standing, line_id))
     return replace(line, standing=standing)
 
@@ -344,9 +366,17 @@ def publish(db: sqlite3.Connection, policy: PublishedPolicy, before: str | None)
 def add_token(db: sqlite3.Connection, token: Token) -> None:
     if reading.tokens_where(db, "name = ?", token.name):
         raise AlreadyExists(f"token {token.name!r} exists; remove it first, or choose another name")
+    for account_id in token.accounts:
+        reading.need_account(db, account_id)
     db.execute(
-        "INSERT INTO tokens (name, digest, role, created_ms) VALUES (?, ?, ?, ?)",
-        (token.name, token.digest, token.role, token.created_ms),
+        "INSERT INTO tokens (name, digest, role, created_ms, accounts) VALUES (?, ?, ?, ?, ?)",
+        (
+            token.name,
+            token.digest,
+            token.role,
+            token.created_ms,
+            msgspec.json.encode(token.accounts).decode(),
+        ),
     )
 
 

@@ -1,7 +1,8 @@
 """What SQLite holds, read into the values of contract.py. Nothing here writes."""
 
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 import msgspec
@@ -55,6 +56,9 @@ TEXTS_KEPT = 1024
 lines, accounts and calls have the same. None of them can be changed.
 """
 
+LAST_CHARACTER = chr(0x10FFFF)
+"""Behind every other in the order of texts; no id has it."""
+
 CHARGES_SHOWN = 1000
 """The latest charges that a sheet has."""
 
@@ -62,7 +66,8 @@ CHARGES_SHOWN = 1000
 _RECORD = """
     SELECT d.call_id, d.at_ms, d.kind, d.line_id, d.account_id, d.dialled, d.e164, d.number_class, d.country,
            d.decision, d.reason, d.clause_policy, d.clause_version, d.clause_id, d.granted_s, d.limit_s, d.flag,
-           g.used_s, CASE WHEN g.used_s = g.granted_s THEN g.bound_by END, d.verified, coalesce(m.medium, '')
+           g.used_s, CASE WHEN g.used_s = g.granted_s THEN g.bound_by END, d.verified, coalesce(m.medium, ''),
+           d.caller, d.shown, d.sip_call_id
 """
 _DECISION = f"""
     {_RECORD}
@@ -302,10 +307,44 @@ def need_account(db: sqlite3.Connection, account_id: str) -> Account:
     return to_account(row)
 
 
+@dataclass(frozen=True, slots=True)
+class Sought:
+    """Which decisions or messages are wanted; what is None or False does not matter (contract.py, `decisions`)."""
+
+    account_id: str | None = None
+    line_id: str | None = None
+    number: str | None = None
+    call: str | None = None
+    refused: bool = False
+
+    def conditions(self, of: str) -> Iterator[tuple[str, tuple[object, ...]]]:
+        """Conditions, each with its values, of which each runs along an index. of: the table with the account and
+        the instant; `d` are the decisions.
+        """
+        # A call has few decisions: its own indexes are the ones to go along, and `+` keeps others from being chosen.
+        no_index = "" if self.call is None else "+"
+        if self.account_id is not None:
+            yield f"{no_index}{of}.account_id = ?", (self.account_id,)
+        if self.line_id is not None:
+            yield f"{no_index}d.line_id = ?", (self.line_id,)
+        if self.number is not None:
+            yield f"{no_index}coalesce(d.e164, d.dialled) = ?", (self.number,)
+        if self.call is not None:
+            by_sip = "d.sip_call_id = ? AND d.sip_call_id <> ''"
+            yield f"(d.call_id = ? OR ({by_sip}))", (self.call, self.call)
+        if self.refused:
+            yield "d.decision <> 'allow'", ()
+
+
+def sip_call_id(db: sqlite3.Connection, call_id: str) -> str:
+    row = db.execute("SELECT sip_call_id FROM decisions WHERE call_id = ?", (call_id,)).fetchone()
+    return "" if row is None else str(row["sip_call_id"])
+
+
 def latest_decisions(
-    db: sqlite3.Connection, account_id: str | None, limit: int, after: str | None = None
+    db: sqlite3.Connection, sought: Sought, limit: int, after: str | None = None
 ) -> tuple[DecisionRecord, ...]:
-    return _latest(db, _DECISION, "d", account_id, limit, after)
+    return _latest(db, _DECISION, "d", sought, limit, after)
 
 
 def latest_messages(
@@ -313,20 +352,24 @@ def latest_messages(
 ) -> tuple[DecisionRecord, ...]:
     if account_id is not None:
         need_account(db, account_id)
-    return _latest(db, _MESSAGE, "m", account_id, limit, after)
+    return _latest(db, _MESSAGE, "m", Sought(account_id), limit, after)
 
 
 def _latest(
-    db: sqlite3.Connection, select: str, of: str, account_id: str | None, limit: int, after: str | None
+    db: sqlite3.Connection, select: str, of: str, sought: Sought, limit: int, after: str | None
 ) -> tuple[DecisionRecord, ...]:
     """The newest first. of: the table in `select` along whose index it goes."""
     # A statement for each case, so that each runs along an index and stops at the limit.
     conditions, given = ["TRUE"], list[object]()
-    if account_id is not None:
-        conditions.append(f"{of}.account_id = ?")
-        given.append(account_id)
+    for condition, values in sought.conditions(of):
+        conditions.append(condition)
+        given.extend(values)
     if after is not None:
-        last = db.execute("SELECT at_ms, call_id FROM decisions WHERE call_id = ?", (after,)).fetchone()
+        of_account = "" if sought.account_id is None else " AND account_id = ?"
+        last = db.execute(
+            f"SELECT at_ms, call_id FROM decisions WHERE call_id = ?{of_account}",  # noqa: S608
+            (after,) if sought.account_id is None else (after, sought.account_id),
+        ).fetchone()
         if last is None:
             raise NotFound(f"no decision of call {after!r}; go on after one that was listed")
         conditions.append(f"({of}.at_ms, {of}.call_id) < (?, ?)")
@@ -335,13 +378,33 @@ def _latest(
         f"{select} WHERE {' AND '.join(conditions)} ORDER BY {of}.at_ms DESC, {of}.call_id DESC LIMIT ?",
         (*given, limit),
     )
-    return tuple(
-        DecisionRecord(call_id, at_ms, Kind(kind), *others) for call_id, at_ms, kind, *others in rows
+    return tuple(_to_record(row) for row in rows)
+
+
+def need_decision(db: sqlite3.Connection, call_id: str) -> DecisionRecord:
+    row = db.execute(f"{_DECISION} WHERE d.call_id = ?", (call_id,)).fetchone()
+    if row is None:
+        raise NotFound(f"no decision {call_id!r}; `fairdial decisions` shows the latest")
+    return _to_record(row)
+
+
+def _to_record(row: sqlite3.Row) -> DecisionRecord:
+    call_id, at_ms, kind, *others = row
+    return DecisionRecord(call_id, at_ms, Kind(kind), *others)
+
+
+def accounts_by_id(
+    db: sqlite3.Connection, after: str = "", limit: int | None = None, starts: str = ""
+) -> tuple[Account, ...]:
+    if not starts:
+        return tuple(to_account(row) for row in _page(db, "accounts", "id", None, after, limit))
+    # One bound on each side, as an index has it: `after` lies within what begins so, or before all of it.
+    past = "id > ?" if after >= starts else "id >= ?"
+    rows = db.execute(
+        f"SELECT * FROM accounts WHERE {past} AND id < ? ORDER BY id LIMIT ?",  # noqa: S608
+        (max(after, starts), starts + LAST_CHARACTER, -1 if limit is None else limit),
     )
-
-
-def accounts_by_id(db: sqlite3.Connection, after: str = "", limit: int | None = None) -> tuple[Account, ...]:
-    return tuple(to_account(row) for row in _page(db, "accounts", "id", None, after, limit))
+    return tuple(to_account(row) for row in rows)
 
 
 def lines_of(
@@ -465,10 +528,19 @@ def from_options(options: Options) -> str:
 
 def tokens_where(db: sqlite3.Connection, condition: str, *values: str) -> tuple[Token, ...]:
     rows = db.execute(
-        f"SELECT name, digest, role, created_ms FROM tokens WHERE {condition} ORDER BY name",  # noqa: S608
+        f"SELECT name, digest, role, created_ms, accounts FROM tokens WHERE {condition} ORDER BY name",  # noqa: S608
         values,
     )
-    return tuple(Token(row["name"], row["digest"], Role(row["role"]), row["created_ms"]) for row in rows)
+    return tuple(
+        Token(
+            row["name"],
+            row["digest"],
+            Role(row["role"]),
+            row["created_ms"],
+            msgspec.json.decode(row["accounts"], type=tuple[str, ...]),
+        )
+        for row in rows
+    )
 
 
 def _to_credit(row: sqlite3.Row) -> Credit | None:

@@ -6,6 +6,7 @@ from typing import Protocol, TypeVar
 
 from fairdial.ledger import (
     cases,
+    daily,
     granting,
     messages,
     notices,
@@ -24,6 +25,7 @@ from fairdial.ledger.contract import (
     CaseEntry,
     CaseState,
     Charge,
+    DayUse,
     DecisionRecord,
     Difference,
     Entry,
@@ -181,10 +183,28 @@ class SqliteLedger:
     async def grant(self, call_id: str) -> Grant | None:
         return await self._writer.read(lambda db: reading.find_grant(db, call_id))
 
+    async def sip_call_id(self, call_id: str) -> str:
+        return await self._writer.read(lambda db: reading.sip_call_id(db, call_id))
+
     async def decisions(
-        self, account_id: str | None = None, limit: int = 100, after: str | None = None
+        self,
+        account_id: str | None = None,
+        limit: int = 100,
+        after: str | None = None,
+        *,
+        line_id: str | None = None,
+        number: str | None = None,
+        call: str | None = None,
+        refused: bool = False,
     ) -> tuple[DecisionRecord, ...]:
-        return await self._writer.read(lambda db: reading.latest_decisions(db, account_id, limit, after))
+        sought = reading.Sought(account_id, line_id, number, call, refused)
+        return await self._writer.read(lambda db: reading.latest_decisions(db, sought, limit, after))
+
+    async def decision(self, call_id: str) -> DecisionRecord:
+        return await self._writer.read(lambda db: reading.need_decision(db, call_id))
+
+    async def days(self, account_id: str, windows: Sequence[Window]) -> tuple[DayUse, ...]:
+        return await self._writer.read(lambda db: daily.days(db, account_id, windows))
 
     async def messages(
         self, account_id: str | None = None, limit: int = 100, after: str | None = None
@@ -247,10 +267,10 @@ class SqliteLedger:
         return await self._writer.do(lambda db: requesting.charge_plans(db, now_ms, limit))
 
     async def set_standing(
-        self, account_id: str, standing: Standing, at_ms: int, *, fraud: bool = False
+        self, account_id: str, standing: Standing, at_ms: int, *, fraud: bool = False, harder: bool = False
     ) -> Account:
         return await self._writer.do(
-            lambda db: provisioning.set_standing(db, account_id, standing, at_ms, fraud)
+            lambda db: provisioning.set_standing(db, account_id, standing, at_ms, fraud, harder=harder)
         )
 
     async def restrict(
@@ -258,8 +278,10 @@ class SqliteLedger:
     ) -> Account:
         return await self._writer.do(lambda db: provisioning.restrict(db, account_id, services, at_ms, lift))
 
-    async def set_line_standing(self, line_id: str, standing: Standing) -> Line:
-        return await self._writer.do(lambda db: provisioning.set_line_standing(db, line_id, standing))
+    async def set_line_standing(self, line_id: str, standing: Standing, *, harder: bool = False) -> Line:
+        return await self._writer.do(
+            lambda db: provisioning.set_line_standing(db, line_id, standing, harder=harder)
+        )
 
     async def provision(
         self,
@@ -365,8 +387,10 @@ class SqliteLedger:
             )
         )
 
-    async def accounts(self, after: str = "", limit: int | None = None) -> tuple[Account, ...]:
-        return await self._writer.read(lambda db: reading.accounts_by_id(db, after, limit))
+    async def accounts(
+        self, after: str = "", limit: int | None = None, starts: str = ""
+    ) -> tuple[Account, ...]:
+        return await self._writer.read(lambda db: reading.accounts_by_id(db, after, limit, starts))
 
     async def account(self, account_id: str) -> Account:
         return await self._writer.read(lambda db: reading.need_account(db, account_id))

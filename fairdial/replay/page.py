@@ -20,7 +20,7 @@ _HOURS_MAX: Final = 72
 """Above that a bar is a day."""
 _DAY_LENGTH: Final = len("2026-11-22")
 _MINUTE_LENGTH: Final = len("2026-11-22T09:00")
-CHART_WIDTH: Final = 560
+CHART_WIDTH: Final = 350
 """Of the longest bar, in units of the drawing."""
 
 
@@ -86,6 +86,7 @@ def page(found: Mapping[str, Any]) -> str:
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    environment.filters["grouped"] = lambda number: f"{number:,}"
     accounts = most_found(found["accounts"])
     return environment.from_string(template).render(
         found=found,

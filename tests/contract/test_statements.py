@@ -13,11 +13,22 @@ import pytest
 from fairdial.console.statements import csv_beginning, csv_page, line_json, statement_json
 from fairdial.ledger.contract import Ledger, NotFound
 from fairdial.policy.book import PolicyBook
-from fairdial.policy.periods import Window, zone_named
+from fairdial.policy.periods import Period, Window, windows_over, zone_named
 from fairdial.policy.rating import MICROS_PER_UNIT
-from fairdial.statements import Line, Statement, add_up, line_of, period_of
+from fairdial.statements import Line, Statement, Sums, add_up, line_of, period_of
 from tests.contract.conftest import STORES, Store
-from tests.contract.statements import CUSTOMERS, MONTHS, NOW_MS, WHOLE, Customer, Made, Months, policies
+from tests.contract.statements import (
+    BEGIN_MS,
+    CUSTOMERS,
+    END_MS,
+    MONTHS,
+    NOW_MS,
+    WHOLE,
+    Customer,
+    Made,
+    Months,
+    policies,
+)
 
 T = TypeVar("T")
 
@@ -152,6 +163,28 @@ def test_statements_add_up_to_the_ledger_and_together_to_all_that_was(kept: Kept
     assert micros(credit[-1]["closing"]) == sheet.credit.balance_micros
     forfeited = micros(credit[-1]["forfeited"])
     assert (forfeited > 0, sheet.credit.balance_micros > 0) == (account == "zeta", account == "acme")
+
+
+@pytest.mark.parametrize("customer", CUSTOMERS, ids=lambda each: each.account)
+def test_days_say_what_statements_of_those_days_would(kept: Kept, customer: Customer) -> None:
+    zone = zone_named(customer.zone)
+    windows = windows_over(Period.DAY, zone, BEGIN_MS, END_MS)
+    found = kept.ask(lambda ledger: ledger.days(customer.account, windows))
+    assert [day.window for day in found] == list(windows)
+    whole = kept.lines(customer.account, Window(windows[0].start_ms, windows[-1].end_ms))
+    for day in found:
+        sums = Sums(day.window)
+        for line in whole:
+            sums.add(line.call)
+        kinds = {kind: (each.calls, each.talk_s) for kind, each in sums.kinds.items()}
+        assert day.kinds == {kind: told for kind, told in kinds.items() if any(told)}
+        charged: dict[str, int] = defaultdict(int)
+        for (_, currency), each in sums.charges.items():
+            charged[currency] += each.micros
+        assert day.charged == charged
+    assert sum(bool(day.kinds) for day in found) > 60
+    # No call is in two days, and none is left out.
+    assert sum(calls for day in found for calls, _ in day.kinds.values()) == kept.made.calls[customer.account]
 
 
 @pytest.mark.parametrize("customer", CUSTOMERS, ids=lambda each: each.account)

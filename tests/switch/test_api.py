@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -126,6 +127,8 @@ WORDS = {
     "/messages -H": '"decision":"allow"',
     "/messages?": '"kind":"sms"',
     "/events": "retry: 2000",
+    "/replays?": '"state":"running"',
+    "/replays": '"rows":8',
 }
 """What is in the answer to a command with that in its address; the longest that fits."""
 
@@ -135,11 +138,12 @@ async def test_each_command_of_the_page_does_what_it_says(spine: Spine, tmp_path
     await spine.server.account("acme-callback", "voxdirect", "bob", countries=["GB"])
     [rates] = re.findall(r"^```csv\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
     (tmp_path / "rates.csv").write_text(rates)
+    shutil.copy(PROJECT / "tests" / "data" / "cdr" / "Master.csv", tmp_path)
     curl = await asyncio.to_thread(obtain_curl)
     made = await spine.server.command(*shlex.split(COMMANDS[0])[1:], "--json")
     assert made.status == 0, made.error
     curls = [command for command in COMMANDS if command.startswith("curl ")]
-    assert len(curls) == 16
+    assert len(curls) == 18
     for command in curls:
         shown = command.replace("http://127.0.0.1:8090", spine.server.http_url).replace("curl", curl, 1)
         process = await asyncio.create_subprocess_shell(

@@ -375,9 +375,7 @@ async def test_a_parked_call_and_one_that_was_picked_up(seen: Seen) -> None:
             await ann.event_when("ready")
             await ann.transfer_to("700")
             outcome = await ann.outcome()
-            async with asyncio.timeout(5):
-                while "701" not in await seen.switch.cli("parking show default"):
-                    await asyncio.sleep(0.02)
+            await seen.switch.parked(701)
             await seen.call("ben", "701", 1.4)
         return outcome, await seen.ended("0103")
 

@@ -113,9 +113,10 @@ async def test_make_bench_measures_all_paths_in_one_run() -> None:
         "DECISIONS=--count 1000 --rounds 1",
         "CONFERENCES=--conferences 5 --rate 10",
         "REPLAY=--rows 1000",
+        "PAGE=--accounts 100 --calls 5 --rounds 2",
     )
     assert status == 0, output
-    for path in ("caller", "called", "Dial() alone", "Stasis", "AGI", "Replay"):
+    for path in ("caller", "called", "Dial() alone", "Stasis", "AGI", "Replay", "The page"):
         assert path in output
 
 

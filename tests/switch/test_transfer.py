@@ -396,8 +396,7 @@ async def test_a_parked_call_keeps_its_limit(spine: Spine) -> None:
     async with steered_call(spine.switch, line="alice", number=FIRST) as alice:
         await alice.transfer_to("700")
         await alice.outcome()
-        while "701" not in await spine.switch.cli("parking show default"):
-            await asyncio.sleep(0.02)
+        await spine.switch.parked(701)
         retrieved = await spine.call("carol", "701", timeout_s=15)
         assert retrieved.ended_by == "far_end"
         first = await over(spine, e164(FIRST))

@@ -102,6 +102,8 @@ class Api:
                 await answer.content.readuntil(b"\n\n")
                 return answer.status, None, answer.headers
             text = await answer.text()
+            if answer.content_type == "text/html":
+                return answer.status, text, answer.headers
             return answer.status, json.loads(text) if text else None, answer.headers
 
     async def problem(self, method: str, path: str, body: object = None, **how: Any) -> tuple[int, str]:

@@ -105,7 +105,7 @@ def test_a_route_is_described_in_full(route: Route) -> None:
     assert {"401", "403", "404", "409", "413", "422", "503"} <= set(answers)
     done = answers[str(status)]
     if status != 204 and not is_stream(operation):
-        assert done["content"]["application/json"]["schema"], "no model of the answer"
+        assert all(each["schema"] for each in done["content"].values()), "no model of the answer"
     errors = {code: each for code, each in answers.items() if int(code) >= 400}
     assert all(list(each["content"]) == ["application/problem+json"] for each in errors.values())
 
@@ -133,7 +133,7 @@ async def test_the_examples_of_a_route_are_asked_and_answered_as_described(api: 
     found = await answers(api, route)
     for code, told, headers in found:
         assert code == status, told
-        assert ("Location" in headers) == (status == 201)
+        assert ("Location" in headers) == (status == 201 or route == ("POST", "/v1/replays"))
         if status == 201:
             where = headers["Location"]
             # Tokens are listed, and not shown one by one.
@@ -142,7 +142,7 @@ async def test_the_examples_of_a_route_are_asked_and_answered_as_described(api: 
     content = OPERATIONS[route]["responses"][str(status)].get("content", {})
     json_alone = [content[each]["example"] for each in content if each == "application/json"]
     assert json_alone == [found[0][1] for _ in json_alone]
-    assert json_alone or not content or is_stream(OPERATIONS[route])
+    assert json_alone or not content or is_stream(OPERATIONS[route]) or list(content) == ["text/html"]
 
 
 # --- what is answered -------------------------------------------------------------------------------

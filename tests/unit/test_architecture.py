@@ -13,12 +13,13 @@ PACKAGES = ("fairdial", "agi_app", "ari_handlers", "testbed", "benchmarks")
 # Longest prefix first. What a module may import of ours, besides its own part.
 _SHELL = (
     *("fairdial.desk", "fairdial.answer", "fairdial.clock", "fairdial.ledger.contract", "fairdial.policy"),
-    "fairdial.tallies",
+    *("fairdial.tallies", "fairdial.call_log"),
 )
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "fairdial.policy": (),
     "fairdial.clock": (),
     "fairdial.tallies": (),
+    "fairdial.call_log": (),
     "fairdial.config": ("fairdial.policy",),
     "fairdial.tls": ("fairdial.config",),
     "fairdial.asterisk_conf": (),
@@ -74,12 +75,12 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "fairdial.unwritten",
         "fairdial.tallies",
     ),
-    "fairdial.attempts": (),
+    "fairdial.attempts": ("fairdial.call_log",),
     "fairdial.csv_cells": (),
     "fairdial.statements": ("fairdial.policy", "fairdial.ledger.contract"),
-    "fairdial.unwritten": ("fairdial.ledger.contract",),
+    "fairdial.unwritten": ("fairdial.ledger.contract", "fairdial.call_log"),
     "fairdial.provision": ("fairdial.policy", "fairdial.ledger.contract"),
-    "fairdial.answer": ("fairdial.policy", "fairdial.desk"),
+    "fairdial.answer": ("fairdial.policy", "fairdial.desk", "fairdial.call_log"),
     "fairdial.cdr": ("fairdial.policy",),
     "fairdial.cdr_file": ("fairdial.cdr",),
     "fairdial.cdr_probe": ("fairdial.doctor",),
@@ -112,6 +113,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "fairdial.evidence",
     ),
     "fairdial.reconcile": (
+        "fairdial.call_log",
         "fairdial.policy",
         "fairdial.desk",
         "fairdial.ledger.contract",

@@ -1,0 +1,218 @@
+"""How long FairDial takes to answer all that the page asks for when it is opened, with a thousand calls in progress.
+
+A real server process on a real switch, a ledger with a hundred thousand accounts. Asked one after the other over one
+connection, in a browser's order: the page and its modules, who is signed in, calls, decisions, state, and a search for
+an account; the median of twenty times. What the browser then does with it is its own time.
+"""
+
+import argparse
+import asyncio
+import re
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from posixpath import dirname, join, normpath
+
+import aiohttp
+from rich.console import Console
+from rich.table import Table
+
+from fairdial.ledger.sqlite import SqliteLedger
+from fairdial.policy.account import Account, Line, Options
+from testbed.asterisk import Switch
+from testbed.configuration import Line as Endpoint
+from testbed.installation import TestbedError, obtain
+from testbed.server import Server, dialplan
+from testbed.sipp import Carrier, place_calls
+
+BUDGET_MS = 300.0
+ROUNDS = 20
+RATE_PER_S = 40.0
+MEASURES_S = 90.0
+"""For so long after the last has begun, calls stay up."""
+AT_ONCE = 5_000
+LONDON = "02079460123"
+PLAN = "kryptotel-in-shadow"
+WHOLE_PAGE = "/, and the files of the page"
+START_VIEW = "/page/views/calls.js"
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Medians in ms and bytes by what was asked, in the order in which it is."""
+
+    calls: int
+    ms: dict[str, float]
+    size: dict[str, int]
+
+    @property
+    def sum_ms(self) -> float:
+        """All of it."""
+        return sum(self.ms.values())
+
+
+async def fill(path: Path, accounts: int) -> None:
+    """A ledger with so many accounts, and one that calls."""
+    ledger = await SqliteLedger.open(path)
+    options = Options(countries=frozenset({"GB"}))
+    try:
+        for first in range(0, accounts, AT_ONCE):
+            group = range(first, min(first + AT_ONCE, accounts))
+            await asyncio.gather(
+                *(
+                    ledger.add_account(Account(f"customer-{number:06}", PLAN, options=options))
+                    for number in group
+                )
+            )
+        await ledger.add_account(Account("bench", PLAN, "Europe/London", options=options))
+        await ledger.add_line(Line("alice", "bench"))
+    finally:
+        await ledger.close()
+
+
+async def files_of(session: aiohttp.ClientSession) -> list[str]:
+    """What the page loads before it is there: what its HTML names, and what its modules import."""
+    async with session.get("/") as answer:
+        html = await answer.text()
+    wanted = [*re.findall(r'(?:href|src)="(/page/[^"]+)"', html), START_VIEW]
+    found: list[str] = []
+    while wanted:
+        path = wanted.pop(0)
+        if path in found:
+            continue
+        found.append(path)
+        if path.endswith(".js"):
+            async with session.get(path) as answer:
+                text = await answer.text()
+            inside = re.findall(r'(?:\bfrom|\bimport)\s*"(\.[^"]+)"', text)
+            wanted += [normpath(join(dirname(path), each)) for each in inside]
+    return ["/", *found]
+
+
+async def timed(session: aiohttp.ClientSession, path: str) -> tuple[float, int]:
+    """Milliseconds until an answer was there in full, and its bytes as text."""
+    began = time.perf_counter()
+    async with session.get(path) as answer:
+        body = await answer.read()
+        if answer.status != 200:
+            raise TestbedError(f"{path} answered {answer.status}: {body[:200]!r}")
+    return (time.perf_counter() - began) * 1_000, len(body)
+
+
+async def measure(accounts: int, calls: int, rounds: int) -> Answers:
+    """The answers of a server with that much in it."""
+    installation = obtain(progress=lambda text: print(text, file=sys.stderr))
+    extensions, files = dialplan()
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        async with (
+            Switch.start(
+                installation, extensions, files=files, lines=[Endpoint("alice", context="phones")]
+            ) as switch,
+            Carrier.start(switch, logged=False),
+        ):
+            server = Server(switch, directory, {})
+            await fill(directory / "ledger.sqlite", accounts)
+            try:
+                await server.launch()
+                made = await server.command("token", "add", "bench", "--role", "operator", "--json")
+                stays_s = calls / RATE_PER_S + MEASURES_S
+                load = asyncio.create_task(
+                    place_calls(
+                        switch,
+                        line="alice",
+                        number=LONDON,
+                        count=calls,
+                        rate_per_s=RATE_PER_S,
+                        hang_up_after_s=stays_s,
+                        timeout_s=stays_s + 30,
+                    )
+                )
+                try:
+                    await _all_talk(server, calls)
+                    return await _asked(server.http_url, str(made.json["token"]), rounds)
+                finally:
+                    load.cancel()
+                    await asyncio.gather(load, return_exceptions=True)
+            finally:
+                await server.stop()
+
+
+async def _all_talk(server: Server, calls: int) -> None:
+    talking = 0
+    try:
+        async with asyncio.timeout(2 * calls / RATE_PER_S + 60):
+            while talking < calls:
+                await asyncio.sleep(0.5)
+                talking = sum(row["state"] == "talking" for row in await server.ask("calls"))
+    except TimeoutError:
+        raise TestbedError(
+            f"{talking} of {calls} calls talk; try fewer (--calls):\n{server.last_words()}"
+        ) from None
+
+
+async def _asked(url: str, token: str, rounds: int) -> Answers:
+    jar = aiohttp.CookieJar(unsafe=True)  # the server has an address and no name
+    connector = aiohttp.TCPConnector(limit=1)
+    async with aiohttp.ClientSession(url, cookie_jar=jar, connector=connector) as session:
+        async with session.post("/session", json={"token": token}) as answer:
+            if answer.status != 200:
+                raise TestbedError(f"/session answered {answer.status}")
+        files = await files_of(session)
+        asked = [
+            *files,
+            "/session",
+            "/v1/calls",
+            "/v1/decisions?limit=100",
+            "/v1/status",
+            "/v1/accounts?starts=customer-05&limit=25",
+        ]
+        times: dict[str, list[float]] = {path: [] for path in asked}
+        size: dict[str, int] = {}
+        for _ in range(rounds):
+            for path in asked:
+                took_ms, size[path] = await timed(session, path)
+                times[path].append(took_ms)
+        async with session.get("/v1/calls") as answer:
+            calls = len(await answer.json())
+    ms = {path: statistics.median(each) for path, each in times.items()}
+    together = {WHOLE_PAGE: files, **{path: [path] for path in asked if path not in files}}
+    return Answers(
+        calls,
+        {name: sum(ms[path] for path in paths) for name, paths in together.items()},
+        {name: sum(size[path] for path in paths) for name, paths in together.items()},
+    )
+
+
+def report(found: Answers, accounts: int, rounds: int) -> Table:
+    """The table of a run."""
+    table = Table(
+        title=f"The page is opened: {found.calls:,} calls in progress, {accounts:,} accounts, median of {rounds}"
+    )
+    for column in ("asked", "KB", "ms"):
+        table.add_column(column, justify="left" if column == "asked" else "right")
+    for path, ms in found.ms.items():
+        table.add_row(path, f"{found.size[path] / 1_000:.1f}", f"{ms:.1f}")
+    table.add_row("all of it", "", f"{found.sum_ms:.1f}")
+    table.caption = f"budget {BUDGET_MS:.0f} ms"
+    return table
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; 1 where it takes longer than the budget."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.page", description=__doc__)
+    parser.add_argument("--accounts", type=int, default=100_000)
+    parser.add_argument("--calls", type=int, default=1_000)
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    options = parser.parse_args(arguments)
+    found = asyncio.run(measure(options.accounts, options.calls, options.rounds))
+    Console(width=None if sys.stdout.isatty() else 110).print(report(found, options.accounts, options.rounds))
+    return int(found.sum_ms > BUDGET_MS)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
