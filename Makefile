@@ -1,7 +1,7 @@
 # `make help` lists the targets. Everything installs what it needs (as root on Debian).
 PYTHON := .venv/bin/python
 
-.PHONY: help venv lock check test soak demo serve bench pictures
+.PHONY: help venv lock check test soak demo serve bench pictures deb
 
 help:
 	@sed -n 's/^## //p' $(MAKEFILE_LIST)
@@ -25,13 +25,14 @@ check: venv
 timed = { $(PYTHON) -m pytest $(1) $(2) \
 	|| { [ $$? -eq 1 ] && $(PYTHON) -m pytest $(1) --last-failed --last-failed-no-failures none --maxfail 1; }; }
 
-## make test    all tests, on a real Asterisk with SIP phones, and of the page in a real browser
+## make test    all tests: on a real Asterisk with SIP phones, the page in a real browser, the packages on a Debian of their own
 test: venv
 	@# Apart, so that what computes takes no time from what is timed; each also where one before fails.
 	@status=0; \
 	$(PYTHON) -m pytest tests/unit tests/contract tests/simulation --numprocesses 2 --dist worksteal || status=1; \
 	$(call timed,tests/switch,--numprocesses 2 --dist worksteal) || status=1; \
 	$(call timed,tests/browser) || status=1; \
+	$(PYTHON) -m pytest tests/packages --numprocesses 2 --dist loadfile || status=1; \
 	exit $$status
 
 ## make soak    long faults on a real Asterisk, attacks, then an hour of steady load (SOAK="--minutes 5 --rate 40")
@@ -61,3 +62,7 @@ bench: venv
 ## make pictures   the README's pictures of the page anew, from a running system
 pictures: venv
 	$(PYTHON) -m tests.browser.pictures
+
+## make deb     the Debian package, in dist/
+deb: venv
+	@scripts/deb

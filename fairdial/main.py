@@ -386,9 +386,9 @@ class Service:
             if self._config.agi.enabled:
                 await self.agi.start()
                 undo.push_async_callback(self.agi.stop)
+            await self.replays.open()
+            undo.push_async_callback(self.replays.close)
             if self._config.http.enabled:
-                await self.replays.open()
-                undo.push_async_callback(self.replays.close)
                 await self.http.start()
                 undo.push_async_callback(self.http.stop)
             await self.rounds.start()

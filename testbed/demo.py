@@ -432,8 +432,11 @@ async def stay(sip_host: str) -> int:
                     f"  account {customer.account} on policy {customer.policy}: {', '.join(customer.lines)}"
                 )
             print(world.CODES)
-            print(f"FairDial is up; its log is {server.log_path}. In another terminal:")
+            print(
+                f"FairDial is up; its page is {server.http_url}/, its log {server.log_path}. In another terminal:"
+            )
             print(f"  export FAIRDIAL_CONFIG={server.config_path}")
+            print("  .venv/bin/fairdial token add ann --role admin      # what the page asks for")
             print(
                 "  .venv/bin/fairdial doctor ; .venv/bin/fairdial calls ; .venv/bin/fairdial decisions",
                 flush=True,

@@ -116,8 +116,8 @@ def obtain(progress: Progress = print) -> Installation:
     """
     root = None
     if not _installed_is_usable(progress):
-        root = _private_root(progress)
-    return _describe(root, _program("sipp", "sip-tester", progress))
+        root = private_root(progress)
+    return _describe(root, program("sipp", "sip-tester", progress))
 
 
 def obtain_sipvicious(progress: Progress = print) -> Mapping[str, str]:
@@ -125,17 +125,17 @@ def obtain_sipvicious(progress: Progress = print) -> Mapping[str, str]:
 
     Installed if need be. Raises `TestbedError` where that is impossible.
     """
-    return {name: _program(name, "sipvicious", progress) for name in ("svmap", "svwar", "svcrack")}
+    return {name: program(name, "sipvicious", progress) for name in ("svmap", "svwar", "svcrack")}
 
 
 def obtain_curl(progress: Progress = print) -> str:
     """The path of curl, installed if need be. Raises `TestbedError` where that is impossible."""
-    return _program("curl", "curl", progress)
+    return program("curl", "curl", progress)
 
 
 def obtain_chromium(progress: Progress = print) -> str:
     """The path of Debian's Chromium, installed if need be. Raises `TestbedError` where that is impossible."""
-    return _program("chromium", "chromium", progress)
+    return program("chromium", "chromium", progress)
 
 
 def obtain_promtool(progress: Progress = print) -> str:
@@ -170,7 +170,7 @@ def obtain_promtool(progress: Progress = print) -> str:
     return str(program)
 
 
-def _program(name: str, package: str, progress: Progress) -> str:
+def program(name: str, package: str, progress: Progress) -> str:
     """The path of a program of a system package, which is installed where it is missing."""
     found = shutil.which(name, path=SYSTEM_PATH)
     if found is None:
@@ -290,7 +290,7 @@ def _installed_is_usable(progress: Progress) -> bool:
     return False
 
 
-def _private_root(progress: Progress) -> Path:
+def private_root(progress: Progress) -> Path:
     """The private root, made now if there is none or the one found is broken or of an older recipe."""
     cache = cache_directory()
     root = cache / f"asterisk-{SUITE}"
@@ -305,7 +305,7 @@ def _private_root(progress: Progress) -> Path:
         raise TestbedError(
             f"{cache} cannot be made ({error.strerror}); set XDG_CACHE_HOME to a directory on a writable disk"
         ) from error
-    with _exclusive(cache / "lock", progress) as lock:
+    with exclusive(cache / "lock", progress) as lock:
         for partial in cache.glob("*.partial-*"):
             progress(f"removing {partial}, left by an unfinished run")
             remove_tree(partial)
@@ -350,7 +350,7 @@ def _build(root: Path, lock: int, progress: Progress) -> None:
     try:
         progress(f"making a private root for Asterisk in {root} (about a minute, once)")
         with log.open("w") as output:
-            _fill(partial, mirror, _Transcript(output.fileno(), log, lock), progress)
+            _fill(partial, mirror, Transcript(output.fileno(), log, lock), progress)
         version = _asterisk_version(partial)
         parsed = parse_version(version or "")
         if parsed is None or not is_usable(parsed):
@@ -371,8 +371,8 @@ def _build(root: Path, lock: int, progress: Progress) -> None:
     progress(f"private root ready after {time.monotonic() - began:.0f} s: {version}")
 
 
-def _fill(partial: Path, mirror: str, transcript: _Transcript, progress: Progress) -> None:
-    proxies = _apt_proxies()
+def _fill(partial: Path, mirror: str, transcript: Transcript, progress: Progress) -> None:
+    proxies = apt_proxies()
     environment = {
         **os.environ,
         **{f"{scheme}_proxy": url for scheme, url in proxies.items()},
@@ -388,7 +388,7 @@ def _fill(partial: Path, mirror: str, transcript: _Transcript, progress: Progres
         str(partial),
         mirror,
     ]
-    _run([*debootstrap, str(DEBOOTSTRAP_SCRIPT)], transcript, environment)
+    run_step([*debootstrap, str(DEBOOTSTRAP_SCRIPT)], transcript, environment)
     progress(f"base system of {SUITE} is there, adding {' and '.join(PACKAGES)}")
     # Without it the package would start its Asterisk at once, on the machine's own ports.
     policy = partial / "usr" / "sbin" / "policy-rc.d"
@@ -401,7 +401,7 @@ def _fill(partial: Path, mirror: str, transcript: _Transcript, progress: Progres
         shutil.copyfile(authorities, partial / authorities.relative_to("/"))
     options = [f"-oAcquire::{scheme}::Proxy={url}" for scheme, url in proxies.items()]
     install = ["apt-get", *options, "install", "-y", "--no-install-recommends", *PACKAGES]
-    _run([CHROOT, str(partial), *install], transcript, environment)
+    run_step([CHROOT, str(partial), *install], transcript, environment)
     (partial / "var" / "cache" / "apt" / "pkgcache.bin").unlink(missing_ok=True)
     for package in (partial / "var" / "cache" / "apt" / "archives").glob("*.deb"):
         package.unlink()
@@ -413,7 +413,7 @@ def _fill(partial: Path, mirror: str, transcript: _Transcript, progress: Progres
     resolver.write_text("")
 
 
-def _apt_proxies() -> dict[str, str]:
+def apt_proxies() -> dict[str, str]:
     """The proxies of apt's own configuration by scheme; those of the environment are inherited anyway."""
     done = subprocess.run(
         ["apt-config", "shell", "http", "Acquire::http::Proxy", "https", "Acquire::https::Proxy"],
@@ -438,7 +438,7 @@ def _install_packages(*packages: str, progress: Progress) -> None:
     with tempfile.NamedTemporaryFile("w", prefix="fairdial-apt-", suffix=".log", delete=False) as output:
         log = Path(output.name)
         try:
-            _run(install, _Transcript(output.fileno(), log), environment)
+            run_step(install, Transcript(output.fileno(), log), environment)
         except TestbedError:
             # Its own result does not count: with one list of several unreachable the package may still come.
             subprocess.run(
@@ -449,12 +449,12 @@ def _install_packages(*packages: str, progress: Progress) -> None:
                 timeout=COMMAND_TIMEOUT_S,
                 check=False,
             )
-            _run(install, _Transcript(output.fileno(), log), environment)
+            run_step(install, Transcript(output.fileno(), log), environment)
     log.unlink()
 
 
 @dataclass(frozen=True)
-class _Transcript:
+class Transcript:
     """Where the output of installation steps goes, and the lock that they keep until the last of them has ended.
 
     When we are killed, what a step has started may go on for a moment; nobody else may begin before it is over.
@@ -465,7 +465,7 @@ class _Transcript:
     lock: int | None = None
 
 
-def _run(command: Sequence[str], transcript: _Transcript, environment: Mapping[str, str]) -> None:
+def run_step(command: Sequence[str], transcript: Transcript, environment: Mapping[str, str]) -> None:
     """Run one step of the installation in a process group of its own, so that all of it ends with us."""
     with subprocess.Popen(
         ["setpriv", "--pdeathsig", "KILL", *command],
@@ -527,7 +527,7 @@ def remove_tree(directory: Path) -> None:
 
 
 @contextmanager
-def _exclusive(path: Path, progress: Progress) -> Iterator[int]:
+def exclusive(path: Path, progress: Progress) -> Iterator[int]:
     """Hold the lock file `path`, answering with its descriptor; wait for another holder, at most `LOCK_TIMEOUT_S`."""
     deadline = time.monotonic() + LOCK_TIMEOUT_S
     told = False

@@ -8,6 +8,7 @@ policies, about the store and `replay` have modules of their own.
 import asyncio
 from collections.abc import Awaitable, Iterable, Mapping
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -86,8 +87,19 @@ ConfigFile = Annotated[
 ]
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"fairdial {version('fairdial')}")
+        raise typer.Exit
+
+
+Version = Annotated[
+    bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
+]
+
+
 @app.callback()
-def _settings(context: typer.Context, config: ConfigFile = None) -> None:
+def _settings(context: typer.Context, config: ConfigFile = None, version: Version = False) -> None:
     logs.set_up(Logs(level="error", format="console"))
     context.obj = Session(context.obj, config)
 

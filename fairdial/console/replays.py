@@ -310,13 +310,17 @@ class Replays:
             kept.ended_ms = self._now_ms()
             if state == "done":
                 kept.rows_done = kept.rows
-            wanted = (RESULT, REPORT) if state == "done" else ()
-            # Not awaited in pieces: a cancelled one is cleared to the end.
-            await asyncio.shield(asyncio.to_thread(_clear, kept.folder, wanted))
-            kept.state = state
-            loop = asyncio.get_running_loop()
-            kept.forget = loop.call_later(KEPT_S, lambda: loop.create_task(self._drop(kept)))
-            log.info("replay_ended", replay=kept.id, state=state, by=kept.by, error=kept.error)
+            try:
+                # Shielded: one that is cancelled here is cleared to the end all the same.
+                wanted = (RESULT, REPORT) if state == "done" else ()
+                await asyncio.shield(asyncio.to_thread(_clear, kept.folder, wanted))
+            finally:
+                kept.state = state
+                kept.forget = asyncio.get_running_loop().call_later(KEPT_S, self._expire, kept)
+                log.info("replay_ended", replay=kept.id, state=state, by=kept.by, error=kept.error)
+
+    def _expire(self, kept: _Replay) -> None:
+        kept.task = asyncio.create_task(self._drop(kept), name=f"replay-{kept.id}-expires")
 
     async def _replayed(self, kept: _Replay) -> str | None:
         """Run it to its end; what went wrong in words, None where nothing did. Raises OSError."""

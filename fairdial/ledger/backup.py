@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from fairdial.ledger.contract import LedgerError, LedgerUnavailable
-from fairdial.ledger.writer import connect_reading, lock, migrate
+from fairdial.ledger.writer import connect_reading, lock, make_file, migrate
 
 PAGES_AT_ONCE = 256
 """One MB of a file with pages of 4 KB."""
@@ -75,7 +75,7 @@ def restore(ledger: Path, source: Path) -> Restored:
     try:
         with _told(source), _removed_on_failure(part):
             _remove(part)
-            _create(part)
+            make_file(part)
             _copy(source, part)
             _examined(part, source)
             with contextlib.closing(sqlite3.connect(part, isolation_level=None)) as opened:
@@ -131,7 +131,7 @@ def _examined(path: Path, source: Path) -> Copy:
 def _reserved(target: Path) -> Iterator[Path]:
     """A file to write into; `target` stays empty until that is put in its place, and vanishes where it is not."""
     try:
-        _create(target)
+        make_file(target)
     except FileExistsError:
         raise CopyFailed(f"{target}: this file exists; name another, a backup is never overwritten") from None
     except OSError as error:
@@ -139,13 +139,8 @@ def _reserved(target: Path) -> Iterator[Path]:
     part = target.with_name(f"{target.name}.part")
     with _told(target), _removed_on_failure(target), _removed_on_failure(part):
         _remove(part)
-        _create(part)
+        make_file(part)
         yield part
-
-
-def _create(path: Path) -> None:
-    # Customers' data: for nobody else to read.
-    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
 
 
 @contextlib.contextmanager

@@ -750,8 +750,8 @@ class Ledger(Protocol):
     ) -> tuple[DecisionRecord, ...]:
         """The latest decisions, newest first; after: those older than the one of that call. Raises NotFound (that).
 
-        number: in E.164; one that has no such form as it was dialled. call: the call's id, or its SIP Call-ID. refused:
-        those alone.
+        line_id: without what a line dialled before an account had it. number: in E.164; one that has no such form as it
+        was dialled. call: the call's id, or its SIP Call-ID. refused: those alone.
         """
         ...
 

@@ -33,7 +33,6 @@ _UNUSED_INDEXES: Final = (
     "decisions_by_time",
     "decisions_of_account",
     "decisions_of_number",
-    "decisions_of_line",
     "decisions_by_sip_call_id",
     "charges_of_account",
     "grants_live",

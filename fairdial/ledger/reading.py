@@ -326,7 +326,10 @@ class Sought:
         if self.account_id is not None:
             yield f"{no_index}{of}.account_id = ?", (self.account_id,)
         if self.line_id is not None:
-            yield f"{no_index}d.line_id = ?", (self.line_id,)
+            yield "d.line_id = ?", (self.line_id,)
+            if self.account_id is None and self.number is None and self.call is None:
+                # Along the index of the account that has the line; of no account is what an unknown line dialled.
+                yield "d.account_id IS (SELECT account_id FROM lines WHERE id = ?)", (self.line_id,)
         if self.number is not None:
             yield f"{no_index}coalesce(d.e164, d.dialled) = ?", (self.number,)
         if self.call is not None:

@@ -13,6 +13,7 @@ Who must not lose a step keeps it and repeats it (desk.py).
 """
 
 import asyncio
+import contextlib
 import fcntl
 import os
 import sqlite3
@@ -142,6 +143,8 @@ class Writer:
         """
         self._lock_fd = lock(self._path)
         try:
+            with contextlib.suppress(OSError):  # where it cannot be made, opening says why
+                make_file(self._path)
             connection = self._connection = await _opened(self._connect)
             self._identity = _identity(self._path)
             self._damage = await connection.run(lambda _raw: _damage(self._path, CHECK_WITHIN_S))
@@ -479,6 +482,20 @@ def _schema_files() -> list[Any]:
     return [file for file in folder.iterdir() if file.name.endswith(".sql")]
 
 
+def make_file(path: Path) -> None:
+    """Make an empty file that nobody else can read. What root makes belongs to the folder's owner: a command that root
+    gives before the first start must not leave a ledger that the service cannot write. Raises FileExistsError, OSError.
+    """
+    # O_EXCL: no link that the folder's owner laid there decides which file root gives away.
+    fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+    try:
+        if os.geteuid() == 0:
+            folder = path.parent.stat()
+            os.fchown(fd, folder.st_uid, folder.st_gid)
+    finally:
+        os.close(fd)
+
+
 def lock(path: Path) -> int:
     """Keep every other FairDial away from the ledger at `path`, until the descriptor that this returns is closed.
 
@@ -487,7 +504,9 @@ def lock(path: Path) -> int:
     lock_path = path.with_name(path.name + ".lock")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        fd = os.open(lock_path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        with contextlib.suppress(FileExistsError):
+            make_file(lock_path)
+        fd = os.open(lock_path, os.O_RDWR | os.O_CLOEXEC)
     except OSError as error:
         raise LedgerUnavailable(
             f"{lock_path}: {error.strerror}; put the ledger into a folder that FairDial can write"

@@ -14,12 +14,14 @@ from typing import Final
 from fairdial.clock import Moment, SystemClock
 from fairdial.console.operations import OperationError
 from fairdial.desk import Asked, Desk, DeskRules
+from fairdial.ledger.contract import Finding
 from fairdial.ledger.sqlite import SqliteLedger
 from fairdial.main import load_numbering
 from fairdial.policy.account import Account, Kind, Line, Options
 from fairdial.policy.book import PolicyBook
 from fairdial.policy.decide import Allow, Verdict
 from fairdial.policy.document import parse_policy
+from fairdial.policy.terms import Clause
 from testbed.asterisk import Switch
 from testbed.installation import Installation, TestbedError
 from testbed.server import PROJECT, Server, dialplan
@@ -87,12 +89,12 @@ class Stage:
 
     async def quiet(self) -> None:
         """End all calls, by FairDial, and wait until nothing is left of them."""
-        while self._phones:
+        while phones := set(self._phones):
             for row in await self.server.ask("calls"):
                 with suppress(OperationError):
                     await self.server.ask("hangup", call=row["call"])
             # A call that is only being set up is met in the next round.
-            await asyncio.wait(self._phones, timeout=0.5)
+            await asyncio.wait(phones, timeout=0.5)
         await self.server.idle(10)
 
     async def busy(self) -> dict[str, str]:
@@ -182,8 +184,25 @@ async def _live_through(path: Path) -> None:
         for number, (at_ms, line) in enumerate(dials):
             await _past_call(desk, clock, chance, f"past-{number}", at_ms, line)
         await desk.close()
+        await ledger.report(await _found(ledger))
     finally:
         await ledger.close()
+
+
+async def _found(ledger: SqliteLedger) -> Finding:
+    """What a detector found of the latest calls of one of the accounts."""
+    records = await ledger.decisions("dockside", 12)
+    return Finding(
+        "dockside",
+        "telemarketing",
+        Clause("voxdirect", "2026-11", "V7"),
+        records[0].at_ms,
+        94,
+        80,
+        "94 numbers called in a day",
+        calls=tuple(each.call_id for each in reversed(records)),
+        services=frozenset({Kind.OUTBOUND}),
+    )
 
 
 async def _past_call(

@@ -43,9 +43,12 @@ async def test_decisions_are_found_by_number_line_and_call(acme: Ledger) -> None
     assert await ids(acme, number=first.dialled) == []
     assert await ids(acme, line_id="carol") == ["call-2"]
     assert await ids(acme, "acme", line_id="carol") == []
+    await authorise(acme, outbound("call-0", line_id="nobody", at_ms=NOON_MS - 1))
+    assert await ids(acme, line_id="nobody") == ["call-0"]
+    assert await ids(acme, line_id="bob") == []
     assert await ids(acme, call=SIP) == ["call-1"]
     assert await ids(acme, "other", call=SIP) == []
-    assert await ids(acme, number=number, refused=True) == ["call-3"]
+    assert await ids(acme, number=number, refused=True) == ["call-3", "call-0"]
 
 
 async def test_a_call_without_a_sip_call_id_is_not_found_by_none(acme: Ledger) -> None:

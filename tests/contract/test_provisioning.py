@@ -11,6 +11,7 @@ from fairdial.ledger.contract import (
     Entry,
     Ledger,
     NotFound,
+    NotNow,
     Payment,
     Provision,
     PublishedPolicy,
@@ -490,3 +491,23 @@ async def test_a_token_takes_nobody_elses_name(ledger: Ledger) -> None:
 def test_a_token_has_a_name(name: str) -> None:
     with pytest.raises(ValueError, match="token name"):
         Token(name, "a" * 64, Role.VIEWER, NOON_MS)
+
+
+async def test_a_standing_that_is_to_be_harder_never_becomes_milder(ledger: Ledger) -> None:
+    await provision(ledger)
+
+    async def account(standing: Standing) -> None:
+        await ledger.set_standing("acme", standing, NOON_MS, harder=True)
+
+    async def line(standing: Standing) -> None:
+        await ledger.set_line_standing("alice", standing, harder=True)
+
+    for step, shown in ((account, ledger.account("acme")), (line, ledger.line("alice"))):
+        await step(Standing.SUSPENDED)
+        await step(Standing.SUSPENDED)
+        with pytest.raises(NotNow, match="is suspended"):
+            await step(Standing.ACTIVE)
+        await step(Standing.TERMINATED)
+        with pytest.raises(NotNow, match="is terminated"):
+            await step(Standing.SUSPENDED)
+        assert (await shown).standing is Standing.TERMINATED

@@ -1,16 +1,18 @@
 """What holds for the SQLite store alone: its schema, its one writer, and its file in trouble."""
 
 import asyncio
+import os
 import sqlite3
 import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import pytest
 
+from fairdial.ledger import reading
 from fairdial.ledger import writer as writer_module
 from fairdial.ledger.contract import (
     ConstraintViolated,
@@ -21,7 +23,7 @@ from fairdial.ledger.contract import (
     NotFound,
 )
 from fairdial.ledger.sqlite import SqliteLedger
-from fairdial.ledger.writer import Writer
+from fairdial.ledger.writer import Writer, migrate
 from fairdial.policy.account import Line
 from tests.samples import NOON_MS, authorise, outbound, provision
 
@@ -411,7 +413,7 @@ OTHER_PROCESS = """
 import asyncio, sys
 from pathlib import Path
 from fairdial.ledger.contract import LedgerUnavailable
-from fairdial.ledger.writer import Writer
+from fairdial.ledger.writer import Writer, migrate
 
 async def main():
     writer = Writer(Path(sys.argv[1]))
@@ -539,3 +541,75 @@ async def test_a_file_that_is_locked_from_outside_fails_the_step_and_the_writer_
     raw.close()
     assert await writer.do(note("y")) == "y"
     assert await notes(writer) == ["y"]
+
+
+class Planned:
+    """A connection that notes how each statement is carried out."""
+
+    def __init__(self) -> None:
+        self._db = sqlite3.connect(":memory:", isolation_level=None)
+        self._db.row_factory = sqlite3.Row
+        migrate(self._db)
+        self.steps: list[str] = []
+
+    def execute(self, sql: str, given: tuple[object, ...] = ()) -> sqlite3.Cursor:
+        self.steps += [row["detail"] for row in self._db.execute(f"EXPLAIN QUERY PLAN {sql}", given)]
+        return self._db.execute(sql, given)
+
+
+@pytest.mark.parametrize(
+    "sought",
+    [
+        reading.Sought(number="+442079460100"),
+        reading.Sought("acme", number="+442079460100", refused=True),
+        reading.Sought(line_id="alice"),
+        reading.Sought("acme", "alice", "+442079460100"),
+        reading.Sought(call="call-1"),
+        reading.Sought("acme", call="call-1"),
+    ],
+)
+def test_what_is_looked_for_among_decisions_is_found_along_an_index(sought: reading.Sought) -> None:
+    db = Planned()
+    reading.latest_decisions(cast(sqlite3.Connection, db), sought, 100)
+    assert not [step for step in db.steps if step.startswith("SCAN")]
+    # Only of one call all are sorted, as they are few.
+    assert any("ORDER BY" in step for step in db.steps) is (sought.call is not None)
+    if sought.call is not None:
+        assert not any("decisions_of_account" in step for step in db.steps)
+
+
+def test_accounts_are_found_by_how_they_begin_along_an_index() -> None:
+    db = Planned()
+    reading.accounts_by_id(cast(sqlite3.Connection, db), "", 10, "ac")
+    assert db.steps == ["SEARCH accounts USING PRIMARY KEY (id>? AND id<?)"]
+
+
+OTHER = 65_534
+"""A user who is not root; where the tests are not run by root, all files are the tester's own."""
+
+
+@pytest.mark.parametrize("owner", [0, OTHER] if os.geteuid() == 0 else [os.geteuid()])
+async def test_new_files_belong_to_who_owns_the_folder(
+    open_writer: Opener, tmp_path: Path, owner: int
+) -> None:
+    """The service's, where root gives a command before its first start."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    if os.geteuid() == 0:
+        os.chown(folder, owner, owner)
+    await open_writer(folder / "ledger.sqlite")
+    made = {file.name: (file.stat().st_uid, file.stat().st_mode & 0o077) for file in folder.iterdir()}
+    assert {"ledger.sqlite", "ledger.sqlite.lock", "ledger.sqlite-wal"} <= made.keys()
+    assert set(made.values()) == {(owner, 0)}
+
+
+async def test_a_link_in_the_folder_gives_no_file_away(open_writer: Opener, tmp_path: Path) -> None:
+    """Whoever owns the folder may lay one there; what it leads to stays whose it was."""
+    folder, target = tmp_path / "folder", tmp_path / "target"
+    folder.mkdir()
+    target.touch(0o600)
+    if os.geteuid() == 0:
+        os.chown(folder, OTHER, OTHER)
+    (folder / "ledger.sqlite.lock").symlink_to(target)
+    await open_writer(folder / "ledger.sqlite")
+    assert (target.stat().st_uid, target.stat().st_size) == (os.geteuid(), 0)

@@ -10,6 +10,8 @@ import pytest
 
 from testbed.installation import Installation
 from testbed.server import PROJECT
+from tests.switch.conferences import LINES, in_room, join
+from tests.switch.conferences import running as running_rooms
 from tests.switch.conftest import Spine, running_spine
 from tests.switch.test_callback import ANN, running
 
@@ -122,3 +124,28 @@ async def test_a_call_that_is_followed_again_is_known_by_its_call_id(
         told = of_calls(spine)
         assert {each["event"] for each in told} >= {"call_adopted", "settled"}
         assert {each["sip_call_id"] for each in told} == {call.call_id}
+
+
+async def test_in_a_room_each_has_its_own_and_who_is_called_in_that_of_its_leg(
+    installation: Installation, tmp_path: Path
+) -> None:
+    async with running_rooms(installation, tmp_path) as spine:
+        await spine.server.account("acme", "kryptotel", *LINES, countries=["GB"])
+        joined = await join(spine, "erin", 6, among=1, room="7001")
+        called = await spine.server.ask("conference_add", room="7001", number=CUT, line="erin")
+        await in_room(spine, 2, "7001")
+        outcome = await joined
+        await in_room(spine, 1, "7001")
+        assert await spine.server.ask("hangup", call=called["call"])
+        await spine.server.idle()
+        [leg] = [call.call_id for call in spine.carrier.calls()]
+
+        found: dict[str, set[str]] = {outcome.call_id: set(), leg: set(), "": set()}
+        for record in of_calls(spine):
+            mine = record["call"].startswith(called["channel"])
+            assert record["sip_call_id"] in (("", leg) if mine else (outcome.call_id,)), record
+            found[record["sip_call_id"]].add(record["event"])
+        assert found[outcome.call_id] >= {"decided", "room_joined", "room_left", "settled"}
+        assert found[leg] >= {"leg_answered", "room_joined", "room_left", "settled"}
+        # Before it was rung there was no dialog.
+        assert found[""] == {"decided"}

@@ -23,12 +23,15 @@ import aiohttp
 import pytest
 
 from fairdial.config import load
+from fairdial.console import bodies as bodies_module
 from fairdial.console import replays as replays_module
 from fairdial.console.operations import Operations
 from fairdial.console.replays import KEPT_MAX, Replays, ReplayUnknown, Runner
 from fairdial.main import open_desk
 from fairdial.policy.book import PolicyBook
 from testbed.ports import free_ports
+from tests.api_examples import prepared
+from tests.api_examples import served as api_of
 from tests.samples import NOON_MS, plan
 
 PROJECT = Path(__file__).parents[2]
@@ -265,6 +268,7 @@ async def test_a_replay_from_the_file_to_the_report(tmp_path: Path) -> None:
         assert (await served.send(RECORDS))[0] == 202
 
 
+@pytest.mark.timeout(300)
 async def test_a_large_file_runs_beside_and_ends_when_it_is_to(tmp_path: Path) -> None:
     large = many(100_000)
     assert len(large) == 100_000 * ROW_BYTES > 20_000_000
@@ -321,6 +325,32 @@ async def test_a_large_file_runs_beside_and_ends_when_it_is_to(tmp_path: Path) -
     async with serving(tmp_path, served.port, served.token) as served:
         assert (await served.ask("GET"))[1] == []
         assert served.files == set()
+
+
+async def test_a_body_that_stalls_is_given_up_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bodies_module, "STREAM_PIECE_WITHIN_S", 0.2)
+
+    async def stalling() -> AsyncIterator[bytes]:
+        yield RECORDS
+        await asyncio.Event().wait()
+
+    async def slow() -> AsyncIterator[bytes]:
+        for line in RECORDS.splitlines(keepends=True):
+            yield line
+            await asyncio.sleep(0.05)
+
+    async with prepared(tmp_path) as operations, api_of(operations) as api:
+        before = await operations.call("replay_list", {})
+        how: dict[str, Any] = {"headers": CSV, "token": api.operator}
+        status, said = await api.problem("POST", "/v1/replays", data=stalling(), **how)
+        assert (status, "stalled for 0.2 s" in said) == (408, True)
+        assert await operations.call("replay_list", {}) == before
+        assert len(list((tmp_path / "replays").iterdir())) == len(before)
+        # Slow is not stalled, and longer than a body that is held in memory may take.
+        monkeypatch.setattr(bodies_module, "BODY_WITHIN_S", 0.1)
+        assert (await api.ask("POST", "/v1/replays", data=slow(), **how))[0] == 202
 
 
 # --- what is kept, without a server ------------------------------------------------------------------

@@ -21,6 +21,11 @@ let keptSince = 0;
 let askedAt = 0;
 let signingIn = null;
 
+let ahead = null;
+
+/** The server's clock, UTC milliseconds, to the second: by the header `Date` of its answers, not by the clock here. */
+export const serverNow = () => performance.now() + (ahead ?? Date.now() - performance.now());
+
 /** An answer that is an error: `status` (0 where none came), and what is wrong. */
 export class Problem extends Error {
   constructor(status, title, detail) {
@@ -63,7 +68,10 @@ async function fetched(method, url, { body, type, signal: ending } = {}) {
   }
   const ends = ending ?? (type ? undefined : AbortSignal.timeout(WAIT_MS));
   try {
-    return await fetch(url, { method, headers, body: sent, signal: ends, credentials: "same-origin", cache: "no-store" });
+    const answer = await fetch(url, { method, headers, body: sent, signal: ends, credentials: "same-origin", cache: "no-store" });
+    const dated = Date.parse(answer.headers.get("Date") ?? "");
+    if (dated) ahead = dated + 500 - performance.now();
+    return answer;
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new Problem(0, "No answer", "FairDial does not answer. Is it running, and is the network up?");

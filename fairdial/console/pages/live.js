@@ -21,7 +21,7 @@ const NAMES = ["decision", "call", "call_gone", "answered", "renewed", "settled"
 
 /** "connecting", "live" or "lost". */
 export const stream = signal("connecting");
-/** Calls in progress, the newest first: {id, call}, `call` a signal of its row with `began` and `ends` (tick's clock). */
+/** Calls in progress, the newest first: {id, call}, `call` a signal of its row; `at`, `began`, `ends` are on tick's clock. */
 export const calls = signal([]);
 /** The latest decisions, the newest first. */
 export const decisions = signal([]);
@@ -263,6 +263,7 @@ function row(told, at, before) {
   return {
     ...before,
     ...told,
+    at,
     began: told.up_s === null ? null : at - told.up_s * 1000,
     ends: told.left_s === null ? null : at + told.left_s * 1000,
   };

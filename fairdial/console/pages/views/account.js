@@ -93,6 +93,7 @@ function Sheet({ of, again, turn }) {
       <div class="buttons">
         <${StandingButtons} of=${of} again=${again} />
         <a role="button" class="secondary small" download href=${path(["accounts", id, "statement"], { format: "csv" })}>Statement (CSV)</a>
+        <a role="button" class="secondary small" download href=${path(["accounts", id, "statement"], { format: "csv", period: "last" })}>Last cycle's (CSV)</a>
       </div>
     </section>
     <section aria-labelledby="used">
@@ -102,7 +103,7 @@ function Sheet({ of, again, turn }) {
     </section>
     <${Days} account=${id} turn=${turn} />
     <${Services} of=${of} again=${again} />
-    <${Parts} of=${of} turn=${turn} />
+    <${Parts} of=${of} turn=${turn} again=${again} />
   `;
 }
 
@@ -225,7 +226,7 @@ function Services({ of, again }) {
   `;
 }
 
-function Parts({ of, turn }) {
+function Parts({ of, turn, again }) {
   const id = of.account;
   const decided = useRead((ending) => read(path(["decisions"], { account: id, limit: 20 }), { signal: ending }), [id, turn]);
   const cases = useRead((ending) => read(path(["cases"], { account: id, limit: 20 }), { signal: ending }), [id, turn, changed.case.value]);
@@ -247,7 +248,7 @@ function Parts({ of, turn }) {
       <${Reading} of=${cases}>${(data) => (data.items.length ? html`<${CaseTable} of=${data.items} withAccount=${false} />` : html`<${Empty}>No case.<//>`)}<//>
     </section>
     <section aria-labelledby="requests"><h3 id="requests">Requests for higher limits</h3>
-      <${Reading} of=${requests}>${(data) => (data.items.length ? html`<${RequestTable} of=${data.items} again=${requests.again} />` : html`<${Empty}>No request.<//>`)}<//>
+      <${Reading} of=${requests}>${(data) => (data.items.length ? html`<${RequestTable} of=${data.items} again=${() => { requests.again(); again(); }} />` : html`<${Empty}>No request.<//>`)}<//>
     </section>
     <section aria-labelledby="decisions"><h3 id="decisions">Newest decisions</h3>
       <${Reading} of=${decided}>${(data) => (data.items.length ? html`<${DecisionTable} of=${data.items.map(asEvent)} label="Newest decisions" withAccount=${false} />` : html`<${Empty}>No call was decided yet.<//>`)}<//>

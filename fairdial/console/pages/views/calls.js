@@ -1,7 +1,7 @@
 // Calls in progress, as they come, go on and end.
 import { change, may, path } from "../api.js";
 import { clock, number, words } from "../format.js";
-import { html, useComputed, useMemo, useState } from "../lib.js";
+import { batch, html, useComputed, useEffect, useMemo, useRef, useSignal, useState } from "../lib.js";
 import { calls, stream, tick } from "../live.js";
 import { AccountLink, Badge, Empty, attempt, question } from "../ui.js";
 
@@ -56,15 +56,36 @@ const Table = ({ shown }) => html`
   </table>
 `;
 
+// Rows that are in sight, or nearly: the others need not tick.
+const NEAR = "400px";
+const sights = new WeakMap();
+const sight = new IntersectionObserver(
+  (entries) => batch(() => entries.forEach((each) => {
+    const seen = sights.get(each.target);
+    if (seen) seen.value = each.isIntersecting;
+  })),
+  { rootMargin: `${NEAR} 0px` },
+);
+
 function Row({ of }) {
   const call = of.value;
-  const up = useComputed(() => (of.value.began === null ? "" : clock((tick.value - of.value.began) / 1000)));
-  const left = useComputed(() => (of.value.ends === null ? "no end" : clock((of.value.ends - tick.value) / 1000)));
+  const place = useRef(null);
+  const seen = useSignal(false);
+  useEffect(() => {
+    const row = place.current;
+    sights.set(row, seen);
+    sight.observe(row);
+    return () => sight.unobserve(row);
+  }, []);
+  // A row that came after the last tick is of its own moment.
+  const now = useComputed(() => Math.max(seen.value ? tick.value : tick.peek(), of.value.at));
+  const up = useComputed(() => (of.value.began === null ? "" : clock((now.value - of.value.began) / 1000)));
+  const left = useComputed(() => (of.value.ends === null ? "no end" : clock((of.value.ends - now.value) / 1000)));
   const soon = useComputed(() =>
-    of.value.ends !== null && of.value.ends - tick.value < SOON_S * 1000 ? "figure soon" : "figure",
+    of.value.ends !== null && of.value.ends - now.value < SOON_S * 1000 ? "figure soon" : "figure",
   );
   return html`
-    <tr role="row" data-call=${call.call}>
+    <tr role="row" ref=${place} data-call=${call.call}>
       <td role="cell" data-label="Account"><${AccountLink} of=${call.account} /></td>
       <td role="cell" data-label="Line">${call.line}</td>
       <td role="cell" data-label="Number" class="number">${call.dialled}</td>

@@ -1,7 +1,7 @@
 // Cases of suspected abuse: the list, and one with its evidence and all that was done about it.
 import { bound, change, may, path, read } from "../api.js";
 import { Bars } from "../chart.js";
-import { clause, dayAndTime, number, title, words } from "../format.js";
+import { clause, dayAndTime, number, timeOfDay, title, words } from "../format.js";
 import { html, useMemo, useState } from "../lib.js";
 import { changed } from "../live.js";
 import { AccountLink, Badge, Empty, Reading, Wide, attempt, question, useRead } from "../ui.js";
@@ -98,37 +98,35 @@ const CALLS_MAX = 25;
 /** The calls behind it, each as it is on record; where they have lengths, a chart of them. */
 function Evidence({ of }) {
   const ids = of.calls.slice(-CALLS_MAX);
-  const found = useRead(
-    async (ending) => {
-      const grants = await Promise.all(ids.map((call) => read(path(["grants", call]), { signal: ending }).catch(() => ({ call_id: call }))));
-      return grants;
-    },
-    [ids.join(" ")],
-  );
+  const found = useRead(async (ending) => {
+    const pages = await Promise.all(ids.map((call) => read(path(["decisions"], { call, limit: 1 }), { signal: ending })));
+    return pages.flatMap((page) => page.items);
+  }, [ids.join(" ")]);
   if (ids.length === 0) return html`<section><h3>Evidence</h3><p>It rests on no single call.</p></section>`;
   return html`
     <section aria-labelledby="evidence"><h3 id="evidence">Evidence: ${number(of.calls.length)} ${of.calls.length === 1 ? "call" : "calls"}</h3>
-      <${Reading} of=${found}>${(grants) => html`<${EvidenceShown} grants=${grants} all=${of.calls.length} />`}<//>
+      <${Reading} of=${found}>${(records) => html`<${EvidenceShown} records=${records} all=${of.calls.length} />`}<//>
     </section>
   `;
 }
 
-function EvidenceShown({ grants, all }) {
-  const lengths = useMemo(() => grants.filter((each) => each.used_s !== undefined && each.used_s !== null), [grants]);
-  const labels = useMemo(() => lengths.map((each) => dayAndTime(each.authorised_ms).slice(-5)), [lengths]);
-  const series = useMemo(() => [{ name: "seconds", values: lengths.map((each) => each.used_s) }], [lengths]);
+function EvidenceShown({ records, all }) {
+  const { labels, series } = useMemo(() => {
+    const talks = records.filter((each) => each.used_s !== null).sort((a, b) => a.at_ms - b.at_ms);
+    return { labels: talks.map((each) => timeOfDay(each.at_ms).slice(0, 5)), series: [{ name: "seconds", values: talks.map((each) => each.used_s) }] };
+  }, [records]);
   return html`
-    ${lengths.length > 1 && html`<${Bars} labels=${labels} series=${series} unit="s" label="Seconds of talk of each call, by when it was dialled" />`}
-    ${all > grants.length && html`<p class="faint">The latest ${grants.length} of ${all}.</p>`}
+    ${labels.length > 1 && html`<${Bars} labels=${labels} series=${series} unit="s" label="Seconds of talk of each call, in the order in which they were dialled" />`}
+    ${all > records.length && html`<p class="faint">${number(records.length)} of ${number(all)} are shown.</p>`}
     <${Wide} label="Calls of the case">
       <table>
-        <thead><tr><th scope="col">Dialled</th><th scope="col">Line</th><th scope="col">Number</th><th scope="col">Kind</th><th scope="col" class="figure">Talk</th><th scope="col"><span class="hidden">Actions</span></th></tr></thead>
+        <thead><tr><th scope="col">Dialled</th><th scope="col">Line</th><th scope="col">Number</th><th scope="col">Kind</th><th scope="col">Decision</th><th scope="col" class="figure">Talk</th><th scope="col"><span class="hidden">Actions</span></th></tr></thead>
         <tbody>
-          ${grants.map(
+          ${records.map(
             (each) => html`<tr key=${each.call_id}>
-              <td>${dayAndTime(each.authorised_ms)}</td><td>${each.line_id}</td><td class="number">${each.dialled}</td><td>${words(each.kind)}</td>
-              <td class="figure">${each.used_s === undefined || each.used_s === null ? words(each.state) : `${number(each.used_s)} s`}</td>
-              <td class="acts"><a class="small" href=${`#/why?q=${encodeURIComponent(each.call_id)}`} aria-label=${`Why: ${each.dialled ?? each.call_id}`}>Why</a></td>
+              <td>${dayAndTime(each.at_ms)}</td><td>${each.line_id}</td><td class="number">${each.dialled}</td><td>${words(each.kind)}</td>
+              <td>${words(each.reason)}</td><td class="figure">${each.used_s === null ? "–" : `${number(each.used_s)} s`}</td>
+              <td class="acts"><a class="small" href=${`#/why?q=${encodeURIComponent(each.call_id)}`} aria-label=${`Why: ${each.dialled}`}>Why</a></td>
             </tr>`,
           )}
         </tbody>

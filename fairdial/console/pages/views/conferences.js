@@ -1,7 +1,7 @@
 // Conferences: rooms with their seats, and who is in them since when.
-import { change, may, path, read } from "../api.js";
+import { change, may, path, read, serverNow } from "../api.js";
 import { clock, timeOfDay, machine } from "../format.js";
-import { html, useComputed, useMemo } from "../lib.js";
+import { html, useComputed } from "../lib.js";
 import { changed, tick } from "../live.js";
 import { AccountLink, Badge, Empty, Reading, attempt, question, useRead } from "../ui.js";
 
@@ -18,9 +18,7 @@ export default function Conferences() {
 }
 
 function Room({ of, again }) {
-  // The server's instants, put on the monotonic clock when they were read.
-  const read = useMemo(() => ({ wall: Date.now(), mono: performance.now() }), [of]);
-  const up = (member) => (tick.value - read.mono + (of.now_ms ?? read.wall) - member.since_ms) / 1000;
+  const up = (member) => tick.value && (serverNow() - member.since_ms) / 1000;
   const party = useComputed(() => clock(of.members.reduce((sum, each) => sum + Math.max(0, up(each)), 0)));
   const full = of.seats_max !== null && of.seats_max !== undefined && of.seats >= of.seats_max;
   const end = async (member) => {
