@@ -16,7 +16,7 @@ from testbed.images import PROJECT, Images
 from testbed.installation import private_root, program, remove_tree
 
 COMPOSE = PROJECT / "docker" / "compose.yaml"
-DEB_WITHIN_S = 300
+DEB_WITHIN_S = 600
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

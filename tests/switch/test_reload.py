@@ -81,6 +81,7 @@ async def test_each_command_of_the_page_works_as_shown(installation: Installatio
     """In its order; systemctl does what the unit has it do, to this server."""
     async with running_spine(installation, tmp_path) as spine:
         server = spine.server
+        await server.account("acme", "quota", "alice")
         await server.stop()
         blocks = re.findall(r"^```console\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
         shown = [line.removeprefix("$ ") for line in "".join(blocks).splitlines()]
