@@ -97,7 +97,7 @@ def prepare(wishes: Wishes, cli: SwitchCli) -> Preparation:
     plan = plan_switch(
         switch.etc, _known(wishes.config, there), lambda: secrets.token_urlsafe(SECRET_CHARACTERS)
     )
-    _tell_differences(wishes, there, plan)
+    _tell_differences(wishes, there, plan, switch.logs)
     prepared = Preparation(switch.etc, switch.version, plan, wishes.policy or "", wishes.config)
     _policies(prepared, wishes, there)
     store = there.store.path if there is not None else _data(wishes) / "ledger.sqlite"
@@ -162,7 +162,7 @@ def _line_of(path: Path) -> str | None:
     return text.strip() if text is not None and text.strip() else None
 
 
-def _tell_differences(wishes: Wishes, there: Config | None, plan: SwitchPlan) -> None:
+def _tell_differences(wishes: Wishes, there: Config | None, plan: SwitchPlan, logs: Path) -> None:
     """What fairdial.toml says otherwise than the switch, or than was asked for; it is never changed."""
     if there is None:
         return
@@ -173,12 +173,18 @@ def _tell_differences(wishes: Wishes, there: Config | None, plan: SwitchPlan) ->
     ):
         if value != other:
             plan.notes.append(f"{wishes.config}: {key} is {value}, and not {other}; it is left as it is")
+    if plan.cdr_file and not there.cdr.wanted:
+        plan.notes.append(
+            f"{wishes.config}: cdr.file is not set: with {logs / 'cdr-csv' / 'Master.csv'} there, calls that end while"
+            " FairDial is away are settled by what they were"
+        )
 
 
 def _policies(prepared: Preparation, wishes: Wishes, there: Config | None) -> None:
     folder = there.policies if there is not None else wishes.config.parent / "policies"
     names = sorted(file.stem for file in folder.glob("*.toml")) if folder.is_dir() else []
-    chosen = wishes.policy or (names[0] if names else "redconnect")
+    usual = "redconnect" if "redconnect" in names or not names else names[0]
+    chosen = wishes.policy or usual
     if chosen not in (*shipped.policy_names(), *names):
         raise CannotBegin(
             f"--policy {chosen}: there is no such policy; choose {', '.join(shipped.policy_names())}"

@@ -186,6 +186,25 @@ def test_a_user_that_is_there_keeps_its_secret(machine: Machine) -> None:
         machine.prepare()
 
 
+def test_settings_that_a_package_brought_are_used_as_they_are(machine: Machine) -> None:
+    ours = machine.config.parent
+    (ours / "policies").mkdir(parents=True)
+    for name in shipped.policy_names():
+        (ours / "policies" / f"{name}.toml").write_text(
+            (shipped.folder("policies") / f"{name}.toml").read_text()
+        )
+    machine.config.write_text(
+        'policies = "policies"\nari.password_file = "p"\nami.secret_file = "s"\nami.port = 5038\n'
+    )
+    (ours / "p").write_text("packaged\n")
+    (ours / "s").write_text("packaged too\n")
+    prepared = machine.prepare()
+    assert (prepared.own, prepared.policy) == ([], "redconnect")
+    assert any("ami.port is 5038, and not 5039" in note for note in prepared.plan.notes)
+    assert any("with /var/log/asterisk/cdr-csv/Master.csv there" in note for note in prepared.plan.notes)
+    assert [change for change in prepared.plan.changes if "password=packaged\n" in change.after]
+
+
 def test_modules_that_are_missing_are_loaded_by_name(machine: Machine) -> None:
     loaded = [name for name in NEEDED_MODULES if name != "app_stasis"]
     machine.has(
