@@ -168,7 +168,7 @@ def _program(name: str, package: str, progress: Progress) -> str:
     """The path of a program of a system package, which is installed where it is missing."""
     found = shutil.which(name, path=SYSTEM_PATH)
     if found is None:
-        _install_packages(package, progress=progress)
+        install_packages(package, progress=progress)
         found = shutil.which(name, path=SYSTEM_PATH)
     if found is None:
         raise TestbedError(f"{package} is installed but `{name}` is not on PATH; add its directory to PATH")
@@ -337,7 +337,7 @@ def _build(root: Path, lock: int, progress: Progress) -> None:
         )
     mirror = apt_mirror()
     if shutil.which("debootstrap", path=SYSTEM_PATH) is None:
-        _install_packages("debootstrap", progress=progress)
+        install_packages("debootstrap", progress=progress)
     partial = Path(tempfile.mkdtemp(prefix=f"{root.name}.partial-", dir=root.parent))
     partial.chmod(0o755)
     log = root.parent / "build.log"
@@ -420,7 +420,7 @@ def _apt_proxies() -> dict[str, str]:
     return {scheme: url for scheme, url in found.items() if url and url != "DIRECT"}
 
 
-def _install_packages(*packages: str, progress: Progress) -> None:
+def install_packages(*packages: str, progress: Progress) -> None:
     """Install system packages; fetch the package lists first only if they turn out to be too old."""
     if os.geteuid() != 0:
         raise TestbedError(

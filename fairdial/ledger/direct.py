@@ -64,6 +64,9 @@ class DirectWriter:
         """Run a step that only reads."""
         return step(self._db)
 
+    async def probe(self) -> None:
+        """Nothing can be the matter with it."""
+
     async def close(self) -> None:
         """Let it vanish."""
         self._db.close()

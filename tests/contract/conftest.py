@@ -1,13 +1,16 @@
 """The stores that the contract suite runs against. Adding one means one class here, and a line in STORES."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Protocol
 
 import pytest
 
 from fairdial.ledger.contract import Ledger
+from fairdial.ledger.postgres import PostgresLedger
 from fairdial.ledger.sqlite import SqliteLedger
+from testbed.postgres import Cluster
 
 
 class Store(Protocol):
@@ -26,13 +29,47 @@ class SqliteStore:
         return await SqliteLedger.open(self.path)
 
 
-STORES: dict[str, Callable[[Path], Store]] = {"sqlite": SqliteStore}
+class PostgresStore:
+    """A database of the tests' own server."""
+
+    def __init__(self, cluster: Cluster, database: str) -> None:
+        self.cluster = cluster
+        self.database = database
+
+    @property
+    def url(self) -> str:
+        return self.cluster.url(self.database)
+
+    async def open(self) -> PostgresLedger:
+        return await PostgresLedger.open(self.url, connections=4)
+
+
+Given = Callable[[], Cluster]
+
+
+@contextmanager
+def _sqlite(folder: Path, _cluster: Given) -> Iterator[Store]:
+    yield SqliteStore(folder)
+
+
+@contextmanager
+def _postgres(_folder: Path, cluster: Given) -> Iterator[Store]:
+    running = cluster()
+    with running.database() as name:
+        yield PostgresStore(running, name)
+
+
+STORES: dict[str, Callable[[Path, Given], AbstractContextManager[Store]]] = {
+    "sqlite": _sqlite,
+    "postgres": _postgres,
+}
 
 
 @pytest.fixture(params=sorted(STORES))
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
     """An empty store."""
-    return STORES[request.param](tmp_path)
+    with STORES[request.param](tmp_path, lambda: request.getfixturevalue("cluster")) as empty:
+        yield empty
 
 
 @pytest.fixture

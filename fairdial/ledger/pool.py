@@ -1,0 +1,465 @@
+"""Runs steps on a PostgreSQL server that several FairDials share: each a transaction, on a connection of its thread.
+
+What SQLite's one writer gives for nothing is held here by locks on rows: a step locks the account that it changes
+before it looks (database.py), so that steps of one account come one after the other, whichever process they are of,
+and steps of different accounts at the same time. That is why READ COMMITTED is enough: each statement after the lock
+sees all that was committed before. What no such lock covers, as a call id that two nodes use at once, meets a unique
+key, and the step is run again: it then finds what the other wrote. So a step may run twice, as in `writer.py`.
+
+Nothing is kept in a session but prepared statements, and those only where the server itself is at the other end, not a
+pooler that gives each transaction another connection. A connection that is lost is made again by the next step that
+needs it. Lost before COMMIT, nothing was changed; in COMMIT, nobody knows, and that is what is said.
+"""
+
+import asyncio
+import contextlib
+import random
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from typing import Any, ClassVar, Final, TypeVar
+
+import psycopg
+import structlog
+from psycopg import errors
+from psycopg.abc import Buffer
+from psycopg.adapt import Loader
+from psycopg.conninfo import conninfo_to_dict
+from psycopg.types.numeric import Int8Dumper
+
+from fairdial.ledger.contract import (
+    LedgerBusy,
+    LedgerError,
+    LedgerSlow,
+    LedgerUnavailable,
+    Traffic,
+)
+from fairdial.ledger.database import Cursor, Of, SharedDatabase, Unstorable
+from fairdial.ledger.dialect import translated
+from fairdial.ledger.stepped import Step
+
+T = TypeVar("T")
+
+log = structlog.get_logger(__name__)
+
+CONNECT_WITHIN_S: Final = 2
+LOCKED_MS: Final = 250
+"""How long another step's account is waited for: less than a dial has, so that it hears what the matter is."""
+STATEMENT_MS: Final = 2_000
+IDLE_MS: Final = 5_000
+"""After which the server takes back the transaction of a FairDial that froze in it, and its locks."""
+READING_MS: Final = 10_000
+RUNS_MAX: Final = 5
+"""Of one step, where others were in its way or its connection was lost."""
+AGAIN_AFTER_S: Final = 0.01
+DOWN_S: Final = 0.2
+"""For so long after a connection could not be made nobody else tries, but hears why."""
+PREPARED_MAX: Final = 512
+"""Statements that a connection keeps prepared; there are some two hundred."""
+SERVER_MIN: Final = 150_000
+"""PostgreSQL 15, which the tests run on."""
+
+BEGIN: Final = (
+    "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;"
+    f" SET LOCAL lock_timeout = {LOCKED_MS}; SET LOCAL statement_timeout = {STATEMENT_MS};"
+    f" SET LOCAL idle_in_transaction_session_timeout = {IDLE_MS}"
+)
+BEGIN_READING: Final = (
+    "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;"
+    f" SET LOCAL statement_timeout = {READING_MS}; SET LOCAL idle_in_transaction_session_timeout = {READING_MS}"
+)
+
+_ALONE: Final = 0x46616972
+"""The advisory lock of steps at more than one account."""
+
+_LOCKS: Final = {
+    of: f"SELECT 1 FROM accounts WHERE id = {which} FOR NO KEY UPDATE"  # noqa: S608
+    for of, which in {
+        Of.ACCOUNT: "$1",
+        Of.LINE: "(SELECT account_id FROM lines WHERE id = $1)",
+        Of.NUMBER: "(SELECT account_id FROM numbers WHERE number = $1)",
+        Of.CALL: "(SELECT account_id FROM grants WHERE call_id = $1)",
+        Of.REQUEST: "(SELECT account_id FROM requests WHERE id = $1)",
+        Of.CASE: "(SELECT account_id FROM cases WHERE id = $1)",
+    }.items()
+}
+
+_AGAIN: Final = (errors.UniqueViolation, errors.SerializationFailure, errors.DeadlockDetected)
+"""Another step was in the way, or was faster: run again, a step sees what it did."""
+
+_LOST: Final = (
+    *(errors.AdminShutdown, errors.CrashShutdown, errors.IdleInTransactionSessionTimeout),
+    # The schema got new columns while the statement was prepared.
+    errors.FeatureNotSupported,
+)
+"""After these a new connection may do."""
+
+_CURES: Final[dict[type[psycopg.Error], str]] = {
+    errors.LockNotAvailable: "another step holds the account, such as an import; repeat it",
+    errors.QueryCanceled: "see what keeps the server busy (pg_stat_activity)",
+    errors.ReadOnlySqlTransaction: "`store.url` leads to a standby or a server that only reads; name the primary,"
+    " or several hosts with target_session_attrs=read-write",
+    errors.DiskFull: "make room on the server's disk",
+    errors.TooManyConnections: "lower `store.connections` on each node, or raise max_connections on the server",
+    errors.InvalidPassword: "compare `store.url` and the password with the server's pg_hba.conf",
+    errors.InvalidAuthorizationSpecification: "compare `store.url` and the password with the server's pg_hba.conf",
+    errors.InvalidCatalogName: "make the database: `createdb`, owned by the user in `store.url`",
+    errors.InsufficientPrivilege: "let the user in `store.url` own the database and its tables",
+    errors.CannotConnectNow: "the server starts or stops; wait until it is up",
+}
+
+_UNKNOWN_CURE: Final = "it may have been done; repeat it to know"
+_DOWN_CURE: Final = "see that the server runs and that its host and port in `store.url` are right"
+
+
+class _Row(tuple[Any, ...]):
+    """As sqlite3.Row: by name, by number, in order."""
+
+    __slots__ = ()
+    places: ClassVar[dict[str, int]]
+
+    def __getitem__(self, column: Any) -> Any:
+        return tuple.__getitem__(self, self.places[column] if type(column) is str else column)
+
+
+@lru_cache(maxsize=512)
+def _row_type(columns: tuple[str, ...]) -> Callable[[Any], _Row]:
+    # The first of several of the same name.
+    places = {name: place for place, name in reversed(list(enumerate(columns)))}
+    return type("_Row", (_Row,), {"__slots__": (), "places": places})
+
+
+def _rows(cursor: Any) -> Callable[[Any], _Row]:
+    found = cursor.description
+    return _row_type(() if found is None else tuple([column.name for column in found]))
+
+
+class _NumberLoader(Loader):
+    """Sums of whole numbers, which PostgreSQL makes `numeric`, are whole numbers again, of any size."""
+
+    def load(self, data: Buffer) -> int | float:
+        text = bytes(data).decode()
+        return float(text) if "." in text else int(text)
+
+
+class PostgresDatabase(SharedDatabase):
+    """What a step is given: a connection inside a transaction."""
+
+    def __init__(self, raw: "psycopg.Connection[_Row]") -> None:
+        self._raw = raw
+        self._locked: set[tuple[Of, str | int]] = set()
+
+    def execute(self, sql: str, parameters: Any = (), /) -> Cursor:
+        try:
+            return self._raw.execute(translated(sql), parameters)
+        except errors.IntegrityError as error:
+            raise Unstorable(error.diag.message_primary or str(error)) from error
+        except errors.DataError as error:
+            raise Unstorable(str(error)) from error
+
+    def lock(self, of: Of, key: str | int) -> None:
+        # A step that is made of others locks the same once.
+        if (of, key) not in self._locked:
+            self._raw.execute(_LOCKS[of], (key,))
+            self._locked.add((of, key))
+
+    def alone(self) -> None:
+        self._raw.execute("SELECT pg_advisory_xact_lock($1)", (_ALONE,))
+
+    def apart(self, work: Callable[[], T]) -> T:
+        self._raw.execute("SAVEPOINT apart")
+        try:
+            result = work()
+        except LedgerError:
+            self._raw.execute("ROLLBACK TO apart")
+            raise
+        self._raw.execute("RELEASE apart")
+        return result
+
+
+class _Again(Exception):
+    """The step has changed nothing, and may do in another run. error: for who hears of it after the last."""
+
+    def __init__(self, error: Exception, *, at_once: bool) -> None:
+        self.error = error
+        self.at_once = at_once
+
+
+class Pool:
+    """Runs steps on the server at `url`, which has no password in it. `open` before use, `close` after; both once.
+
+    password: None: libpq finds one, or none is needed. connections: for steps; readings have half as many of their
+    own, so that a long listing stands in no dial's way. waiting_max, reading_max: that may wait, those under way among
+    them; more are refused with LedgerBusy. within_s: the longest wait for a step or a reading.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        password: str | None = None,
+        *,
+        connections: int = 8,
+        waiting_max: int = 10_000,
+        reading_max: int = 256,
+        within_s: float = 10.0,
+    ) -> None:
+        self._url = url
+        self._password = password
+        self.where = shown(url)
+        self._waiting_max = waiting_max
+        self._reading_max = reading_max
+        self._within_s = within_s
+        self.traffic = Traffic()
+        self._writers = ThreadPoolExecutor(connections, "ledger-write")
+        self._readers = ThreadPoolExecutor(max(1, connections // 2), "ledger-read")
+        self._counting = threading.Lock()
+        self._mine = threading.local()
+        self._all: set[psycopg.Connection[_Row]] = set()
+        self._down: tuple[float, LedgerUnavailable] | None = None
+        self._closing: asyncio.Task[None] | None = None
+
+    async def open(self, prepare: Callable[["psycopg.Connection[_Row]"], None]) -> None:
+        """Connect, and let `prepare` see to the schema. Raises LedgerUnavailable that says which server and why."""
+        loop = asyncio.get_running_loop()
+        try:
+            await loop.run_in_executor(self._writers, self._prepared, prepare)
+        except BaseException:
+            await self.close()
+            raise
+
+    def _prepared(self, prepare: Callable[["psycopg.Connection[_Row]"], None]) -> None:
+        connection = self._connection()
+        try:
+            if connection.info.server_version < SERVER_MIN:
+                raise LedgerUnavailable(
+                    f"{self.where}: the server is PostgreSQL {connection.info.server_version // 10_000}",
+                    "FairDial needs 15 or later",
+                )
+            if connection.info.parameter_status("server_encoding") != "UTF8":
+                raise LedgerUnavailable(
+                    f"{self.where}: the database is not in UTF-8", "make one with `createdb --encoding=UTF8`"
+                )
+            prepare(connection)
+        except psycopg.Error as error:
+            raise self._told(error) from error
+
+    async def do(self, step: Step[T]) -> T:
+        """Run `step` in a transaction; its result is returned after the commit.
+
+        Cancelled while it waits, the step is not run. Cancelled later, it may have been committed: the caller undoes it
+        with a further step. Raises what the step raises, or LedgerUnavailable; LedgerSlow where it may have been done.
+        """
+        self._need_open()
+        if self.traffic.steps_waiting >= self._waiting_max:
+            self.traffic.steps.add("failed")
+            raise LedgerBusy(f"{self.where}: {self._waiting_max} steps wait already")
+        self.traffic.steps_waiting += 1
+        try:
+            return await self._wait(self._writers, self._step, step, "written")
+        finally:
+            self.traffic.steps_waiting -= 1
+
+    async def read(self, step: Step[T]) -> T:
+        """Run a `step` that only reads, on what is committed now. Raises what it raises, or LedgerUnavailable."""
+        self._need_open()
+        if self.traffic.reads_waiting >= self._reading_max:
+            self.traffic.reads.add("failed")
+            raise LedgerBusy(f"{self.where}: {self._reading_max} readings wait already")
+        self.traffic.reads_waiting += 1
+        try:
+            return await self._wait(self._readers, self._reading, step, "read")
+        finally:
+            self.traffic.reads_waiting -= 1
+
+    async def _wait(
+        self, threads: ThreadPoolExecutor, run: Callable[[Step[T]], T], step: Step[T], done: str
+    ) -> T:
+        tally = self.traffic.steps if threads is self._writers else self.traffic.reads
+        outcome = "ok"
+        try:
+            async with asyncio.timeout(self._within_s):
+                return await asyncio.wrap_future(threads.submit(run, step))
+        except TimeoutError:
+            outcome = "failed"
+            raise LedgerSlow(
+                f"{self.where}: not {done} within {self._within_s} s", _CURES[errors.QueryCanceled]
+            ) from None
+        except LedgerUnavailable:
+            outcome = "failed"
+            raise
+        finally:
+            tally.add(outcome)
+
+    async def probe(self) -> None:
+        """Write a row as it is. Raises LedgerUnavailable."""
+        await self.do(lambda db: db.execute("UPDATE schema_version SET name = name WHERE version = 1"))
+
+    async def close(self) -> None:
+        """Do what waits, then close all connections. May be called again, also after being cancelled."""
+        if self._closing is None:
+            self._closing = asyncio.create_task(asyncio.to_thread(self._shut), name="ledger-close")
+        # Cancelling who waits for it must not leave it half closed.
+        await asyncio.shield(self._closing)
+
+    def _shut(self) -> None:
+        for threads in (self._writers, self._readers):
+            threads.shutdown(wait=True)
+        for connection in list(self._all):
+            self._drop(connection)
+
+    def _need_open(self) -> None:
+        if self._closing is not None:
+            raise LedgerUnavailable(f"{self.where}: the ledger is closed")
+
+    # In the threads.
+
+    def _step(self, step: Step[T]) -> T:
+        began_s, outcome = time.monotonic(), "ok"
+        try:
+            return self._repeatedly(step, BEGIN)
+        except LedgerUnavailable:
+            outcome = "failed"
+            raise
+        finally:
+            # Its dictionaries are no thread's own; what is told of it is read between two of these.
+            with self._counting:
+                self.traffic.commits.add(time.monotonic() - began_s, outcome)
+
+    def _reading(self, step: Step[T]) -> T:
+        return self._repeatedly(step, BEGIN_READING)
+
+    def _repeatedly(self, step: Step[T], begin: str) -> T:
+        for run in range(1, RUNS_MAX + 1):
+            try:
+                return self._run(step, begin)
+            except _Again as again:
+                if run == RUNS_MAX:
+                    raise again.error from again.error.__cause__
+                if not again.at_once:
+                    # Two that were in each other's way are not to meet again.
+                    time.sleep(AGAIN_AFTER_S * run * random.random())  # noqa: S311
+        raise AssertionError("the last run ends the loop")
+
+    def _run(self, step: Step[T], begin: str) -> T:
+        connection = self._connection()
+        try:
+            connection.execute(begin.encode(), prepare=False)
+            result = step(PostgresDatabase(connection))
+        except (psycopg.Error, Unstorable) as error:
+            if isinstance(error, errors.FeatureNotSupported):
+                # Its prepared statements are of the schema of before.
+                self._drop(connection)
+            self._roll_back(connection)
+            raise self._after(error) from error
+        except BaseException:
+            self._roll_back(connection)
+            raise
+        try:
+            said = connection.execute("COMMIT").statusmessage
+        except psycopg.Error as error:
+            if connection.closed:
+                self._drop(connection)
+                raise LedgerSlow(
+                    f"{self.where}: the connection was lost while it committed", _UNKNOWN_CURE
+                ) from error
+            self._roll_back(connection)
+            raise self._after(error) from error
+        if said != "COMMIT":
+            raise LedgerUnavailable(
+                f"{self.where}: the server answered {said} to COMMIT; nothing was changed"
+            )
+        return result
+
+    def _after(self, error: Exception) -> Exception:
+        """What is to be raised of an error after which nothing was changed."""
+        cause = error.__cause__ if isinstance(error, Unstorable) else error
+        if isinstance(cause, _AGAIN):
+            return _Again(error if isinstance(error, Unstorable) else self._told(error), at_once=False)
+        if isinstance(error, Unstorable):
+            return error
+        lost = isinstance(cause, _LOST) or (isinstance(cause, errors.OperationalError) and not cause.sqlstate)
+        if lost:
+            return _Again(self._told(error), at_once=True)
+        return self._told(error)
+
+    def _told(self, error: Exception) -> LedgerUnavailable:
+        said = str(error).strip().replace("\n", " ")
+        for kind, cure in _CURES.items():
+            if isinstance(error, kind):
+                return LedgerUnavailable(f"{self.where}: {said}", cure)
+        down = isinstance(error, errors.OperationalError) and not error.sqlstate
+        return LedgerUnavailable(f"{self.where}: {said}", _DOWN_CURE if down else "")
+
+    def _connection(self) -> "psycopg.Connection[_Row]":
+        """This thread's, made anew where it has none. Raises LedgerUnavailable."""
+        connection: psycopg.Connection[_Row] | None = getattr(self._mine, "connection", None)
+        if connection is not None and not connection.closed:
+            return connection
+        down = self._down
+        if down is not None and time.monotonic() < down[0]:
+            raise LedgerUnavailable(down[1].found, down[1].cure)
+        try:
+            connection = self._connect()
+        except psycopg.Error as error:
+            told = self._told(error)
+            self._down = time.monotonic() + DOWN_S, told
+            raise told from error
+        self._down = None
+        self._mine.connection = connection
+        self._all.add(connection)
+        return connection
+
+    def _connect(self) -> "psycopg.Connection[_Row]":
+        connection = psycopg.connect(
+            self._url,
+            password=self._password,
+            autocommit=True,
+            row_factory=_rows,
+            cursor_factory=psycopg.RawCursor,
+            connect_timeout=CONNECT_WITHIN_S,
+            fallback_application_name="fairdial",
+            # A server that vanished is noticed before calls wait for ever.
+            keepalives_idle=10,
+            keepalives_interval=2,
+            keepalives_count=3,
+            tcp_user_timeout=5_000,
+        )
+        try:
+            connection.adapters.register_loader("numeric", _NumberLoader)
+            # One type for all whole numbers: psycopg's own choice, by size, prepares each statement many times over.
+            connection.adapters.register_dumper(int, Int8Dumper)
+            [backend] = connection.execute("SELECT pg_backend_pid()").fetchone() or (None,)
+            # A pooler has a number of its own: each transaction may be another's connection, where a name stands
+            # for another statement.
+            connection.prepare_threshold = 1 if backend == connection.info.backend_pid else None
+            connection.prepared_max = PREPARED_MAX
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _roll_back(self, connection: "psycopg.Connection[_Row]") -> None:
+        if connection.closed:
+            self._all.discard(connection)
+            return
+        try:
+            connection.execute("ROLLBACK")
+        except psycopg.Error:
+            self._drop(connection)
+
+    def _drop(self, connection: "psycopg.Connection[_Row]") -> None:
+        self._all.discard(connection)
+        with contextlib.suppress(psycopg.Error):
+            connection.close()
+
+
+def shown(url: str) -> str:
+    """Which server and database, for people. Raises ValueError."""
+    try:
+        given = conninfo_to_dict(url)
+    except psycopg.Error as error:
+        raise ValueError(f"no PostgreSQL address: {str(error).strip()}") from None
+    host, port = given.get("host", "localhost"), given.get("port", "")
+    return f"postgresql://{host}{port and ':'}{port}/{given.get('dbname', '')}"

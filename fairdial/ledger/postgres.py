@@ -1,0 +1,68 @@
+"""The ledger on a PostgreSQL server, which several FairDials share: one truth for several switches.
+
+Each names its switch (`switch` in fairdial.toml), with which its calls begin, and looks after those alone.
+"""
+
+from typing import Any, Final
+
+import psycopg
+
+from fairdial.ledger.contract import LedgerUnavailable
+from fairdial.ledger.dialect import translated_schema
+from fairdial.ledger.pool import Pool
+from fairdial.ledger.schema import files
+from fairdial.ledger.stepped import SteppedLedger
+
+_MIGRATION: Final = 0x44_69_61_6C
+"""The advisory lock of who brings the schema up to date."""
+MIGRATION_LOCKED_MS: Final = 3_000
+"""How long a migration waits for steps of other nodes to leave a table, which theirs wait behind."""
+
+
+class PostgresLedger(SteppedLedger):
+    """`Ledger` (contract.py) on a database of a PostgreSQL server."""
+
+    @classmethod
+    async def open(
+        cls, url: str, password: str | None = None, *, connections: int = 8, waiting_max: int = 10_000
+    ) -> "PostgresLedger":
+        """Connect and bring the schema up to date. Raises LedgerUnavailable."""
+        pool = Pool(url, password, connections=connections, waiting_max=waiting_max)
+        await pool.open(migrate)
+        return cls(pool)
+
+
+def migrate(connection: "psycopg.Connection[Any]") -> None:
+    """Bring the database to the newest schema: the files of schema/, each applied once, in order, all or none.
+
+    Nodes that start at once do it one after the other, and the later find it done. A node of before runs on meanwhile:
+    files only add tables and columns. Raises LedgerUnavailable if a newer FairDial was here; psycopg.Error.
+    """
+    if not _due(connection):
+        return
+    with connection.transaction():
+        connection.execute(f"SET LOCAL lock_timeout = {MIGRATION_LOCKED_MS}")
+        connection.execute("SELECT pg_advisory_xact_lock($1)", (_MIGRATION,))
+        connection.execute(
+            "CREATE TABLE IF NOT EXISTS schema_version"
+            " (version BIGINT PRIMARY KEY, name TEXT NOT NULL, applied_at TEXT NOT NULL)"
+        )
+        for version in _due(connection):
+            file = files()[version]
+            connection.execute(translated_schema(file.read_text(encoding="utf-8")).encode())
+            connection.execute(
+                "INSERT INTO schema_version VALUES"
+                " ($1, $2, to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS'))",
+                (version, file.name),
+            )
+
+
+def _due(connection: "psycopg.Connection[Any]") -> list[int]:
+    [there] = connection.execute("SELECT to_regclass('schema_version') IS NOT NULL").fetchone() or (False,)
+    applied = {row[0] for row in connection.execute("SELECT version FROM schema_version")} if there else set()
+    unknown = applied - files().keys()
+    if unknown:
+        raise LedgerUnavailable(
+            f"schema version {max(unknown)} was written by a newer FairDial; this one knows up to {max(files())}"
+        )
+    return sorted(files().keys() - applied)
