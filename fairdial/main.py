@@ -208,11 +208,23 @@ def replay_site(config: Config) -> Site:
     )
 
 
+async def open_ledger(config: Config) -> Ledger:
+    """The configured ledger. Raises LedgerUnavailable or ConfigError."""
+    if not config.store.url:
+        return await SqliteLedger.open(config.store.path)
+    # Here, so that who has a file does not load another database's client at each command.
+    from fairdial.ledger.postgres import PostgresLedger
+
+    store = with_secrets(config, only="store").store
+    password = store.password.get_secret_value() or None
+    return await PostgresLedger.open(store.url, password, connections=store.connections)
+
+
 @contextlib.asynccontextmanager
 async def open_desk(config: Config) -> AsyncIterator[Desk]:
     """A desk on the configured ledger, for as long as the block runs. Raises LedgerUnavailable."""
     policies, numbering = load_policies(config.policies), load_numbering(config.prefixes)
-    ledger = await SqliteLedger.open(config.store.path)
+    ledger = await open_ledger(config)
     desk = Desk(ledger, policies, numbering, SystemClock(), desk_rules(config))
     try:
         desk.policies = with_published(policies, await ledger.published())
@@ -561,7 +573,7 @@ class Service:
         return True
 
     async def _examine(self) -> list[Finding]:
-        store = await examine_store(self._desk, self._config.store.path)
+        store = await examine_store(self._desk, self._config.store.shown)
         return [store, *self._links(), examine_policies(self._desk, self.reload.failure)]
 
     def _links(self) -> list[Finding]:
@@ -628,7 +640,7 @@ async def serve(config: Config) -> int:
             desk.numbering.warm((config.desk.region,))
             service = Service(with_secrets(config), desk, systemd)
             await service.start()
-            log.info("started", version=version("fairdial"), store=str(config.store.path))
+            log.info("started", version=version("fairdial"), store=config.store.shown)
             await systemd.ready(service.state_line())
             waits = {asyncio.create_task(stopping.wait()), asyncio.create_task(service.until_fenced())}
             beside = {
@@ -685,9 +697,11 @@ class Parts:
         return findings + await asyncio.to_thread(examine_files, config.asterisk_etc, needs)
 
     def back_up(self, config: Config, file: Path) -> Mapping[str, object]:
+        _need_file(config)
         return _plain(asdict(back_up(config.store.path, file)))
 
     def restore(self, config: Config, file: Path) -> Mapping[str, object]:
+        _need_file(config)
         return _plain(asdict(restore(config.store.path, file)))
 
     async def replay(
@@ -697,6 +711,14 @@ class Parts:
             return await replay(replay_site(config), wanted, progress, told, look_on)
         except StartError as error:
             raise ReplayRefused(str(error)) from error
+
+
+def _need_file(config: Config) -> None:
+    if config.store.url:
+        raise LedgerUnavailable(
+            f"the ledger is the PostgreSQL database {config.store.shown}",
+            "back it up with `pg_dump` and restore it with `pg_restore`: docs/postgresql.md",
+        )
 
 
 def _plain(fields: Mapping[str, object]) -> Mapping[str, object]:
@@ -728,18 +750,22 @@ def probes(config: Config) -> dict[str, Probe]:
             try:
                 async with open_desk(config) as desk:
                     await desk.ledger.probe()
-                    return f"{config.store.path}: {len(await desk.ledger.accounts())} accounts; no server is running"
+                    return f"{config.store.shown}: {len(await desk.ledger.accounts())} accounts; no server is running"
             except (LedgerError, OSError, ValueError, StartError) as error:
                 cure = error.cure if isinstance(error, LedgerUnavailable) else ""
                 found = error.found if isinstance(error, LedgerUnavailable) else str(error)
-                cure = cure or "see that `store.path` is in a folder that FairDial can write"
+                cure = cure or (
+                    "see that `store.url` is right and its server runs"
+                    if config.store.url
+                    else "see that `store.path` is in a folder that FairDial can write"
+                )
                 raise Ailment(found, cure) from error
         except OperationError as error:
             raise Ailment(str(error), "look into the server's log") from error
         for each in health["parts"]:
             if each["part"] == "store" and not each["well"]:
                 raise Ailment(each["text"], each["cure"])
-        return f"{config.store.path}: in use by the running server, {status['calls']} calls in progress"
+        return f"{config.store.shown}: in use by the running server, {status['calls']} calls in progress"
 
     async def ari() -> str:
         usable = _usable(config)

@@ -1,12 +1,14 @@
-"""A PostgreSQL server of its own for tests and benchmarks: a cluster in a temporary folder, on a socket and a free port.
+"""A PostgreSQL server of its own for tests and benchmarks: a cluster in a temporary folder, on a free port.
 
-`obtain_postgres` finds the programs of Debian's package, or installs it without the cluster that it would make and start.
+`obtain_postgres` finds the programs of Debian's package, or installs it without the cluster that it would start.
 `Cluster` runs one server as a plain user, for PostgreSQL refuses root, and hands out databases with an empty ledger.
 """
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
 import itertools
 import os
 import pwd
@@ -56,7 +58,8 @@ def obtain_postgres(progress: Progress = print) -> Path:
         found = _programs()
     if found is None:
         raise TestbedError(
-            f"Debian's package postgresql brought no PostgreSQL {VERSION_MIN} or later; install one below /usr/lib/postgresql"
+            f"Debian's package postgresql brought no PostgreSQL {VERSION_MIN} or later; install one that is, so that"
+            " it is below /usr/lib/postgresql"
         )
     return found
 
@@ -168,9 +171,7 @@ class Cluster:
     def _made(self) -> str:
         name = f"ledger_{next(self._names)}"
         self.admin(f"CREATE DATABASE {name}")
-        with psycopg.connect(
-            self.url(name), autocommit=True, cursor_factory=psycopg.RawCursor
-        ) as connection:
+        with psycopg.connect(self.url(name), autocommit=True, cursor_factory=psycopg.RawCursor) as connection:
             migrate(connection)
         return name
 
@@ -193,3 +194,12 @@ DO $$ DECLARE each record; BEGIN
     END LOOP;
 END $$
 """
+
+
+@functools.cache
+def shared_cluster() -> Cluster:
+    """A running server for all that this process asks of one; gone with the process."""
+    running = Cluster(obtain_postgres())
+    atexit.register(running.remove)
+    running.start()
+    return running

@@ -46,7 +46,7 @@ log = structlog.get_logger(__name__)
 
 CONNECT_WITHIN_S: Final = 2
 LOCKED_MS: Final = 250
-"""How long another step's account is waited for: less than a dial has, so that it hears what the matter is."""
+"""How long an account is waited for that another step has: less than a dial has, so that it hears what is wrong."""
 STATEMENT_MS: Final = 2_000
 IDLE_MS: Final = 5_000
 """After which the server takes back the transaction of a FairDial that froze in it, and its locks."""
@@ -62,9 +62,8 @@ SERVER_MIN: Final = 150_000
 """PostgreSQL 15, which the tests run on."""
 
 BEGIN: Final = (
-    "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;"
-    f" SET LOCAL lock_timeout = {LOCKED_MS}; SET LOCAL statement_timeout = {STATEMENT_MS};"
-    f" SET LOCAL idle_in_transaction_session_timeout = {IDLE_MS}"
+    "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL lock_timeout = {locked_ms};"
+    f" SET LOCAL statement_timeout = {STATEMENT_MS}; SET LOCAL idle_in_transaction_session_timeout = {IDLE_MS}"
 )
 BEGIN_READING: Final = (
     "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;"
@@ -204,7 +203,9 @@ class Pool:
         waiting_max: int = 10_000,
         reading_max: int = 256,
         within_s: float = 10.0,
+        locked_ms: int = LOCKED_MS,
     ) -> None:
+        self._begin = BEGIN.format(locked_ms=locked_ms)
         self._url = url
         self._password = password
         self.where = shown(url)
@@ -318,7 +319,7 @@ class Pool:
     def _step(self, step: Step[T]) -> T:
         began_s, outcome = time.monotonic(), "ok"
         try:
-            return self._repeatedly(step, BEGIN)
+            return self._repeatedly(step, self._begin)
         except LedgerUnavailable:
             outcome = "failed"
             raise

@@ -9,7 +9,7 @@ import psycopg
 
 from fairdial.ledger.contract import LedgerUnavailable
 from fairdial.ledger.dialect import translated_schema
-from fairdial.ledger.pool import Pool
+from fairdial.ledger.pool import LOCKED_MS, Pool
 from fairdial.ledger.schema import files
 from fairdial.ledger.stepped import SteppedLedger
 
@@ -24,10 +24,13 @@ class PostgresLedger(SteppedLedger):
 
     @classmethod
     async def open(
-        cls, url: str, password: str | None = None, *, connections: int = 8, waiting_max: int = 10_000
+        cls, url: str, password: str | None = None, *, connections: int = 8, locked_ms: int = LOCKED_MS
     ) -> "PostgresLedger":
-        """Connect and bring the schema up to date. Raises LedgerUnavailable."""
-        pool = Pool(url, password, connections=connections, waiting_max=waiting_max)
+        """Connect and bring the schema up to date. Raises LedgerUnavailable.
+
+        locked_ms: how long an account is waited for that another step has.
+        """
+        pool = Pool(url, password, connections=connections, locked_ms=locked_ms)
         await pool.open(migrate)
         return cls(pool)
 

@@ -59,7 +59,7 @@ def _credit_moves(db: Database, account_id: str, period: Window) -> CreditMoves 
         " coalesce(sum(amount_micros) FILTER (WHERE during AND origin = 'call'), 0) AS calls,"
         " coalesce(sum(amount_micros) FILTER (WHERE during AND origin = 'forfeited'), 0) AS forfeited,"
         " coalesce(sum(amount_micros) FILTER (WHERE at_ms >= ?2), 0) AS later"
-        " FROM (SELECT *, at_ms >= ?1 AND at_ms < ?2 AS during FROM credit_entries WHERE account_id = ?3)",
+        " FROM (SELECT *, at_ms >= ?1 AND at_ms < ?2 AS during FROM credit_entries WHERE account_id = ?3) moves",
         (period.start_ms, period.end_ms, account_id),
     ).fetchone()
     return CreditMoves(

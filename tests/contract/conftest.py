@@ -10,7 +10,7 @@ import pytest
 from fairdial.ledger.contract import Ledger
 from fairdial.ledger.postgres import PostgresLedger
 from fairdial.ledger.sqlite import SqliteLedger
-from testbed.postgres import Cluster
+from testbed.postgres import Cluster, shared_cluster
 
 
 class Store(Protocol):
@@ -41,34 +41,33 @@ class PostgresStore:
         return self.cluster.url(self.database)
 
     async def open(self) -> PostgresLedger:
-        return await PostgresLedger.open(self.url, connections=4)
-
-
-Given = Callable[[], Cluster]
+        # Patient: who shares a machine with other tests waits longer than a call would.
+        return await PostgresLedger.open(self.url, connections=4, locked_ms=2_000)
 
 
 @contextmanager
-def _sqlite(folder: Path, _cluster: Given) -> Iterator[Store]:
+def _sqlite(folder: Path) -> Iterator[Store]:
     yield SqliteStore(folder)
 
 
 @contextmanager
-def _postgres(_folder: Path, cluster: Given) -> Iterator[Store]:
-    running = cluster()
-    with running.database() as name:
-        yield PostgresStore(running, name)
+def _postgres(_folder: Path) -> Iterator[Store]:
+    cluster = shared_cluster()
+    with cluster.database() as name:
+        yield PostgresStore(cluster, name)
 
 
-STORES: dict[str, Callable[[Path, Given], AbstractContextManager[Store]]] = {
+STORES: dict[str, Callable[[Path], AbstractContextManager[Store]]] = {
     "sqlite": _sqlite,
     "postgres": _postgres,
 }
+"""An empty store of each kind, for as long as it is wanted; its files are in that folder, if it has any."""
 
 
 @pytest.fixture(params=sorted(STORES))
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
     """An empty store."""
-    with STORES[request.param](tmp_path, lambda: request.getfixturevalue("cluster")) as empty:
+    with STORES[request.param](tmp_path) as empty:
         yield empty
 
 

@@ -21,7 +21,7 @@ from fairdial.policy.outcomes import Reason
 from fairdial.policy.patterns import Hit
 from fairdial.watch import Watch
 from tests.charges import NUMBERING
-from tests.samples import NOON_MS, RULES, SetClock, provision
+from tests.samples import NOON_MS, RULES, SetClock, nothing_under_way, provision
 from tests.watched import detector, rung, watched
 
 SEQUENTIAL = watched(detector("row", "sequential_numbers", 5, step="suspend"))
@@ -81,9 +81,8 @@ class Counter:
         async with asyncio.timeout(5):
             while self.watch.waiting:
                 await asyncio.sleep(0.005)
-            await asyncio.sleep(0)
-        # The last of it may be in the ledger's hands.
-        await self.ledger.probe()
+            # The last of it may be in the ledger's hands.
+            await nothing_under_way(self.ledger)
 
 
 @asynccontextmanager
