@@ -62,7 +62,7 @@ SERVER_MIN: Final = 150_000
 """PostgreSQL 15, which the tests run on."""
 
 BEGIN: Final = (
-    "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL lock_timeout = {locked_ms};"
+    "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = {locked_ms};"
     f" SET LOCAL statement_timeout = {STATEMENT_MS}; SET LOCAL idle_in_transaction_session_timeout = {IDLE_MS}"
 )
 BEGIN_READING: Final = (
@@ -101,16 +101,11 @@ _CURES: Final[dict[type[psycopg.Error], str]] = {
     errors.ReadOnlySqlTransaction: "`store.url` leads to a standby or a server that only reads; name the primary,"
     " or several hosts with target_session_attrs=read-write",
     errors.DiskFull: "make room on the server's disk",
-    errors.TooManyConnections: "lower `store.connections` on each node, or raise max_connections on the server",
-    errors.InvalidPassword: "compare `store.url` and the password with the server's pg_hba.conf",
-    errors.InvalidAuthorizationSpecification: "compare `store.url` and the password with the server's pg_hba.conf",
-    errors.InvalidCatalogName: "make the database: `createdb`, owned by the user in `store.url`",
     errors.InsufficientPrivilege: "let the user in `store.url` own the database and its tables",
-    errors.CannotConnectNow: "the server starts or stops; wait until it is up",
 }
 
 _UNKNOWN_CURE: Final = "it may have been done; repeat it to know"
-_DOWN_CURE: Final = "see that the server runs and that its host and port in `store.url` are right"
+_DOWN_CURE: Final = "see that the server runs and has connections left, and that host, user, password and database in [store] are right"
 
 
 class _Row(tuple[Any, ...]):
