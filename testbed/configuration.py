@@ -168,6 +168,7 @@ class Settings:
     log_levels: str = "notice,warning,error"
     agi_global: str = "FAIRDIAL_AGI_PORT"
     tls: bool = False
+    name: str = ""
 
 
 def write(installation: Installation, directory: Path, settings: Settings) -> None:
@@ -176,7 +177,7 @@ def write(installation: Installation, directory: Path, settings: Settings) -> No
         (directory / name).mkdir(parents=True, exist_ok=True)
     (directory / "spool" / "outgoing").mkdir(exist_ok=True)
     contents = {
-        "asterisk.conf": _asterisk(installation, directory),
+        "asterisk.conf": _asterisk(installation, directory, settings.name),
         "modules.conf": _modules(installation),
         "logger.conf": f"[general]\ndateformat=%F %T.%3q\n[logfiles]\nmessages => {settings.log_levels}\n",
         "http.conf": _http(settings),
@@ -211,7 +212,7 @@ def write(installation: Installation, directory: Path, settings: Settings) -> No
         path.chmod(0o600)
 
 
-def _asterisk(installation: Installation, directory: Path) -> str:
+def _asterisk(installation: Installation, directory: Path, name: str) -> str:
     inside = installation.inside(directory)
     return f"""[directories]
 astetcdir => {inside}/etc
@@ -229,6 +230,7 @@ astsbindir => /usr/sbin
 nocolor = yes
 hideconnect = yes
 documentation_language = en_US
+{f"systemname = {name}" if name else ""}
 [files]
 astctl = ctl
 """
