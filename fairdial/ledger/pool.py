@@ -105,7 +105,7 @@ _CURES: Final[dict[type[psycopg.Error], str]] = {
 }
 
 _UNKNOWN_CURE: Final = "it may have been done; repeat it to know"
-_DOWN_CURE: Final = "see that the server runs and has connections left, and that host, user, password and database in [store] are right"
+_DOWN_CURE: Final = "see that the server runs and has connections left; and that host, user, password and database in [store] are right"
 
 
 class _Row(tuple[Any, ...]):

@@ -50,7 +50,7 @@ async def test_what_is_used_at_one_switch_counts_at_the_other_and_each_looks_aft
     assert settled["estimated"] is False
     assert abs(settled["used_s"] - outcome.talk_s) <= 1
     [usage] = (await west.server.ask("usage", account="acme"))["usage"]
-    assert (usage["used_s"], usage["reserved_s"]) == (settled["used_s"], 0)
+    assert (usage["used_units"], usage["reserved_units"]) == (settled["used_s"], 0)
     decisions = await east.server.ask("decisions", limit=10)
     assert [(each["line"], each["decision"]) for each in decisions] == [
         ("bob", "refuse"),
