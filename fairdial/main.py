@@ -13,7 +13,7 @@ import signal
 import sys
 import traceback
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
@@ -68,6 +68,7 @@ from fairdial.evidence import Evidence
 from fairdial.hardening import examine_files, exposed_secrets
 from fairdial.ledger.backup import back_up, restore
 from fairdial.ledger.contract import Ledger, LedgerError, LedgerUnavailable, LoadedCard, PublishedPolicy
+from fairdial.ledger.database import Database
 from fairdial.ledger.notice import Channel, NoticeRules
 from fairdial.ledger.sqlite import SqliteLedger
 from fairdial.logins import EVENTS, LoginRules, Logins
@@ -205,7 +206,17 @@ def replay_site(config: Config) -> Site:
         desk_rules(config),
         rules.lead_s,
         lambda published: with_published(load_policies(config.policies), published),
+        partial(_read_server, config) if config.store.url else None,
     )
+
+
+@contextlib.contextmanager
+def _read_server(config: Config) -> Iterator[Database]:
+    from fairdial.ledger.postgres import reading
+
+    store = with_secrets(config, only="store").store
+    with reading(store.url, store.password.get_secret_value() or None) as database:
+        yield database
 
 
 async def open_ledger(config: Config) -> Ledger:

@@ -23,8 +23,10 @@ class Row(Protocol):
 
 
 class Cursor(Protocol):
-    """What a statement found. rowcount: how many rows it changed."""
+    """What a statement found. rowcount: how many rows it changed. description: of its columns, the name first."""
 
+    @property
+    def description(self) -> Any: ...
     @property
     def rowcount(self) -> int: ...
     def fetchone(self) -> Any: ...

@@ -105,7 +105,9 @@ _CURES: Final[dict[type[psycopg.Error], str]] = {
 }
 
 _UNKNOWN_CURE: Final = "it may have been done; repeat it to know"
-_DOWN_CURE: Final = "see that the server runs and has connections left; and that host, user, password and database in [store] are right"
+_DOWN_CURE: Final = (
+    "see that the server runs; and that host, user, password and database in [store] are right"
+)
 
 
 class _Row(tuple[Any, ...]):
@@ -181,6 +183,47 @@ class _Again(Exception):
         self.at_once = at_once
 
 
+def connect(url: str, password: str | None) -> "psycopg.Connection[_Row]":
+    """A connection on which transactions are begun and ended by word. Raises psycopg.Error."""
+    connection = psycopg.connect(
+        url,
+        password=password,
+        autocommit=True,
+        row_factory=_rows,
+        cursor_factory=psycopg.RawCursor,
+        connect_timeout=CONNECT_WITHIN_S,
+        fallback_application_name="fairdial",
+        # A server that vanished is noticed before calls wait for ever.
+        keepalives_idle=10,
+        keepalives_interval=2,
+        keepalives_count=3,
+        tcp_user_timeout=5_000,
+    )
+    try:
+        connection.adapters.register_loader("numeric", _NumberLoader)
+        # One type for all whole numbers: psycopg's own choice, by size, prepares each statement many times over.
+        connection.adapters.register_dumper(int, Int8Dumper)
+        [backend] = connection.execute("SELECT pg_backend_pid()").fetchone() or (None,)
+        # A pooler has a number of its own: each transaction may be on another connection to the server, where a name
+        # of ours stands for another statement.
+        connection.prepare_threshold = 1 if backend == connection.info.backend_pid else None
+        connection.prepared_max = PREPARED_MAX
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def told(where: str, error: Exception) -> LedgerUnavailable:
+    """An error of the server or its client, for people."""
+    said = str(error).strip().replace("\n", " ")
+    for kind, cure in _CURES.items():
+        if isinstance(error, kind):
+            return LedgerUnavailable(f"{where}: {said}", cure)
+    down = isinstance(error, errors.OperationalError) and not error.sqlstate
+    return LedgerUnavailable(f"{where}: {said}", _DOWN_CURE if down else "")
+
+
 class Pool:
     """Runs steps on the server at `url`, which has no password in it. `open` before use, `close` after; both once.
 
@@ -239,7 +282,7 @@ class Pool:
                 )
             prepare(connection)
         except psycopg.Error as error:
-            raise self._told(error) from error
+            raise told(self.where, error) from error
 
     async def do(self, step: Step[T]) -> T:
         """Run `step` in a transaction; its result is returned after the commit.
@@ -372,21 +415,13 @@ class Pool:
         """What is to be raised of an error after which nothing was changed."""
         cause = error.__cause__ if isinstance(error, Unstorable) else error
         if isinstance(cause, _AGAIN):
-            return _Again(error if isinstance(error, Unstorable) else self._told(error), at_once=False)
+            return _Again(error if isinstance(error, Unstorable) else told(self.where, error), at_once=False)
         if isinstance(error, Unstorable):
             return error
         lost = isinstance(cause, _LOST) or (isinstance(cause, errors.OperationalError) and not cause.sqlstate)
         if lost:
-            return _Again(self._told(error), at_once=True)
-        return self._told(error)
-
-    def _told(self, error: Exception) -> LedgerUnavailable:
-        said = str(error).strip().replace("\n", " ")
-        for kind, cure in _CURES.items():
-            if isinstance(error, kind):
-                return LedgerUnavailable(f"{self.where}: {said}", cure)
-        down = isinstance(error, errors.OperationalError) and not error.sqlstate
-        return LedgerUnavailable(f"{self.where}: {said}", _DOWN_CURE if down else "")
+            return _Again(told(self.where, error), at_once=True)
+        return told(self.where, error)
 
     def _connection(self) -> "psycopg.Connection[_Row]":
         """This thread's, made anew where it has none. Raises LedgerUnavailable."""
@@ -397,43 +432,14 @@ class Pool:
         if down is not None and time.monotonic() < down[0]:
             raise LedgerUnavailable(down[1].found, down[1].cure)
         try:
-            connection = self._connect()
+            connection = connect(self._url, self._password)
         except psycopg.Error as error:
-            told = self._told(error)
-            self._down = time.monotonic() + DOWN_S, told
-            raise told from error
+            why = told(self.where, error)
+            self._down = time.monotonic() + DOWN_S, why
+            raise why from error
         self._down = None
         self._mine.connection = connection
         self._all.add(connection)
-        return connection
-
-    def _connect(self) -> "psycopg.Connection[_Row]":
-        connection = psycopg.connect(
-            self._url,
-            password=self._password,
-            autocommit=True,
-            row_factory=_rows,
-            cursor_factory=psycopg.RawCursor,
-            connect_timeout=CONNECT_WITHIN_S,
-            fallback_application_name="fairdial",
-            # A server that vanished is noticed before calls wait for ever.
-            keepalives_idle=10,
-            keepalives_interval=2,
-            keepalives_count=3,
-            tcp_user_timeout=5_000,
-        )
-        try:
-            connection.adapters.register_loader("numeric", _NumberLoader)
-            # One type for all whole numbers: psycopg's own choice, by size, prepares each statement many times over.
-            connection.adapters.register_dumper(int, Int8Dumper)
-            [backend] = connection.execute("SELECT pg_backend_pid()").fetchone() or (None,)
-            # A pooler has a number of its own: each transaction may be another's connection, where a name stands
-            # for another statement.
-            connection.prepare_threshold = 1 if backend == connection.info.backend_pid else None
-            connection.prepared_max = PREPARED_MAX
-        except BaseException:
-            connection.close()
-            raise
         return connection
 
     def _roll_back(self, connection: "psycopg.Connection[_Row]") -> None:

@@ -20,10 +20,13 @@ from fairdial.ledger.contract import (
     LedgerSlow,
     LedgerUnavailable,
 )
+from fairdial.ledger.direct import DirectWriter
+from fairdial.ledger.notice import Channel, NoticeRules
 from fairdial.ledger.pool import Pool
-from fairdial.ledger.postgres import PostgresLedger, migrate
+from fairdial.ledger.postgres import LEASE_MS, PostgresLedger, migrate, reading
 from fairdial.ledger.schema import files
-from fairdial.policy.account import Account, Kind, Options, OwnNumber
+from fairdial.ledger.sqlite import SqliteLedger
+from fairdial.policy.account import Account, Credit, Kind, Options, OwnNumber, Standing
 from fairdial.policy.decide import Allow, Refuse, Verdict
 from fairdial.policy.outcomes import Reason
 from testbed.postgres import shared_cluster
@@ -189,6 +192,24 @@ async def test_who_waits_for_an_account_hears_so_in_time_and_the_others_go_on(st
         await ledger.close()
 
 
+async def test_a_notice_is_told_by_one_node_and_by_another_where_that_one_is_gone(
+    store: PostgresStore, nodes: list[Ledger]
+) -> None:
+    await provision(nodes[0])
+    await nodes[0].set_notice_rules(NoticeRules((), 0, frozenset({Channel.WEBHOOK})))
+    await nodes[0].set_standing("acme", Standing.SUSPENDED, NOON_MS)
+    found = await asyncio.gather(*(node.due_notices(Channel.WEBHOOK, NOON_MS, 10) for node in nodes))
+    assert sorted(len(each) for each in found) == [0, 0, 1]
+    [leader] = [node for node, each in zip(nodes, found, strict=True) if each]
+    other = nodes[(nodes.index(leader) + 1) % 3]
+    assert len(await leader.due_notices(Channel.WEBHOOK, NOON_MS + 1000, 10)) == 1
+    assert await other.due_notices(Channel.WEBHOOK, NOON_MS + 1000, 10) == ()
+    # It was heard of last a second after noon.
+    assert len(await other.due_notices(Channel.WEBHOOK, NOON_MS + 1000 + LEASE_MS, 10)) == 1
+    await other.close()
+    assert len(await leader.due_notices(Channel.WEBHOOK, NOON_MS + 2000, 10)) == 1
+
+
 # --- faults of the server ----------------------------------------------------------------------------
 
 
@@ -333,7 +354,9 @@ def test_both_stores_have_the_same_tables_columns_and_indexes(store: PostgresSto
         checks = theirs.execute(
             "SELECT count(*) FROM pg_constraint WHERE contype = 'c' AND connamespace = 'public'::regnamespace"
         ).fetchone()
-    assert set(columns) == _columns_of_sqlite(tmp_path)
+    # Who does what only one node at a time does.
+    leases = {("leases", name) for name in ("task", "holder", "until_ms")}
+    assert set(columns) == _columns_of_sqlite(tmp_path) | leases
     with closing(sqlite3.connect(tmp_path / "tables.sqlite")) as raw:
         ours = {
             name
@@ -393,3 +416,23 @@ async def test_accounts_are_in_the_order_of_their_bytes_whatever_the_databases_i
         await nodes[0].add_account(Account(each, "plan", "UTC"))
     assert [account.id for account in await nodes[0].accounts()] == sorted(ids)
     assert [account.id for account in await nodes[0].accounts(after="Z")] == ["_", "a", "z"]
+
+
+async def test_a_replay_copies_customers_and_prices_from_the_server(
+    store: PostgresStore, nodes: list[Ledger]
+) -> None:
+    await provision(nodes[0], "acme", "alice", "bob")
+    await nodes[0].add_credit("acme", "EUR", 5_000_000, "order-1", NOON_MS)
+    await authorise(nodes[0], outbound())
+    replayed = DirectWriter()
+    with reading(store.url) as source:
+        replayed.copy_rows(source)
+    copy = SqliteLedger(replayed)
+    try:
+        assert [account.id for account in await copy.accounts()] == ["acme"]
+        assert [line.id for line in await copy.lines()] == ["alice", "bob"]
+        sheet = await copy.sheet("acme")
+        assert (sheet.credit, sheet.usage) == (Credit("EUR", 5_000_000, 0), ())
+        assert await copy.decisions() == ()
+    finally:
+        await copy.close()

@@ -52,10 +52,7 @@ async def test_what_is_used_at_one_switch_counts_at_the_other_and_each_looks_aft
     [usage] = (await west.server.ask("usage", account="acme"))["usage"]
     assert (usage["used_units"], usage["reserved_units"]) == (settled["used_s"], 0)
     decisions = await east.server.ask("decisions", limit=10)
-    assert [(each["line"], each["decision"]) for each in decisions] == [
-        ("bob", "refuse"),
-        ("alice", "allow"),
-    ]
+    assert [each["decision"] for each in decisions] == ["refuse", "allow"]
 
 
 async def test_doctor_and_ready_name_the_database_and_a_backup_is_pg_dumps(
