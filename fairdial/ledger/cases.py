@@ -325,7 +325,7 @@ def block(db: Database, block: Block) -> None:
 
 
 def unblock(db: Database, source: str) -> None:
-    if not db.execute("DELETE FROM blocks WHERE source = ?", (source,)).rowcount:
+    if db.execute("DELETE FROM blocks WHERE source = ? RETURNING source", (source,)).fetchone() is None:
         raise NotFound(f"source {source!r} is not blocked; `fairdial block list` shows those that are")
 
 

@@ -239,13 +239,14 @@ def _reserve(db: Database, call_id: str, account_id: str, holds: Sequence[Hold])
 def answered(db: Database, call_id: str, leg: str, at_ms: int) -> Grant:
     lock(db, Of.CALL, call_id)
     first = db.execute(
-        "UPDATE grants SET state = 'talking', leg = ?, answered_ms = ? WHERE call_id = ? AND state = 'ringing'",
+        "UPDATE grants SET state = 'talking', leg = ?, answered_ms = ? WHERE call_id = ? AND state = 'ringing'"
+        " RETURNING call_id",
         (leg, at_ms, call_id),
-    ).rowcount
-    if not first:
+    ).fetchone()
+    if first is None:
         db.execute("UPDATE grants SET leg = ? WHERE call_id = ? AND state = 'talking'", (leg, call_id))
     grant = reading.need_grant(db, call_id)
-    if first and grant.room is not None:
+    if first is not None and grant.room is not None:
         rooms.enter(db, call_id, grant.room)
         return reading.need_grant(db, call_id)
     return grant

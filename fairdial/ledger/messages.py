@@ -56,11 +56,12 @@ def unsend(db: Database, call_id: str, at_ms: int) -> bool:
 
 
 def forget_texts(db: Database, before_ms: int) -> int:
-    return db.execute(
+    forgotten = db.execute(
         "UPDATE messages SET text = NULL WHERE call_id IN"
-        " (SELECT call_id FROM messages WHERE text <> '' AND at_ms < ? LIMIT ?)",
+        " (SELECT call_id FROM messages WHERE text <> '' AND at_ms < ? LIMIT ?) RETURNING call_id",
         (before_ms, FORGOTTEN_AT_ONCE),
-    ).rowcount
+    )
+    return len(forgotten.fetchall())
 
 
 def secret(db: Database, name: str, fresh: bytes) -> bytes:

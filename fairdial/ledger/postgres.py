@@ -77,7 +77,7 @@ def reading(url: str, password: str | None = None) -> Iterator[Database]:
     """One moment of the database, for who copies from it. Raises LedgerUnavailable."""
     try:
         with contextlib.closing(connect(url, password)) as connection:
-            connection.execute(BEGIN_READING.encode(), prepare=False)
+            connection.execute(BEGIN_READING.encode())
             yield PostgresDatabase(connection)
     except psycopg.Error as error:
         raise told(shown(url), error) from error

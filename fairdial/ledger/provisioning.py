@@ -112,10 +112,10 @@ def add_number(db: Database, number: OwnNumber) -> bool:
     given = db.execute(
         "INSERT INTO numbers (number, account_id, line_id) VALUES (?, ?, ?)"
         " ON CONFLICT (number) DO UPDATE SET line_id = excluded.line_id"
-        " WHERE numbers.account_id = excluded.account_id",
+        " WHERE numbers.account_id = excluded.account_id RETURNING number",
         (number.number, number.account_id, number.line_id),
-    ).rowcount
-    if not given:
+    ).fetchone()
+    if given is None:
         # Another account got it at this moment.
         raise _belongs_elsewhere(number.number, reading.need_number(db, number.number).account_id)
     return True
@@ -370,7 +370,7 @@ def add_token(db: Database, token: Token) -> None:
 
 
 def remove_token(db: Database, name: str) -> None:
-    if not db.execute("DELETE FROM tokens WHERE name = ?", (name,)).rowcount:
+    if db.execute("DELETE FROM tokens WHERE name = ? RETURNING name", (name,)).fetchone() is None:
         raise NotFound(f"no token {name!r}; `fairdial token list` shows all")
 
 
