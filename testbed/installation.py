@@ -140,28 +140,32 @@ def obtain_promtool(progress: Progress = print) -> str:
     installed = shutil.which("promtool", path=SYSTEM_PATH)
     if installed is not None:
         return installed
-    program = cache_directory() / "prometheus" / "usr" / "bin" / "promtool"
-    if not program.exists():
-        progress("fetching Debian's package prometheus, for promtool")
-        cache_directory().mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cache_directory(), prefix="prometheus-") as name:
-            folder = Path(name)
-            try:
-                for command in (
-                    ["apt-get", "-q", "download", "prometheus"],
-                    ["sh", "-c", "exec dpkg-deb --extract prometheus_*.deb unpacked"],
-                ):
-                    subprocess.run(
-                        command, cwd=folder, capture_output=True, timeout=COMMAND_TIMEOUT_S, check=True
-                    )
-            except (OSError, subprocess.SubprocessError) as error:
-                raise TestbedError(
-                    f"Debian's package prometheus cannot be fetched ({error}); run `apt-get update`, or install it"
-                ) from error
-            # Where another process was quicker, its copy is as good.
-            with contextlib.suppress(OSError):
-                (folder / "unpacked").rename(cache_directory() / "prometheus")
-    return str(program)
+    return str(unpacked("prometheus", progress=progress) / "usr" / "bin" / "promtool")
+
+
+def unpacked(*packages: str, progress: Progress = print) -> Path:
+    """The folder of Debian packages that are unpacked into the cache, not installed. Raises `TestbedError`."""
+    made = cache_directory() / packages[0]
+    if made.exists():
+        return made
+    progress(f"fetching Debian's package {packages[0]}")
+    cache_directory().mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache_directory(), prefix=f"{packages[0]}-") as name:
+        folder = Path(name)
+        extract = 'for package in *.deb; do dpkg-deb --extract "$package" unpacked || exit; done'
+        try:
+            for command in (["apt-get", "-q", "download", *packages], ["sh", "-c", extract]):
+                subprocess.run(
+                    command, cwd=folder, capture_output=True, timeout=COMMAND_TIMEOUT_S, check=True
+                )
+        except (OSError, subprocess.SubprocessError) as error:
+            raise TestbedError(
+                f"Debian's package {packages[0]} cannot be fetched ({error}); run `apt-get update`, or install it"
+            ) from error
+        # Where another process was quicker, its copy is as good.
+        with contextlib.suppress(OSError):
+            (folder / "unpacked").rename(made)
+    return made
 
 
 def _program(name: str, package: str, progress: Progress) -> str:

@@ -15,6 +15,7 @@ import pwd
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import time
@@ -25,7 +26,7 @@ from typing import Any
 import psycopg
 
 from fairdial.ledger.postgres import migrate
-from testbed.installation import TestbedError, install_packages
+from testbed.installation import SYSTEM_PATH, TestbedError, install_packages, unpacked
 from testbed.ports import LOOPBACK, free_ports
 
 PLAIN_USER = "nobody"
@@ -62,6 +63,23 @@ def obtain_postgres(progress: Progress = print) -> Path:
             " it is below /usr/lib/postgresql"
         )
     return found
+
+
+def obtain_pgbouncer(progress: Progress = print) -> tuple[str, dict[str, str]]:
+    """The path of PgBouncer, and what its environment needs. Raises `TestbedError`.
+
+    Where it is not installed, it is unpacked into the cache with its libraries: installed, it would start a server.
+    """
+    installed = shutil.which("pgbouncer", path=SYSTEM_PATH)
+    if installed is not None:
+        return installed, {}
+    needs = subprocess.run(
+        ["apt-cache", "depends", "pgbouncer"], capture_output=True, text=True, timeout=COMMAND_WITHIN_S
+    ).stdout
+    libraries = re.findall(r"Depends: (libc-ares\S+|libevent\S+)", needs)
+    folder = unpacked("pgbouncer", *libraries, progress=progress)
+    paths = [str(path) for path in (folder / "usr" / "lib").glob("*-linux-*")]
+    return str(folder / "usr" / "sbin" / "pgbouncer"), {"LD_LIBRARY_PATH": os.pathsep.join(paths)}
 
 
 def _programs() -> Path | None:
@@ -154,6 +172,40 @@ class Cluster:
         self.stop(signal.SIGQUIT)
         shutil.rmtree(self.folder, ignore_errors=True)
 
+    @contextlib.contextmanager
+    def pooler(self) -> Iterator[int]:
+        """PgBouncer before this server: three connections, another for each transaction. Its port on loopback."""
+        program, environment = obtain_pgbouncer()
+        [port] = free_ports(1)
+        settings = self.folder / "pgbouncer.ini"
+        settings.write_text(
+            f"[databases]\n* = host={LOOPBACK} port={self.port} user=fairdial\n[pgbouncer]\n"
+            f"listen_addr = {LOOPBACK}\nlisten_port = {port}\nunix_socket_dir =\nauth_type = any\n"
+            "pool_mode = transaction\ndefault_pool_size = 3\nmax_client_conn = 200\n"
+        )
+        settings.chmod(0o644)
+        # It becomes a plain user by itself, who could not reach it in root's cache.
+        plain = ["-u", PLAIN_USER] if self._as else []
+        with (self.folder / "pooler.log").open("ab") as output:
+            running = subprocess.Popen(
+                [program, *plain, str(settings)],
+                cwd="/",
+                env={**os.environ, **environment},
+                stdout=output,
+                stderr=output,
+            )
+        try:
+            until = time.monotonic() + START_WITHIN_S
+            while not _answers(port):
+                if time.monotonic() > until or running.poll() is not None:
+                    said = (self.folder / "pooler.log").read_text(errors="replace")[-500:]
+                    raise TestbedError(f"PgBouncer does not start: {said}")
+                time.sleep(0.02)
+            yield port
+        finally:
+            running.terminate()
+            running.wait(START_WITHIN_S)
+
     def admin(self, sql: str, database: str = "postgres", **parameters: Any) -> list[tuple[Any, ...]]:
         """Run a statement, and what it found."""
         with psycopg.connect(self.url(database), autocommit=True, connect_timeout=5) as connection:
@@ -203,3 +255,8 @@ def shared_cluster() -> Cluster:
     atexit.register(running.remove)
     running.start()
     return running
+
+
+def _answers(port: int) -> bool:
+    with socket.socket() as trying:
+        return trying.connect_ex((LOOPBACK, port)) == 0

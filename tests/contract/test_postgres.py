@@ -192,6 +192,23 @@ async def test_who_waits_for_an_account_hears_so_in_time_and_the_others_go_on(st
         await ledger.close()
 
 
+async def test_through_a_pooler_that_gives_each_transaction_another_connection_nothing_is_confused(
+    store: PostgresStore,
+) -> None:
+    with store.cluster.pooler() as port:
+        url = f"postgresql://fairdial@127.0.0.1:{port}/{store.database}"
+        nodes = [await PostgresLedger.open(url, connections=4, locked_ms=2_000) for _ in range(3)]
+        await provision(nodes[0])
+        granted = await asyncio.gather(*(dial_at_once(node, f"n{n}", 40) for n, node in enumerate(nodes)))
+        assert sum(map(sum, granted)) == LEFT_S
+        live = await nodes[1].live_grants()
+        await asyncio.gather(*(nodes[2].settle(grant.call_id, 1, NOON_MS + 1_000) for grant in live))
+        [usage] = (await nodes[1].sheet("acme")).usage
+        assert (usage.meter.used_units, usage.meter.reserved_units) == (len(live), 0)
+        for each in nodes:
+            await each.close()
+
+
 async def test_a_notice_is_told_by_one_node_and_by_another_where_that_one_is_gone(
     store: PostgresStore, nodes: list[Ledger]
 ) -> None:
