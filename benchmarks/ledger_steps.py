@@ -145,7 +145,7 @@ async def figures(seconds: float, stores: tuple[str, ...], told: Callable[[Figur
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=5.0, help="for each figure (default 5)")
+    parser.add_argument("--seconds", type=float, default=2.0, help="for each figure (default 2)")
     parser.add_argument("--store", choices=sorted(STORES), action="append", help="only that one")
     given = parser.parse_args(arguments)
     table = Table("store", "callers", "steps/s", "target", "authorise ms, median", "99 of 100")
