@@ -173,6 +173,14 @@ class PostgresDatabase(SharedDatabase):
             self._pipeline.sync()
 
     def apart(self, work: Callable[[], T]) -> T:
+        # What is prepared after an error is not, and its name would be taken for prepared.
+        prepares, self._raw.prepare_threshold = self._raw.prepare_threshold, None
+        try:
+            return self._apart(work)
+        finally:
+            self._raw.prepare_threshold = prepares
+
+    def _apart(self, work: Callable[[], T]) -> T:
         self._raw.execute("SAVEPOINT apart")
         try:
             result = work()
@@ -409,10 +417,9 @@ class Pool:
                 ending = connection.execute("COMMIT")
         except psycopg.Error as error:
             lost = connection.closed
-            if isinstance(error, errors.FeatureNotSupported):
-                # Its prepared statements are of the schema of before.
-                self._drop(connection)
-            self._roll_back(connection)
+            # With its transaction. What was sent after the error was passed over, PREPARE too, of which the client does
+            # not know; and after a change of the schema none of its prepared statements does any more.
+            self._drop(connection)
             if committing and lost:
                 raise LedgerSlow(
                     f"{self.where}: the connection was lost while it committed", _UNKNOWN_CURE

@@ -15,10 +15,14 @@ import pytest
 from fairdial.ledger import writer
 from fairdial.ledger.contract import (
     AlreadyExists,
+    BatchRefused,
+    ConstraintViolated,
+    Entry,
     IdempotencyConflict,
     Ledger,
     LedgerSlow,
     LedgerUnavailable,
+    Payment,
 )
 from fairdial.ledger.direct import DirectWriter
 from fairdial.ledger.notice import Channel, NoticeRules
@@ -140,6 +144,23 @@ async def test_a_call_id_of_two_lines_at_once_is_the_firsts(nodes: list[Ledger])
             *(authorise(node, dial) for node, dial in zip(nodes, dials, strict=False)), return_exceptions=True
         )
         assert {type(each) for each in found} == {Verdict, IdempotencyConflict}
+
+
+async def test_after_a_refused_statement_the_same_steps_go_on(nodes: list[Ledger]) -> None:
+    """Of what a pipeline sent after an error the client believes that it was prepared."""
+    ledger = nodes[0]
+    await provision(ledger)
+    for n in range(4):
+        unstorable = Payment("acme", "EUR", 2**70, f"order-{n}")
+        with pytest.raises(ConstraintViolated):
+            await ledger.add_credit("acme", "EUR", 2**70, f"order-{n}", NOON_MS)
+        with pytest.raises(BatchRefused, match="cannot be stored"):
+            await ledger.provision(
+                [Entry("line 1", unstorable), Entry("line 2", Account(f"new-{n}", "plan"))], NOON_MS
+            )
+        assert await ledger.provision([Entry("line 1", Account(f"a-{n}", "plan"))], NOON_MS) == (1, 0)
+        assert isinstance((await authorise(ledger, outbound(f"call-{n}"))).decision, Allow)
+    assert [account.id for account in await ledger.accounts()] == ["a-0", "a-1", "a-2", "a-3", "acme"]
 
 
 async def test_a_call_that_ends_at_two_nodes_at_once_is_counted_once(nodes: list[Ledger]) -> None:
