@@ -50,7 +50,7 @@ demo: venv
 serve: venv
 	$(PYTHON) -m testbed.demo --stay
 
-## make bench   what FairDial adds, beside the bare switch (BENCH="--rate 50 --seconds 10"), and decisions and replayed calls a second
+## make bench   what FairDial adds, beside the bare switch (BENCH="--rate 50 --seconds 10"), and decisions, replayed calls and ledger steps a second
 bench: venv
 	$(PYTHON) -m benchmarks.cut_off
 	$(PYTHON) -m benchmarks.setup_time $(BENCH)
@@ -58,6 +58,7 @@ bench: venv
 	$(PYTHON) -m benchmarks.conferences $(CONFERENCES)
 	$(PYTHON) -m benchmarks.replay $(REPLAY)
 	$(PYTHON) -m benchmarks.page $(PAGE)
+	$(PYTHON) -m benchmarks.ledger_steps $(LEDGER_STEPS)
 
 ## make pictures   the README's pictures of the page anew, from a running system
 pictures: venv

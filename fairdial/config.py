@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
+from urllib.parse import parse_qs, urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -31,6 +32,7 @@ SECRET_BYTES_MAX: Final = 1024
 SECRETS: Final = (
     (("ari",), "password"),
     (("ami",), "secret"),
+    (("store",), "password"),
     (("notices", "webhook"), "secret"),
     (("notices", "email"), "password"),
 )
@@ -150,9 +152,41 @@ class Http(_Section):
 
 
 class Store(_Section):
-    """The ledger's SQLite file."""
+    """Where the ledger is: an SQLite file, which one FairDial writes, or a PostgreSQL database that several share.
+
+    url: postgresql://USER@HOST:PORT/DATABASE, and what libpq takes after `?`, such as sslmode; empty: the file at
+    `path`. password, password_file: of that user, in no `url`; without, libpq looks for one itself. connections: that
+    write; half as many more read.
+    """
 
     path: Path = Path("/var/lib/fairdial/ledger.sqlite")
+    url: Annotated[str, Field(pattern=r"^(postgres(ql)?://.+)?$")] = ""
+    password: SecretStr = SecretStr("")
+    password_file: Path | None = None
+    connections: Annotated[int, Field(ge=1, le=64)] = 8
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        _one_of("password", self.password, self.password_file)
+        if not self.url and (self.password.get_secret_value() or self.password_file is not None):
+            raise ValueError("a file has no password; set `url`, or remove password and password_file")
+        if "password" in parse_qs(urlsplit(self.url).query) or ":" in _user_of(self.url):
+            raise ValueError("a password stands in `url`, where logs show it; put it into password_file")
+        return self
+
+    @property
+    def shown(self) -> str:
+        """Where it is, for people; without user and settings."""
+        if not self.url:
+            return str(self.path)
+        parts = urlsplit(self.url)
+        where = parse_qs(parts.query)
+        host = parts.netloc.rpartition("@")[2] or where.get("host", [""])[0]
+        return f"postgresql://{host}{parts.path}"
+
+
+def _user_of(url: str) -> str:
+    return urlsplit(url).netloc.rpartition("@")[0]
 
 
 class Cdr(_Section):
@@ -384,6 +418,15 @@ class Config(_Section):
     _holds_secret: Path | None = PrivateAttr(None)
     _read_from: Path | None = PrivateAttr(None)
 
+    @model_validator(mode="after")
+    def _told_apart(self) -> Self:
+        if self.store.url and not self.switch:
+            raise ValueError(
+                "store.url: several switches can share that ledger, so each needs a name; set `switch` to its"
+                " systemname (asterisk.conf)"
+            )
+        return self
+
     @property
     def read_from(self) -> Path | None:
         """The file that it was read from; None: defaults and the environment alone."""
@@ -437,14 +480,16 @@ def _settings(section: BaseModel, prefix: str) -> Iterator[tuple[str, object]]:
             yield prefix + name, value
 
 
-def with_secrets(config: Config, environment: Mapping[str, str] | None = None) -> Config:
+def with_secrets(config: Config, environment: Mapping[str, str] | None = None, *, only: str = "") -> Config:
     """The configuration with the secrets that lie in files of their own. Raises ConfigError.
+
+    only: of that section, for who needs no other.
 
     Apart from `load`, because only who talks to the switch must be able to read them.
     """
     where = os.environ if environment is None else environment
     for secret in _secrets(config):
-        if secret.file is not None:
+        if secret.file is not None and only in ("", secret.section[0]):
             key = ".".join((*secret.section, f"{secret.name}_file"))
             config = _changed(config, secret.section, {secret.name: _secret(key, secret.file, where)})
     return config
@@ -557,7 +602,7 @@ def _anchored(config: Config, folder: Path) -> Config:
             "notices": _anchored_notices(config.notices, anchored),
             "ari": anchored(config.ari, "password_file", "ca_file"),
             "ami": anchored(config.ami, "secret_file", "ca_file"),
-            "store": config.store.model_copy(update={"path": anchor(config.store.path)}),
+            "store": anchored(config.store, "path", "password_file"),
         }
     )
 
@@ -577,7 +622,9 @@ def _fault(fault: Mapping[str, Any]) -> str:
         return f"{key}: no such setting; remove it or correct its spelling"
     said = fault["msg"].removeprefix("Value error, ")
     # A table or a list may hold a password.
-    hidden = "password" in key or "secret" in key or isinstance(fault["input"], dict | list)
+    hidden = (
+        "password" in key or "secret" in key or key == "store.url" or isinstance(fault["input"], dict | list)
+    )
     return f"{key}: {said}" if hidden else f"{key}: {said} (found {_shown(fault['input'])})"
 
 

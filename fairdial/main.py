@@ -13,7 +13,7 @@ import signal
 import sys
 import traceback
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
@@ -72,6 +72,7 @@ from fairdial.evidence import Evidence
 from fairdial.hardening import examine_files, exposed_secrets
 from fairdial.ledger.backup import back_up, restore
 from fairdial.ledger.contract import Ledger, LedgerError, LedgerUnavailable, LoadedCard, PublishedPolicy
+from fairdial.ledger.database import Database
 from fairdial.ledger.notice import Channel, NoticeRules
 from fairdial.ledger.sqlite import SqliteLedger
 from fairdial.logins import EVENTS, LoginRules, Logins
@@ -213,6 +214,7 @@ def replay_site(config: Config) -> Site:
         desk_rules(config),
         rules.lead_s,
         lambda published: with_published(load_policies(config.policies), published),
+        partial(_read_server, config) if config.store.url else None,
     )
 
 
@@ -232,11 +234,32 @@ def replaying(config: Config) -> tuple[Path, Runner]:
     )
 
 
+@contextlib.contextmanager
+def _read_server(config: Config) -> Iterator[Database]:
+    from fairdial.ledger.postgres import reading
+
+    store = with_secrets(config, only="store").store
+    with reading(store.url, store.password.get_secret_value() or None) as database:
+        yield database
+
+
+async def open_ledger(config: Config) -> Ledger:
+    """The configured ledger. Raises LedgerUnavailable or ConfigError."""
+    if not config.store.url:
+        return await SqliteLedger.open(config.store.path)
+    # Here, so that who has a file does not load another database's client at each command.
+    from fairdial.ledger.postgres import PostgresLedger
+
+    store = with_secrets(config, only="store").store
+    password = store.password.get_secret_value() or None
+    return await PostgresLedger.open(store.url, password, connections=store.connections)
+
+
 @contextlib.asynccontextmanager
 async def open_desk(config: Config) -> AsyncIterator[Desk]:
     """A desk on the configured ledger, for as long as the block runs. Raises LedgerUnavailable."""
     policies, numbering = load_policies(config.policies), load_numbering(config.prefixes)
-    ledger = await SqliteLedger.open(config.store.path)
+    ledger = await open_ledger(config)
     desk = Desk(ledger, policies, numbering, SystemClock(), desk_rules(config))
     try:
         desk.policies = with_published(policies, await ledger.published())
@@ -597,7 +620,7 @@ class Service:
         return True
 
     async def _examine(self) -> list[Finding]:
-        store = await examine_store(self._desk, self._config.store.path)
+        store = await examine_store(self._desk, self._config.store.shown)
         return [store, *self._links(), examine_policies(self._desk, self.reload.failure)]
 
     def _links(self) -> list[Finding]:
@@ -664,7 +687,7 @@ async def serve(config: Config) -> int:
             desk.numbering.warm((config.desk.region,))
             service = Service(with_secrets(config), desk, systemd)
             await service.start()
-            log.info("started", version=version("fairdial"), store=str(config.store.path))
+            log.info("started", version=version("fairdial"), store=config.store.shown)
             await systemd.ready(service.state_line())
             waits = {asyncio.create_task(stopping.wait()), asyncio.create_task(service.until_fenced())}
             beside = {
@@ -721,9 +744,11 @@ class Parts:
         return findings + await asyncio.to_thread(examine_files, config.asterisk_etc, needs)
 
     def back_up(self, config: Config, file: Path) -> Mapping[str, object]:
+        _need_file(config)
         return _plain(asdict(back_up(config.store.path, file)))
 
     def restore(self, config: Config, file: Path) -> Mapping[str, object]:
+        _need_file(config)
         return _plain(asdict(restore(config.store.path, file)))
 
     async def replay(
@@ -733,6 +758,14 @@ class Parts:
             return await replay(replay_site(config), wanted, progress, told, look_on)
         except StartError as error:
             raise ReplayRefused(str(error)) from error
+
+
+def _need_file(config: Config) -> None:
+    if config.store.url:
+        raise LedgerUnavailable(
+            f"the ledger is the PostgreSQL database {config.store.shown}",
+            "back it up with `pg_dump` and restore it with `pg_restore`: docs/postgresql.md",
+        )
 
 
 def _plain(fields: Mapping[str, object]) -> Mapping[str, object]:
@@ -764,18 +797,22 @@ def probes(config: Config) -> dict[str, Probe]:
             try:
                 async with open_desk(config) as desk:
                     await desk.ledger.probe()
-                    return f"{config.store.path}: {len(await desk.ledger.accounts())} accounts; no server is running"
+                    return f"{config.store.shown}: {len(await desk.ledger.accounts())} accounts; no server is running"
             except (LedgerError, OSError, ValueError, StartError) as error:
                 cure = error.cure if isinstance(error, LedgerUnavailable) else ""
                 found = error.found if isinstance(error, LedgerUnavailable) else str(error)
-                cure = cure or "see that `store.path` is in a folder that FairDial can write"
+                cure = cure or (
+                    "see that `store.url` is right and its server runs"
+                    if config.store.url
+                    else "see that `store.path` is in a folder that FairDial can write"
+                )
                 raise Ailment(found, cure) from error
         except OperationError as error:
             raise Ailment(str(error), "look into the server's log") from error
         for each in health["parts"]:
             if each["part"] == "store" and not each["well"]:
                 raise Ailment(each["text"], each["cure"])
-        return f"{config.store.path}: in use by the running server, {status['calls']} calls in progress"
+        return f"{config.store.shown}: in use by the running server, {status['calls']} calls in progress"
 
     async def ari() -> str:
         usable = _usable(config)

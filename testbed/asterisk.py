@@ -70,6 +70,7 @@ class Switch:
         log_levels: str = "notice,warning,error",
         agi_global: str = "FAIRDIAL_AGI_PORT",
         tls: bool = False,
+        name: str = "",
         ready_timeout_s: float = READY_TIMEOUT_S,
     ) -> AsyncIterator[Switch]:
         """Run a switch with the dialplan `extensions` until the block ends.
@@ -78,8 +79,8 @@ class Switch:
         configuration file of the same name. Calls from `lines` start in their contexts, calls from the carrier in
         `carrier_context`. The dialplan finds the reserved AGI port in the global variable `agi_global`, and the
         carrier's in `TESTBED_CARRIER_PORT`. `sip_host` is the address that phones use; with `tls` it
-        takes calls over TLS too, on `sip_tls_port`. The switch ends when the calling process does, and when the
-        calling thread does.
+        takes calls over TLS too, on `sip_tls_port`. `name` is its systemname. The switch ends when the calling
+        process does, and when the calling thread does.
         Raises `TestbedError` where the switch is not up after `ready_timeout_s`.
         """
         for attempt in range(1, START_ATTEMPTS + 1):
@@ -97,6 +98,7 @@ class Switch:
                 log_levels=log_levels,
                 agi_global=agi_global,
                 tls=tls,
+                name=name,
             )
             with own_directory(installation) as directory:
                 write(installation, directory, settings)

@@ -168,6 +168,7 @@ class Settings:
     log_levels: str = "notice,warning,error"
     agi_global: str = "FAIRDIAL_AGI_PORT"
     tls: bool = False
+    name: str = ""
 
 
 def write(installation: Installation, directory: Path, settings: Settings) -> None:
@@ -176,7 +177,7 @@ def write(installation: Installation, directory: Path, settings: Settings) -> No
         (directory / name).mkdir(parents=True, exist_ok=True)
     (directory / "spool" / "outgoing").mkdir(exist_ok=True)
     contents = {
-        "asterisk.conf": asterisk_conf(installation, installation.inside(directory)),
+        "asterisk.conf": asterisk_conf(installation, installation.inside(directory), settings.name),
         "modules.conf": _modules(installation),
         "logger.conf": f"[general]\ndateformat=%F %T.%3q\n[logfiles]\nmessages => {settings.log_levels}\n",
         "http.conf": _http(settings),
@@ -211,8 +212,8 @@ def write(installation: Installation, directory: Path, settings: Settings) -> No
         path.chmod(0o600)
 
 
-def asterisk_conf(installation: Installation, inside: str) -> str:
-    """asterisk.conf of a switch whose own directory is `inside`, as Asterisk sees it."""
+def asterisk_conf(installation: Installation, inside: str, name: str = "") -> str:
+    """asterisk.conf of a switch whose own directory is `inside`, as Asterisk sees it. name: its systemname."""
     return f"""[directories]
 astetcdir => {inside}/etc
 astmoddir => {installation.module_directory}
@@ -229,6 +230,7 @@ astsbindir => /usr/sbin
 nocolor = yes
 hideconnect = yes
 documentation_language = en_US
+{f"systemname = {name}" if name else ""}
 [files]
 astctl = ctl
 """

@@ -146,35 +146,39 @@ def obtain_promtool(progress: Progress = print) -> str:
     installed = shutil.which("promtool", path=SYSTEM_PATH)
     if installed is not None:
         return installed
-    program = cache_directory() / "prometheus" / "usr" / "bin" / "promtool"
-    if not program.exists():
-        progress("fetching Debian's package prometheus, for promtool")
-        cache_directory().mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cache_directory(), prefix="prometheus-") as name:
-            folder = Path(name)
-            try:
-                for command in (
-                    ["apt-get", "-q", "download", "prometheus"],
-                    ["sh", "-c", "exec dpkg-deb --extract prometheus_*.deb unpacked"],
-                ):
-                    subprocess.run(
-                        command, cwd=folder, capture_output=True, timeout=COMMAND_TIMEOUT_S, check=True
-                    )
-            except (OSError, subprocess.SubprocessError) as error:
-                raise TestbedError(
-                    f"Debian's package prometheus cannot be fetched ({error}); run `apt-get update`, or install it"
-                ) from error
-            # Where another process was quicker, its copy is as good.
-            with contextlib.suppress(OSError):
-                (folder / "unpacked").rename(cache_directory() / "prometheus")
-    return str(program)
+    return str(unpacked("prometheus", progress=progress) / "usr" / "bin" / "promtool")
+
+
+def unpacked(*packages: str, progress: Progress = print) -> Path:
+    """The folder of Debian packages that are unpacked into the cache, not installed. Raises `TestbedError`."""
+    made = cache_directory() / packages[0]
+    if made.exists():
+        return made
+    progress(f"fetching Debian's package {packages[0]}")
+    cache_directory().mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache_directory(), prefix=f"{packages[0]}-") as name:
+        folder = Path(name)
+        extract = 'for package in *.deb; do dpkg-deb --extract "$package" unpacked || exit; done'
+        try:
+            for command in (["apt-get", "-q", "download", *packages], ["sh", "-c", extract]):
+                subprocess.run(
+                    command, cwd=folder, capture_output=True, timeout=COMMAND_TIMEOUT_S, check=True
+                )
+        except (OSError, subprocess.SubprocessError) as error:
+            raise TestbedError(
+                f"Debian's package {packages[0]} cannot be fetched ({error}); run `apt-get update`, or install it"
+            ) from error
+        # Where another process was quicker, its copy is as good.
+        with contextlib.suppress(OSError):
+            (folder / "unpacked").rename(made)
+    return made
 
 
 def program(name: str, package: str, progress: Progress) -> str:
     """The path of a program of a system package, which is installed where it is missing."""
     found = shutil.which(name, path=SYSTEM_PATH)
     if found is None:
-        _install_packages(package, progress=progress)
+        install_packages(package, progress=progress)
         found = shutil.which(name, path=SYSTEM_PATH)
     if found is None:
         raise TestbedError(f"{package} is installed but `{name}` is not on PATH; add its directory to PATH")
@@ -343,7 +347,7 @@ def _build(root: Path, lock: int, progress: Progress) -> None:
         )
     mirror = apt_mirror()
     if shutil.which("debootstrap", path=SYSTEM_PATH) is None:
-        _install_packages("debootstrap", progress=progress)
+        install_packages("debootstrap", progress=progress)
     partial = Path(tempfile.mkdtemp(prefix=f"{root.name}.partial-", dir=root.parent))
     partial.chmod(0o755)
     log = root.parent / "build.log"
@@ -426,7 +430,7 @@ def apt_proxies() -> dict[str, str]:
     return {scheme: url for scheme, url in found.items() if url and url != "DIRECT"}
 
 
-def _install_packages(*packages: str, progress: Progress) -> None:
+def install_packages(*packages: str, progress: Progress) -> None:
     """Install system packages; fetch the package lists first only if they turn out to be too old."""
     if os.geteuid() != 0:
         raise TestbedError(

@@ -1,5 +1,6 @@
 """Plans, accounts and dials that tests of the policy core, the desk and the ledger share."""
 
+import asyncio
 from dataclasses import replace
 
 from fairdial.clock import Moment
@@ -107,3 +108,12 @@ class SetClock:
     def forward(self, ms: int) -> None:
         """Let `ms` pass on both clocks."""
         self.moment = Moment(self.moment.wall_ms + ms, self.moment.mono_ms + ms)
+
+
+async def nothing_under_way(ledger: Ledger) -> None:
+    """Wait until the store has nothing to do, nor who asked of it anything to ask next."""
+    idle = 0
+    while idle < 3:
+        busy = ledger.traffic.steps_waiting or ledger.traffic.reads_waiting
+        idle = 0 if busy else idle + 1
+        await asyncio.sleep(0.002)

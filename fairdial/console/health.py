@@ -54,19 +54,19 @@ def not_serving(found: str) -> Json:
     return readiness_json([Finding("server", False, found, cure)])
 
 
-async def examine_store(desk: Desk, path: Path) -> Finding:
-    """Whether the ledger can be written now, and what waits to be."""
+async def examine_store(desk: Desk, where: Path | str) -> Finding:
+    """Whether the ledger can be written now, and what waits to be. where: it is."""
     found, cure = "", ""
     try:
         async with asyncio.timeout(STORE_WITHIN_S):
             await desk.ledger.probe()
     except TimeoutError:
-        found = f"{path}: not written within {STORE_WITHIN_S} s"
-        cure = "see to its disk: something keeps it busy"
+        found = f"{where}: not written within {STORE_WITHIN_S} s"
+        cure = "see to its disk or its server: something keeps it busy"
     except LedgerUnavailable as error:
         found, cure = error.found, error.cure
     kept = f"; {desk.unwritten} steps of calls wait in memory to be written" if desk.unwritten else ""
-    return Finding("store", not found, (found or f"{path}: can be written") + kept, cure)
+    return Finding("store", not found, (found or f"{where}: can be written") + kept, cure)
 
 
 def examine_ari(url: str, app: str, *, connected: bool, fenced: bool) -> Finding:

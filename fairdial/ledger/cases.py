@@ -3,7 +3,6 @@
 What each step promises stands at the method of its name in contract.py.
 """
 
-import sqlite3
 from collections.abc import Iterable, Sequence
 
 import msgspec
@@ -21,6 +20,7 @@ from fairdial.ledger.contract import (
     NotOpen,
     Past,
 )
+from fairdial.ledger.database import Database, Of, Row, lock
 from fairdial.policy.account import Kind, Standing
 from fairdial.policy.document import Step
 from fairdial.policy.history import Answer, Attempt, End, Event
@@ -37,7 +37,8 @@ _REMEMBERED_MS = 30 * 86_400 * MS_PER_S
 """How long a judgement about a period as a whole holds."""
 
 
-def report(db: sqlite3.Connection, finding: Finding) -> CaseChange | None:
+def report(db: Database, finding: Finding) -> CaseChange | None:
+    lock(db, Of.ACCOUNT, finding.account_id)
     reading.need_account(db, finding.account_id)
     key = (finding.account_id, finding.detector)
     row = db.execute(
@@ -57,14 +58,14 @@ def report(db: sqlite3.Connection, finding: Finding) -> CaseChange | None:
     return CaseChange(need_case(db, case.id), new=True, taken=taken)
 
 
-def _is_old_news(judged: sqlite3.Row, finding: Finding) -> bool:
+def _is_old_news(judged: Row, finding: Finding) -> bool:
     if finding.at_ms <= judged["closed_ms"]:
         return True
     recent = finding.at_ms - judged["closed_ms"] < _REMEMBERED_MS
     return finding.cumulative and recent and finding.value < GROWN * judged["value"]
 
 
-def _fed(db: sqlite3.Connection, case: Case, finding: Finding) -> Case:
+def _fed(db: Database, case: Case, finding: Finding) -> Case:
     if finding.at_ms <= case.seen_ms:
         return case
     words = finding.words if finding.detector != FLAG else f"{case.words}; {finding.words}"
@@ -75,7 +76,7 @@ def _fed(db: sqlite3.Connection, case: Case, finding: Finding) -> Case:
     return need_case(db, case.id)
 
 
-def _opened(db: sqlite3.Connection, finding: Finding) -> Case:
+def _opened(db: Database, finding: Finding) -> Case:
     clause = finding.clause
     row = db.execute(
         "INSERT INTO cases (account_id, detector, clause_policy, clause_version, clause_id, state, shadow, opened_ms,"
@@ -93,12 +94,12 @@ def _opened(db: sqlite3.Connection, finding: Finding) -> Case:
     return case
 
 
-def _steps(db: sqlite3.Connection, case: Case, finding: Finding) -> tuple[Taken, ...]:
+def _steps(db: Database, case: Case, finding: Finding) -> tuple[Taken, ...]:
     first = () if finding.first is None else (finding.first,)
     if finding.shadow:
         return first
     rows = db.execute(
-        "SELECT opened_ms FROM cases WHERE account_id = ? AND state = 'open' AND NOT shadow",
+        "SELECT opened_ms FROM cases WHERE account_id = ? AND state = 'open' AND shadow = 0",
         (finding.account_id,),
     )
     rung = rung_for(finding.rungs, [row["opened_ms"] for row in rows], finding.services, finding.at_ms)
@@ -106,7 +107,7 @@ def _steps(db: sqlite3.Connection, case: Case, finding: Finding) -> tuple[Taken,
     return first if rung is None or not is_harder(rung.step, reached) else (*first, rung)
 
 
-def _take(db: sqlite3.Connection, case_id: int, taken: Taken, at_ms: int, by: str) -> None:
+def _take(db: Database, case_id: int, taken: Taken, at_ms: int, by: str) -> None:
     case = need_case(db, case_id)
     account = reading.need_account(db, case.account_id)
     before = str(account.standing)
@@ -126,7 +127,7 @@ def _take(db: sqlite3.Connection, case_id: int, taken: Taken, at_ms: int, by: st
     notices.of_step(db, case_id, account.id, taken, at_ms, case.clause, case.words)
 
 
-def follow_up(db: sqlite3.Connection, case_id: int, taken: Taken | None, at_ms: int) -> CaseChange:
+def follow_up(db: Database, case_id: int, taken: Taken | None, at_ms: int) -> CaseChange:
     case = _need_open(db, case_id)
     if case.deadline_ms is None or case.deadline_ms > at_ms:
         return CaseChange(case, new=False)
@@ -137,9 +138,7 @@ def follow_up(db: sqlite3.Connection, case_id: int, taken: Taken | None, at_ms: 
     return CaseChange(need_case(db, case_id), new=False, taken=() if taken is None else (taken,))
 
 
-def close(
-    db: sqlite3.Connection, case_id: int, at_ms: int, by: str, note: str, dismissed: bool, undo: bool
-) -> Case:
+def close(db: Database, case_id: int, at_ms: int, by: str, note: str, dismissed: bool, undo: bool) -> Case:
     case = _need_open(db, case_id)
     state = CaseState.DISMISSED if dismissed else CaseState.CLOSED
     db.execute(
@@ -152,10 +151,10 @@ def close(
     return need_case(db, case_id)
 
 
-def _undo(db: sqlite3.Connection, case: Case, at_ms: int, by: str) -> None:
+def _undo(db: Database, case: Case, at_ms: int, by: str) -> None:
     """The latest step first, so that the account is again what it was before the first."""
     rows = db.execute(
-        "SELECT * FROM case_entries WHERE case_id = ? AND enforced ORDER BY n DESC", (case.id,)
+        "SELECT * FROM case_entries WHERE case_id = ? AND enforced = 1 ORDER BY n DESC", (case.id,)
     ).fetchall()
     wanted, standing = _wanted_by_others(db, case)
     for row in rows:
@@ -170,11 +169,11 @@ def _undo(db: sqlite3.Connection, case: Case, at_ms: int, by: str) -> None:
             _enter(db, case.id, at_ms, "undone", by, note=f"account is {back} again")
 
 
-def _wanted_by_others(db: sqlite3.Connection, case: Case) -> tuple[frozenset[Kind], Standing]:
+def _wanted_by_others(db: Database, case: Case) -> tuple[frozenset[Kind], Standing]:
     """What other open cases have taken from the account, and what it is for them."""
     rows = db.execute(
         "SELECT e.what, e.services FROM case_entries e JOIN cases c ON c.id = e.case_id"
-        " WHERE c.account_id = ? AND c.state = 'open' AND c.id <> ? AND e.enforced",
+        " WHERE c.account_id = ? AND c.state = 'open' AND c.id <> ? AND e.enforced = 1",
         (case.account_id, case.id),
     ).fetchall()
     services = [reading.to_services(row["services"]) for row in rows if row["what"] == Step.RESTRICT]
@@ -182,7 +181,7 @@ def _wanted_by_others(db: sqlite3.Connection, case: Case) -> tuple[frozenset[Kin
     return frozenset[Kind]().union(*services), max(standings, key=_HARDER.index, default=Standing.ACTIVE)
 
 
-def set_deadline(db: sqlite3.Connection, case_id: int, deadline_ms: int, at_ms: int, by: str) -> Case:
+def set_deadline(db: Database, case_id: int, deadline_ms: int, at_ms: int, by: str) -> Case:
     _need_open(db, case_id)
     db.execute("UPDATE cases SET deadline_ms = ? WHERE id = ?", (deadline_ms, case_id))
     _enter(db, case_id, at_ms, "deadline set", by)
@@ -190,7 +189,7 @@ def set_deadline(db: sqlite3.Connection, case_id: int, deadline_ms: int, at_ms: 
 
 
 def latest(
-    db: sqlite3.Connection,
+    db: Database,
     account_id: str | None,
     state: CaseState | None,
     limit: int,
@@ -198,15 +197,15 @@ def latest(
 ) -> tuple[Case, ...]:
     last = None if after is None else need_case(db, after, account_id)
     rows = db.execute(
-        "SELECT * FROM cases WHERE (?1 IS NULL OR account_id = ?1) AND (?2 IS NULL OR state = ?2)"
-        " AND (?4 IS NULL OR (opened_ms, id) < (?4, ?5))"
+        "SELECT * FROM cases WHERE (account_id = ?1 OR ?1 IS NULL) AND (state = ?2 OR ?2 IS NULL)"
+        " AND ((opened_ms, id) < (?4, ?5) OR ?4 IS NULL)"
         " ORDER BY opened_ms DESC, id DESC LIMIT ?3",
         (account_id, state, limit, None if last is None else last.opened_ms, after),
     )
     return tuple(to_case(row) for row in rows)
 
 
-def with_entries(db: sqlite3.Connection, case_id: int) -> tuple[Case, tuple[CaseEntry, ...]]:
+def with_entries(db: Database, case_id: int) -> tuple[Case, tuple[CaseEntry, ...]]:
     rows = db.execute("SELECT * FROM case_entries WHERE case_id = ? ORDER BY n", (case_id,))
     return need_case(db, case_id), tuple(
         CaseEntry(
@@ -223,7 +222,7 @@ def with_entries(db: sqlite3.Connection, case_id: int) -> tuple[Case, tuple[Case
     )
 
 
-def overdue(db: sqlite3.Connection, now_ms: int, limit: int) -> tuple[Case, ...]:
+def overdue(db: Database, now_ms: int, limit: int) -> tuple[Case, ...]:
     rows = db.execute(
         "SELECT * FROM cases WHERE state = 'open' AND deadline_ms <= ? ORDER BY deadline_ms, id LIMIT ?",
         (now_ms, limit),
@@ -231,7 +230,7 @@ def overdue(db: sqlite3.Connection, now_ms: int, limit: int) -> tuple[Case, ...]
     return tuple(to_case(row) for row in rows)
 
 
-def judged(db: sqlite3.Connection, since_ms: int) -> tuple[tuple[str, str, int], ...]:
+def judged(db: Database, since_ms: int) -> tuple[tuple[str, str, int], ...]:
     rows = db.execute(
         "SELECT account_id, detector, closed_ms FROM cases WHERE state <> 'open' AND closed_ms >= ? ORDER BY closed_ms",
         (since_ms,),
@@ -239,7 +238,7 @@ def judged(db: sqlite3.Connection, since_ms: int) -> tuple[tuple[str, str, int],
     return tuple((row["account_id"], row["detector"], row["closed_ms"]) for row in rows)
 
 
-def complain(db: sqlite3.Connection, account_id: str, at_ms: int, by: str, note: str, since_ms: int) -> int:
+def complain(db: Database, account_id: str, at_ms: int, by: str, note: str, since_ms: int) -> int:
     reading.need_account(db, account_id)
     db.execute(
         "INSERT INTO complaints (account_id, at_ms, by, note) VALUES (?, ?, ?, ?)",
@@ -251,14 +250,14 @@ def complain(db: sqlite3.Connection, account_id: str, at_ms: int, by: str, note:
     return int(count)
 
 
-def dialled_since(db: sqlite3.Connection, count: int) -> int:
+def dialled_since(db: Database, count: int) -> int:
     row = db.execute(
         "SELECT at_ms FROM decisions ORDER BY at_ms DESC LIMIT 1 OFFSET ?", (count - 1,)
     ).fetchone()
     return 0 if row is None else int(row["at_ms"])
 
 
-def past(db: sqlite3.Connection, since_ms: int, after: tuple[int, str] | None, limit: int) -> Past:
+def past(db: Database, since_ms: int, after: tuple[int, str] | None, limit: int) -> Past:
     after_ms, after_id = after or (since_ms - 1, "\U0010ffff")
     rows = db.execute(
         "SELECT d.*, g.state, g.answered_ms, g.ended_ms, g.used_s,"
@@ -277,7 +276,7 @@ def past(db: sqlite3.Connection, since_ms: int, after: tuple[int, str] | None, l
     )
 
 
-def _events(row: sqlite3.Row) -> Iterable[Event]:
+def _events(row: Row) -> Iterable[Event]:
     call_id, account_id = row["call_id"], row["account_id"]
     yield Attempt(
         call_id,
@@ -300,9 +299,7 @@ def _events(row: sqlite3.Row) -> Iterable[Event]:
         yield End(call_id, row["ended_ms"], account_id, row["used_s"], row["cost_micros"] or 0)
 
 
-def uses(
-    db: sqlite3.Connection, policy: str, allowance: str, now_ms: int, after: str, limit: int
-) -> tuple[Use, ...]:
+def uses(db: Database, policy: str, allowance: str, now_ms: int, after: str, limit: int) -> tuple[Use, ...]:
     rows = db.execute(
         "SELECT a.id, a.options, sum(m.used_units) * 1.0 / count(*) AS units"
         " FROM accounts a JOIN meters m ON m.account_id = a.id"
@@ -318,28 +315,28 @@ def _literal(text: str) -> str:
     return text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
 
 
-def block(db: sqlite3.Connection, block: Block) -> None:
+def block(db: Database, block: Block) -> None:
     db.execute("DELETE FROM blocks WHERE until_ms <= ?", (block.since_ms,))
     db.execute(
-        "INSERT INTO blocks (source, since_ms, until_ms, why) VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET"
-        " until_ms = max(until_ms, excluded.until_ms), why = excluded.why",
+        "INSERT INTO blocks (source, since_ms, until_ms, why) VALUES (?, ?, ?, ?) ON CONFLICT (source) DO UPDATE SET"
+        " until_ms = max(blocks.until_ms, excluded.until_ms), why = excluded.why",
         (block.source, block.since_ms, block.until_ms, block.why),
     )
 
 
-def unblock(db: sqlite3.Connection, source: str) -> None:
-    if not db.execute("DELETE FROM blocks WHERE source = ?", (source,)).rowcount:
+def unblock(db: Database, source: str) -> None:
+    if db.execute("DELETE FROM blocks WHERE source = ? RETURNING source", (source,)).fetchone() is None:
         raise NotFound(f"source {source!r} is not blocked; `fairdial block list` shows those that are")
 
 
-def blocks(db: sqlite3.Connection, now_ms: int) -> tuple[Block, ...]:
+def blocks(db: Database, now_ms: int) -> tuple[Block, ...]:
     rows = db.execute(
         "SELECT source, since_ms, until_ms, why FROM blocks WHERE until_ms > ? ORDER BY until_ms", (now_ms,)
     )
     return tuple(Block(*row) for row in rows)
 
 
-def need_case(db: sqlite3.Connection, case_id: int, account_id: str | None = None) -> Case:
+def need_case(db: Database, case_id: int, account_id: str | None = None) -> Case:
     """account_id: it must be of that account, where one is given."""
     row = db.execute("SELECT * FROM cases WHERE id = ?", (case_id,)).fetchone()
     if row is None or account_id not in (None, row["account_id"]):
@@ -347,14 +344,16 @@ def need_case(db: sqlite3.Connection, case_id: int, account_id: str | None = Non
     return to_case(row)
 
 
-def _need_open(db: sqlite3.Connection, case_id: int) -> Case:
+def _need_open(db: Database, case_id: int) -> Case:
+    """For a step that changes it."""
+    lock(db, Of.CASE, case_id)
     case = need_case(db, case_id)
     if case.state is not CaseState.OPEN:
         raise NotOpen(f"case {case_id} is {case.state}; `fairdial case list` shows those that are open")
     return case
 
 
-def to_case(row: sqlite3.Row) -> Case:
+def to_case(row: Row) -> Case:
     return Case(
         row["id"],
         row["account_id"],
@@ -377,7 +376,7 @@ def to_case(row: sqlite3.Row) -> Case:
 
 
 def _enter(
-    db: sqlite3.Connection,
+    db: Database,
     case_id: int,
     at_ms: int,
     what: str,

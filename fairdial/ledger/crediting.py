@@ -1,10 +1,10 @@
 """Changes of prepaid credit on SQLite that both calls and provisioning make."""
 
-import sqlite3
+from fairdial.ledger.database import Database
 
 
 def note_credit(
-    db: sqlite3.Connection,
+    db: Database,
     account_id: str,
     origin: str,
     reference: str,
@@ -20,7 +20,7 @@ def note_credit(
     )
 
 
-def forfeit(db: sqlite3.Connection, account_id: str, at_ms: int) -> None:
+def forfeit(db: Database, account_id: str, at_ms: int) -> None:
     """Take the credit that no call reserves, where the account was terminated for fraud (V8).
 
     To be repeated after each settlement: what a call reserved is taken when it ends.
@@ -29,7 +29,7 @@ def forfeit(db: sqlite3.Connection, account_id: str, at_ms: int) -> None:
         "SELECT c.balance_micros - c.reserved_micros AS free_micros,"
         " (SELECT count(*) FROM credit_entries e"
         "   WHERE e.account_id = c.account_id AND e.origin = 'forfeited') AS earlier"
-        " FROM credits c JOIN accounts a ON a.id = c.account_id WHERE a.id = ? AND a.fraud",
+        " FROM credits c JOIN accounts a ON a.id = c.account_id WHERE a.id = ? AND a.fraud = 1",
         (account_id,),
     ).fetchone()
     if row is None or not row["free_micros"]:

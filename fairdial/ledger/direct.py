@@ -20,6 +20,7 @@ from fairdial.ledger.contract import (
     Traffic,
     Usage,
 )
+from fairdial.ledger.database import Database
 from fairdial.ledger.writer import Step, connect_reading, migrate
 from fairdial.policy.account import Account, Line, MeterWindow
 from fairdial.policy.periods import Window
@@ -66,6 +67,9 @@ class DirectWriter:
         """Run a step that only reads."""
         return step(self._db)
 
+    async def probe(self) -> None:
+        """Nothing can be the matter with it."""
+
     async def close(self) -> None:
         """Let it vanish."""
         self._db.close()
@@ -85,17 +89,21 @@ class DirectWriter:
             with contextlib.closing(connect_reading(ledger)) as source:
                 # One moment for all tables.
                 source.execute("BEGIN")
-                for table in (*_PRICES, *(_CUSTOMERS if customers else ())):
-                    self._copy(source, table)
+                self.copy_rows(source, customers=customers)
         except sqlite3.Error as error:
             raise LedgerUnavailable(
                 f"{ledger}: cannot be read as a ledger: {error}",
                 "start this FairDial on it once, which brings it to the newest schema",
             ) from error
+
+    def copy_rows(self, source: Database, *, customers: bool = True) -> None:
+        """As `copy_from`, from a ledger that is open for reading at one moment."""
+        for table in (*_PRICES, *(_CUSTOMERS if customers else ())):
+            self._copy(source, table)
         # What calls reserve there is not reserved here.
         self._db.execute("UPDATE credits SET reserved_micros = 0")
 
-    def _copy(self, source: sqlite3.Connection, table: str) -> None:
+    def _copy(self, source: Database, table: str) -> None:
         rows = source.execute(f"SELECT * FROM {table}")  # noqa: S608
         names = [column[0] for column in rows.description]
         places = ", ".join("?" for _ in names)

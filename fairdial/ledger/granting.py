@@ -3,7 +3,6 @@
 Each is one transaction of the writer. What each promises stands at the method of its name in contract.py.
 """
 
-import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -23,6 +22,7 @@ from fairdial.ledger.contract import (
     Plan,
     PlanMore,
 )
+from fairdial.ledger.database import Database, Of, Row, lock
 from fairdial.policy.account import (
     Dial,
     Kind,
@@ -41,7 +41,8 @@ _Stretch = tuple[int, int]
 """Seconds of a talk, counted from its answer: [from, until)."""
 
 
-def authorise(db: sqlite3.Connection, dial: Dial, plan: Plan, judge: Judge) -> Verdict:
+def authorise(db: Database, dial: Dial, plan: Plan, judge: Judge) -> Verdict:
+    lock(db, Of.LINE, dial.line_id)
     earlier = db.execute("SELECT * FROM decisions WHERE call_id = ?", (dial.call_id,)).fetchone()
     if earlier is not None:
         return _repeat(db, earlier, dial)
@@ -54,7 +55,7 @@ def authorise(db: sqlite3.Connection, dial: Dial, plan: Plan, judge: Judge) -> V
         if snapshot.callees is not None:
             db.execute(
                 "INSERT INTO callees (account_id, callee, last_ms) VALUES (?, ?, ?)"
-                " ON CONFLICT DO UPDATE SET last_ms = max(last_ms, excluded.last_ms)",
+                " ON CONFLICT (account_id, callee) DO UPDATE SET last_ms = max(callees.last_ms, excluded.last_ms)",
                 (verdict.decision.account_id, snapshot.callees.callee, dial.at_ms),
             )
         if dial.kind is Kind.MESSAGE:
@@ -62,12 +63,12 @@ def authorise(db: sqlite3.Connection, dial: Dial, plan: Plan, judge: Judge) -> V
     return verdict
 
 
-def keep_record(db: sqlite3.Connection, dial: Dial, verdict: Verdict) -> None:
+def keep_record(db: Database, dial: Dial, verdict: Verdict) -> None:
     if db.execute("SELECT 1 FROM decisions WHERE call_id = ?", (dial.call_id,)).fetchone() is None:
         _write_decision(db, dial, verdict)
 
 
-def _repeat(db: sqlite3.Connection, row: sqlite3.Row, dial: Dial) -> Verdict:
+def _repeat(db: Database, row: Row, dial: Dial) -> Verdict:
     if (row["line_id"], row["kind"], row["dialled"]) != (dial.line_id, dial.kind, dial.dialled):
         raise IdempotencyConflict(
             f"call {dial.call_id} was decided for {row['line_id']} dialling {row['dialled']!r} as {row['kind']};"
@@ -109,7 +110,7 @@ def _repeat(db: sqlite3.Connection, row: sqlite3.Row, dial: Dial) -> Verdict:
     return Verdict(number, allow, repeated=True)
 
 
-def _write_decision(db: sqlite3.Connection, dial: Dial, verdict: Verdict) -> None:
+def _write_decision(db: Database, dial: Dial, verdict: Verdict) -> None:
     number, decision = verdict.number, verdict.decision
     db.execute(
         "INSERT INTO decisions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -151,7 +152,7 @@ def _word(decision: Decision) -> str:
     return "undecided" if decision.reason in UNDECIDED else "refuse"
 
 
-def _write_grant(db: sqlite3.Connection, dial: Dial, allow: Allow, joined: Room | None) -> None:
+def _write_grant(db: Database, dial: Dial, allow: Allow, joined: Room | None) -> None:
     """joined: the conference that the dial is for, None where it opens one."""
     room: str | None = None
     if dial.kind is Kind.CONFERENCE:
@@ -186,7 +187,7 @@ def _write_grant(db: sqlite3.Connection, dial: Dial, allow: Allow, joined: Room 
         rooms.enter(db, dial.call_id, joined.id)
 
 
-def _reserve_credit(db: sqlite3.Connection, account_id: str, hold_micros: int) -> None:
+def _reserve_credit(db: Database, account_id: str, hold_micros: int) -> None:
     if hold_micros:
         db.execute(
             "UPDATE credits SET reserved_micros = reserved_micros + ? WHERE account_id = ?",
@@ -194,7 +195,7 @@ def _reserve_credit(db: sqlite3.Connection, account_id: str, hold_micros: int) -
         )
 
 
-def _reserve(db: sqlite3.Connection, call_id: str, account_id: str, holds: Sequence[Hold]) -> None:
+def _reserve(db: Database, call_id: str, account_id: str, holds: Sequence[Hold]) -> None:
     for hold in holds:
         # Nothing is held where a newer policy lowered the limit below what is used or held already, so
         # the limit stored is always that of the policy, and the check of the table holds it. Only a call
@@ -202,9 +203,10 @@ def _reserve(db: sqlite3.Connection, call_id: str, account_id: str, holds: Seque
         db.execute(
             "INSERT INTO meters (account_id, allowance, start_ms, end_ms, limit_units, reserved_units)"
             " VALUES (?, ?, ?, ?, ?, ?)"
-            " ON CONFLICT DO UPDATE SET reserved_units = reserved_units + excluded.reserved_units,"
-            " limit_units = CASE WHEN ? THEN max(excluded.limit_units, used_units + reserved_units)"
-            " ELSE excluded.limit_units END",
+            " ON CONFLICT (account_id, allowance, start_ms, end_ms) DO UPDATE SET"
+            " reserved_units = meters.reserved_units + excluded.reserved_units, limit_units ="
+            " CASE WHEN ? = 1 AND excluded.limit_units < meters.used_units + meters.reserved_units"
+            " THEN meters.used_units + meters.reserved_units ELSE excluded.limit_units END",
             (
                 account_id,
                 hold.allowance,
@@ -217,8 +219,9 @@ def _reserve(db: sqlite3.Connection, call_id: str, account_id: str, holds: Seque
         )
         db.execute(
             "INSERT INTO holds (call_id, account_id, allowance, start_ms, end_ms, hold_units, over, weight, room)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET"
-            " hold_units = hold_units + excluded.hold_units, over = max(over, excluded.over)",
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+            " ON CONFLICT (call_id, allowance, start_ms, end_ms) DO UPDATE SET"
+            " hold_units = holds.hold_units + excluded.hold_units, over = max(holds.over, excluded.over)",
             (
                 call_id,
                 account_id,
@@ -233,28 +236,31 @@ def _reserve(db: sqlite3.Connection, call_id: str, account_id: str, holds: Seque
         )
 
 
-def answered(db: sqlite3.Connection, call_id: str, leg: str, at_ms: int) -> Grant:
+def answered(db: Database, call_id: str, leg: str, at_ms: int) -> Grant:
+    lock(db, Of.CALL, call_id)
     first = db.execute(
-        "UPDATE grants SET state = 'talking', leg = ?, answered_ms = ? WHERE call_id = ? AND state = 'ringing'",
+        "UPDATE grants SET state = 'talking', leg = ?, answered_ms = ? WHERE call_id = ? AND state = 'ringing'"
+        " RETURNING call_id",
         (leg, at_ms, call_id),
-    ).rowcount
-    if not first:
+    ).fetchone()
+    if first is None:
         db.execute("UPDATE grants SET leg = ? WHERE call_id = ? AND state = 'talking'", (leg, call_id))
     grant = reading.need_grant(db, call_id)
-    if first and grant.room is not None:
+    if first is not None and grant.room is not None:
         rooms.enter(db, call_id, grant.room)
         return reading.need_grant(db, call_id)
     return grant
 
 
-def assume_answered(db: sqlite3.Connection, call_id: str, at_ms: int) -> None:
+def assume_answered(db: Database, call_id: str, at_ms: int) -> None:
     db.execute(
         "UPDATE grants SET assumed_ms = ? WHERE call_id = ? AND state = 'ringing' AND assumed_ms IS NULL",
         (at_ms, call_id),
     )
 
 
-def renew(db: sqlite3.Connection, call_id: str, plan: PlanMore, extend: Extend) -> Grant:
+def renew(db: Database, call_id: str, plan: PlanMore, extend: Extend) -> Grant:
+    lock(db, Of.CALL, call_id)
     grant = reading.need_grant(db, call_id)
     if not grant.live or grant.granted_s is None:
         return grant
@@ -282,7 +288,7 @@ def renew(db: sqlite3.Connection, call_id: str, plan: PlanMore, extend: Extend) 
 
 
 def settle(
-    db: sqlite3.Connection,
+    db: Database,
     call_id: str,
     used_s: int,
     ended_ms: int,
@@ -290,6 +296,7 @@ def settle(
     answered_ms: int | None = None,
     limits: LimitsOf | None = None,
 ) -> Grant:
+    lock(db, Of.CALL, call_id)
     grant = reading.need_grant(db, call_id)
     if not grant.live:
         return replace(grant, repeated=True)
@@ -318,7 +325,7 @@ def settle(
     return settled
 
 
-def _count_message(db: sqlite3.Connection, dial: Dial) -> None:
+def _count_message(db: Database, dial: Dial) -> None:
     """A message is one unit on each of its meters, and over at once."""
     grant = reading.need_grant(db, dial.call_id)
     past = _meter(db, grant, dial.at_ms, 1, dial.at_ms)
@@ -326,7 +333,7 @@ def _count_message(db: sqlite3.Connection, dial: Dial) -> None:
     _close(db, grant, 0, dial.at_ms, False)
 
 
-def _close(db: sqlite3.Connection, grant: Grant, used_s: int, ended_ms: int, estimated: bool) -> None:
+def _close(db: Database, grant: Grant, used_s: int, ended_ms: int, estimated: bool) -> None:
     db.execute(
         "UPDATE grants SET state = 'settled', used_s = ?, ended_ms = ?, estimated = ? WHERE call_id = ?",
         (used_s, ended_ms, int(estimated), grant.call_id),
@@ -352,7 +359,7 @@ class _Said:
 
 
 def _meter(
-    db: sqlite3.Connection,
+    db: Database,
     grant: Grant,
     start_ms: int,
     used_s: int,
@@ -382,21 +389,20 @@ def _meter(
     return Past(tuple(stretches), weight)
 
 
-def _use(db: sqlite3.Connection, hold: sqlite3.Row, used_units: int, endless: bool, said: _Said) -> None:
+def _use(db: Database, hold: Row, used_units: int, endless: bool, said: _Said) -> None:
     if endless:
         # Granted without an end while the meter had no limit. If it has got one since, what was
         # talked is stored as that limit: nothing more is granted, and the check stays true.
         db.execute(
-            "UPDATE meters SET limit_units = max(limit_units, used_units + reserved_units + ?)"
-            " WHERE account_id = ? AND allowance = ? AND start_ms = ? AND end_ms = ?",
+            "UPDATE meters SET limit_units = used_units + reserved_units + ?1"
+            " WHERE account_id = ?2 AND allowance = ?3 AND start_ms = ?4 AND end_ms = ?5"
+            " AND limit_units < used_units + reserved_units + ?1",
             (used_units, *_key(hold)),
         )
     _write_use(db, hold, used_units, 0, said)
 
 
-def _write_use(
-    db: sqlite3.Connection, hold: sqlite3.Row, used_units: int, over_units: int, said: _Said
-) -> None:
+def _write_use(db: Database, hold: Row, used_units: int, over_units: int, said: _Said) -> None:
     meter = db.execute(
         "UPDATE meters SET reserved_units = reserved_units - ?, used_units = used_units + ?,"
         " over_units = over_units + ?, calls = calls + ?"
@@ -417,7 +423,7 @@ def _write_use(
     )
 
 
-def _key(hold: sqlite3.Row) -> tuple[str, str, int, int]:
+def _key(hold: Row) -> tuple[str, str, int, int]:
     return hold["account_id"], hold["allowance"], hold["start_ms"], hold["end_ms"]
 
 
@@ -425,9 +431,7 @@ _Limits = Sequence[tuple[int, int | None]]
 """A limit as it changes: since when (UTC ms), and what it is; None: there is none."""
 
 
-def _limits_of(
-    db: sqlite3.Connection, grant: Grant, holds: Sequence[sqlite3.Row], limits: LimitsOf | None
-) -> list[_Limits]:
+def _limits_of(db: Database, grant: Grant, holds: Sequence[Row], limits: LimitsOf | None) -> list[_Limits]:
     """The limit of each hold as it was while the call was up: the stored one is that of the latest dial."""
     stored: list[_Limits] = [((hold["start_ms"], hold["limit_units"]),) for hold in holds]
     if limits is None:
@@ -443,8 +447,8 @@ def _limits_of(
 
 
 def _use_past(
-    db: sqlite3.Connection,
-    holds: Sequence[sqlite3.Row],
+    db: Database,
+    holds: Sequence[Row],
     parts: Sequence[int],
     limits: Sequence[_Limits],
     start_ms: int,
@@ -487,7 +491,7 @@ def _use_past(
     return past
 
 
-def _write_past(db: sqlite3.Connection, hold: sqlite3.Row, past: Sequence[_Stretch]) -> None:
+def _write_past(db: Database, hold: Row, past: Sequence[_Stretch]) -> None:
     db.execute(
         "UPDATE holds SET past = ? WHERE call_id = ? AND allowance = ? AND start_ms = ? AND end_ms = ?",
         (msgspec.json.encode(past).decode(), hold["call_id"], *_key(hold)[1:]),
@@ -504,7 +508,7 @@ def _stretches(steps: _Limits, start_ms: int, begin_s: int, end_s: int) -> list[
     return list(zip(starts_s, [*starts_s[1:], end_s], strict=True))
 
 
-def _charge(db: sqlite3.Connection, grant: Grant, used_s: int, past: Past, at_ms: int) -> int:
+def _charge(db: Database, grant: Grant, used_s: int, past: Past, at_ms: int) -> int:
     """Write what it costs; all of it together."""
     total_micros = 0
     for terms in grant.terms:
@@ -517,7 +521,7 @@ def _charge(db: sqlite3.Connection, grant: Grant, used_s: int, past: Past, at_ms
 
 
 def _write_charge(
-    db: sqlite3.Connection, grant: Grant, terms: Terms, charged_units: int, amount_micros: int, at_ms: int
+    db: Database, grant: Grant, terms: Terms, charged_units: int, amount_micros: int, at_ms: int
 ) -> None:
     if not charged_units:
         return
@@ -539,7 +543,7 @@ def _write_charge(
     )
 
 
-def _pay_from_credit(db: sqlite3.Connection, grant: Grant, amount_micros: int, at_ms: int) -> None:
+def _pay_from_credit(db: Database, grant: Grant, amount_micros: int, at_ms: int) -> None:
     db.execute(
         "UPDATE credits SET reserved_micros = reserved_micros - ?, balance_micros = balance_micros - ?"
         " WHERE account_id = ?",
@@ -550,7 +554,8 @@ def _pay_from_credit(db: sqlite3.Connection, grant: Grant, amount_micros: int, a
         notices.of_credit(db, grant.account_id, amount_micros, grant.call_id, at_ms)
 
 
-def release(db: sqlite3.Connection, call_id: str) -> Grant | None:
+def release(db: Database, call_id: str) -> Grant | None:
+    lock(db, Of.CALL, call_id)
     grant = reading.find_grant(db, call_id)
     # Who came into a conference counts as in it at once; taken back, it never was.
     if grant is None or not (grant.state is GrantState.RINGING or grant.room is not None):

@@ -4,17 +4,17 @@ What each step promises stands at the method of its name in contract.py. Countin
 (granting.py).
 """
 
-import sqlite3
 from typing import Final
 
 from fairdial.ledger.contract import IdempotencyConflict
+from fairdial.ledger.database import Database, Of, lock
 from fairdial.policy.account import Dial, Kind
 
 FORGOTTEN_AT_ONCE: Final = 5_000
 """Texts that one step forgets, so that no dial waits long for it."""
 
 
-def write(db: sqlite3.Connection, dial: Dial, account_id: str | None) -> None:
+def write(db: Database, dial: Dial, account_id: str | None) -> None:
     """Keep what the dial says of itself as a message, if it says anything."""
     if dial.message is not None:
         db.execute(
@@ -23,7 +23,7 @@ def write(db: sqlite3.Connection, dial: Dial, account_id: str | None) -> None:
         )
 
 
-def need_same(db: sqlite3.Connection, dial: Dial, caller: str) -> None:
+def need_same(db: Database, dial: Dial, caller: str) -> None:
     """Raises IdempotencyConflict where the message that was decided under that id was another. caller: that one's."""
     row = db.execute("SELECT medium, text FROM messages WHERE call_id = ?", (dial.call_id,)).fetchone()
     if row is None or dial.message is None:
@@ -36,7 +36,8 @@ def need_same(db: sqlite3.Connection, dial: Dial, caller: str) -> None:
         )
 
 
-def unsend(db: sqlite3.Connection, call_id: str, at_ms: int) -> bool:
+def unsend(db: Database, call_id: str, at_ms: int) -> bool:
+    lock(db, Of.CALL, call_id)
     counted = db.execute(
         "SELECT 1 FROM decisions WHERE call_id = ? AND kind = ? AND at_ms = ?", (call_id, Kind.MESSAGE, at_ms)
     ).fetchone()
@@ -54,20 +55,21 @@ def unsend(db: sqlite3.Connection, call_id: str, at_ms: int) -> bool:
     return True
 
 
-def forget_texts(db: sqlite3.Connection, before_ms: int) -> int:
-    return db.execute(
+def forget_texts(db: Database, before_ms: int) -> int:
+    forgotten = db.execute(
         "UPDATE messages SET text = NULL WHERE call_id IN"
-        " (SELECT call_id FROM messages WHERE text <> '' AND at_ms < ? LIMIT ?)",
+        " (SELECT call_id FROM messages WHERE text <> '' AND at_ms < ? LIMIT ?) RETURNING call_id",
         (before_ms, FORGOTTEN_AT_ONCE),
-    ).rowcount
+    )
+    return len(forgotten.fetchall())
 
 
-def secret(db: sqlite3.Connection, name: str, fresh: bytes) -> bytes:
-    db.execute("INSERT OR IGNORE INTO secrets (name, value) VALUES (?, ?)", (name, fresh))
+def secret(db: Database, name: str, fresh: bytes) -> bytes:
+    db.execute("INSERT INTO secrets (name, value) VALUES (?, ?) ON CONFLICT DO NOTHING", (name, fresh))
     return find_secret(db, name) or fresh
 
 
-def find_secret(db: sqlite3.Connection, name: str) -> bytes | None:
+def find_secret(db: Database, name: str) -> bytes | None:
     """The key of that name, where there is one."""
     row = db.execute("SELECT value FROM secrets WHERE name = ?", (name,)).fetchone()
     return None if row is None else bytes(row["value"])

@@ -4,7 +4,6 @@ What each step promises stands at the method of its name in contract.py. A step 
 one of the functions that look whether there is something to tell.
 """
 
-import sqlite3
 from collections.abc import Collection, Mapping
 from functools import lru_cache
 from typing import Any
@@ -13,6 +12,7 @@ import msgspec
 
 from fairdial.ledger import reading
 from fairdial.ledger.contract import ConstraintViolated, Grant, NotFound
+from fairdial.ledger.database import Database, Row, alone
 from fairdial.ledger.notice import (
     Channel,
     Contact,
@@ -42,14 +42,14 @@ _DELIVERY = (
 )
 
 
-def set_rules(db: sqlite3.Connection, rules: NoticeRules) -> None:
+def set_rules(db: Database, rules: NoticeRules) -> None:
     db.execute(
-        "INSERT INTO notice_rules (id, rules) VALUES (1, ?) ON CONFLICT DO UPDATE SET rules = excluded.rules",
+        "INSERT INTO notice_rules (id, rules) VALUES (1, ?) ON CONFLICT (id) DO UPDATE SET rules = excluded.rules",
         (msgspec.json.encode(rules, order="deterministic").decode(),),
     )
 
 
-def _rules(db: sqlite3.Connection) -> NoticeRules | None:
+def _rules(db: Database) -> NoticeRules | None:
     row = db.execute("SELECT rules FROM notice_rules").fetchone()
     return None if row is None else _read_rules(row["rules"])
 
@@ -63,7 +63,7 @@ def _read_rules(text: str) -> NoticeRules:
 
 
 def write(
-    db: sqlite3.Connection,
+    db: Database,
     account_id: str,
     topic: Topic,
     reference: str,
@@ -80,7 +80,7 @@ def write(
 
 
 def _write(
-    db: sqlite3.Connection,
+    db: Database,
     rules: NoticeRules,
     account_id: str,
     topic: Topic,
@@ -118,9 +118,7 @@ def _line(where: Contact, line_id: str) -> str:
     return where.line_id or line_id
 
 
-def of_meter(
-    db: sqlite3.Connection, meter: sqlite3.Row, before: tuple[int, int], at_ms: int, line_id: str
-) -> None:
+def of_meter(db: Database, meter: Row, before: tuple[int, int], at_ms: int, line_id: str) -> None:
     """What is to be told of a meter that was used. meter: as it is now; before: its used and over units until then."""
     used_units, over_units, limit_units = meter["used_units"], meter["over_units"], meter["limit_units"]
     # Most settlements end here, without another look into the store.
@@ -148,7 +146,7 @@ def of_meter(
         _write(db, rules, meter["account_id"], Topic.OVERAGE, reference, at_ms, facts, None, line_id)
 
 
-def of_credit(db: sqlite3.Connection, account_id: str, paid_micros: int, call_id: str, at_ms: int) -> None:
+def of_credit(db: Database, account_id: str, paid_micros: int, call_id: str, at_ms: int) -> None:
     """What is to be told of a balance from which `paid_micros` were just taken."""
     rules = _rules(db)
     if rules is None or not paid_micros:
@@ -165,7 +163,7 @@ def of_credit(db: sqlite3.Connection, account_id: str, paid_micros: int, call_id
     _write(db, rules, account_id, Topic.LOW_CREDIT, call_id, at_ms, facts, None, "")
 
 
-def of_cut(db: sqlite3.Connection, grant: Grant, at_ms: int) -> None:
+def of_cut(db: Database, grant: Grant, at_ms: int) -> None:
     """A call ended because it had no more time. The clause is that of the rule, which the policy knows."""
     facts = {
         "call": grant.call_id,
@@ -180,7 +178,7 @@ def of_cut(db: sqlite3.Connection, grant: Grant, at_ms: int) -> None:
 
 
 def of_step(
-    db: sqlite3.Connection,
+    db: Database,
     case_id: int,
     account_id: str,
     taken: Taken,
@@ -202,9 +200,7 @@ def of_step(
     write(db, account_id, Topic.CASE, _another(db, account_id, Topic.CASE), at_ms, facts, clause=clause)
 
 
-def of_standing(
-    db: sqlite3.Connection, account_id: str, before: Standing, after: Standing, at_ms: int
-) -> None:
+def of_standing(db: Database, account_id: str, before: Standing, after: Standing, at_ms: int) -> None:
     """An account is suspended, restored or terminated by people."""
     if before is not after:
         facts = {"before": before, "standing": after}
@@ -212,7 +208,7 @@ def of_standing(
 
 
 def of_services(
-    db: sqlite3.Connection, account_id: str, changed: Collection[Kind], at_ms: int, *, lifted: bool
+    db: Database, account_id: str, changed: Collection[Kind], at_ms: int, *, lifted: bool
 ) -> None:
     """Services are taken from an account by people, or given back."""
     if changed:
@@ -220,7 +216,7 @@ def of_services(
         write(db, account_id, Topic.SERVICES, _another(db, account_id, Topic.SERVICES), at_ms, facts)
 
 
-def _another(db: sqlite3.Connection, account_id: str, topic: Topic) -> str:
+def _another(db: Database, account_id: str, topic: Topic) -> str:
     """A reference for what can happen any number of times."""
     [count] = db.execute(
         "SELECT count(*) FROM notices WHERE account_id = ? AND topic = ?", (account_id, topic)
@@ -231,7 +227,7 @@ def _another(db: sqlite3.Connection, account_id: str, topic: Topic) -> str:
 _BY_THE_CUSTOMER = frozenset({"asked", RequestState.WITHDRAWN})
 
 
-def of_request(db: sqlite3.Connection, request: Request, what: str, at_ms: int, note: str) -> None:
+def of_request(db: Database, request: Request, what: str, at_ms: int, note: str) -> None:
     """What became of a request; not what its customer did. what: as in its entries."""
     if what in _BY_THE_CUSTOMER:
         return
@@ -261,15 +257,16 @@ def of_request(db: sqlite3.Connection, request: Request, what: str, at_ms: int, 
 # --- to all on a policy --------------------------------------------------------------------------------
 
 
-def announce(db: sqlite3.Connection, policy: str, version: str, before: str, at_ms: int) -> None:
+def announce(db: Database, policy: str, version: str, before: str, at_ms: int) -> None:
     db.execute(
         "INSERT INTO announcements (policy, version, before, at_ms) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
         (policy, version, before, at_ms),
     )
 
 
-def announce_next(db: sqlite3.Connection, limit: int) -> int:
-    row = db.execute("SELECT * FROM announcements WHERE NOT done ORDER BY at_ms LIMIT 1").fetchone()
+def announce_next(db: Database, limit: int) -> int:
+    alone(db)
+    row = db.execute("SELECT * FROM announcements WHERE done = 0 ORDER BY at_ms LIMIT 1").fetchone()
     if row is None:
         return 0
     accounts = db.execute(
@@ -295,7 +292,7 @@ def announce_next(db: sqlite3.Connection, limit: int) -> int:
 # --- contacts ------------------------------------------------------------------------------------------
 
 
-def set_contact(db: sqlite3.Connection, where: Contact) -> None:
+def set_contact(db: Database, where: Contact) -> None:
     reading.need_account(db, where.account_id)
     if where.line_id:
         row = db.execute("SELECT account_id FROM lines WHERE id = ?", (where.line_id,)).fetchone()
@@ -304,17 +301,18 @@ def set_contact(db: sqlite3.Connection, where: Contact) -> None:
                 f"account {where.account_id!r} has no line {where.line_id!r}; name one of its lines"
             )
     db.execute(
-        "INSERT INTO contacts (account_id, language, email, line_id) VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET"
+        "INSERT INTO contacts (account_id, language, email, line_id) VALUES (?, ?, ?, ?)"
+        " ON CONFLICT (account_id) DO UPDATE SET"
         " language = excluded.language, email = excluded.email, line_id = excluded.line_id",
         (where.account_id, where.language, where.email, where.line_id),
     )
 
 
-def addressee(db: sqlite3.Connection, account_id: str) -> tuple[Account, Contact]:
+def addressee(db: Database, account_id: str) -> tuple[Account, Contact]:
     return reading.need_account(db, account_id), contact(db, account_id)
 
 
-def contact(db: sqlite3.Connection, account_id: str) -> Contact:
+def contact(db: Database, account_id: str) -> Contact:
     row = db.execute(
         "SELECT account_id, language, email, line_id FROM contacts WHERE account_id = ?", (account_id,)
     ).fetchone()
@@ -324,7 +322,7 @@ def contact(db: sqlite3.Connection, account_id: str) -> Contact:
 # --- delivery ------------------------------------------------------------------------------------------
 
 
-def due(db: sqlite3.Connection, channel: Channel, now_ms: int, limit: int) -> tuple[Delivery, ...]:
+def due(db: Database, channel: Channel, now_ms: int, limit: int) -> tuple[Delivery, ...]:
     rows = db.execute(
         f"{_DELIVERY} WHERE d.channel = ?1 AND d.state = 'waiting' AND d.next_ms <= ?2 AND d.notice_id ="  # noqa: S608
         " (SELECT min(e.notice_id) FROM deliveries e WHERE e.channel = ?1 AND e.account_id = d.account_id"
@@ -334,7 +332,7 @@ def due(db: sqlite3.Connection, channel: Channel, now_ms: int, limit: int) -> tu
     return tuple(_delivery(row) for row in rows)
 
 
-def delivered(db: sqlite3.Connection, notice_id: int, channel: Channel, at_ms: int) -> None:
+def delivered(db: Database, notice_id: int, channel: Channel, at_ms: int) -> None:
     db.execute(
         "UPDATE deliveries SET state = 'delivered', done_ms = ?, last = '' WHERE notice_id = ? AND channel = ?"
         " AND state = 'waiting'",
@@ -343,7 +341,7 @@ def delivered(db: sqlite3.Connection, notice_id: int, channel: Channel, at_ms: i
 
 
 def not_delivered(
-    db: sqlite3.Connection, notice_id: int, channel: Channel, at_ms: int, said: str, next_ms: int | None
+    db: Database, notice_id: int, channel: Channel, at_ms: int, said: str, next_ms: int | None
 ) -> None:
     db.execute(
         "UPDATE deliveries SET attempts = attempts + 1, last = ?1, next_ms = coalesce(?2, next_ms),"
@@ -353,7 +351,7 @@ def not_delivered(
     )
 
 
-def retry(db: sqlite3.Connection, notice_id: int, at_ms: int) -> tuple[Delivery, ...]:
+def retry(db: Database, notice_id: int, at_ms: int) -> tuple[Delivery, ...]:
     found = one(db, notice_id)[1]
     if not any(each.state is DeliveryState.DEAD for each in found):
         states = ", ".join(f"{each.channel} {each.state}" for each in found) or "told in no way"
@@ -367,29 +365,29 @@ def retry(db: sqlite3.Connection, notice_id: int, at_ms: int) -> tuple[Delivery,
 
 
 def latest(
-    db: sqlite3.Connection,
+    db: Database,
     account_id: str | None,
     state: DeliveryState | None,
     after_id: int | None,
     limit: int,
 ) -> tuple[tuple[Notice, tuple[Delivery, ...]], ...]:
     rows = db.execute(
-        f"SELECT {_NOTICE} FROM notices n WHERE (?1 IS NULL OR n.account_id = ?1) AND (?3 IS NULL OR n.id < ?3)"  # noqa: S608
-        " AND (?2 IS NULL OR EXISTS (SELECT 1 FROM deliveries d WHERE d.notice_id = n.id AND d.state = ?2))"
+        f"SELECT {_NOTICE} FROM notices n WHERE (n.account_id = ?1 OR ?1 IS NULL) AND (n.id < ?3 OR ?3 IS NULL)"  # noqa: S608
+        " AND (EXISTS (SELECT 1 FROM deliveries d WHERE d.notice_id = n.id AND d.state = ?2) OR ?2 IS NULL)"
         " ORDER BY n.id DESC LIMIT ?4",
         (account_id, state, after_id, limit),
     ).fetchall()
     return tuple((_notice(row), _deliveries(db, row["id"])) for row in rows)
 
 
-def one(db: sqlite3.Connection, notice_id: int) -> tuple[Notice, tuple[Delivery, ...]]:
+def one(db: Database, notice_id: int) -> tuple[Notice, tuple[Delivery, ...]]:
     row = db.execute(f"SELECT {_NOTICE} FROM notices n WHERE n.id = ?", (notice_id,)).fetchone()  # noqa: S608
     if row is None:
         raise NotFound(f"no notice {notice_id}; `fairdial notice list` shows the latest")
     return _notice(row), _deliveries(db, notice_id)
 
 
-def counts(db: sqlite3.Connection) -> Mapping[tuple[Channel, DeliveryState], int]:
+def counts(db: Database) -> Mapping[tuple[Channel, DeliveryState], int]:
     rows = db.execute(
         "SELECT channel, state, count(*) AS n FROM deliveries WHERE state IN ('waiting', 'dead')"
         " GROUP BY channel, state"
@@ -397,12 +395,12 @@ def counts(db: sqlite3.Connection) -> Mapping[tuple[Channel, DeliveryState], int
     return {(Channel(row["channel"]), DeliveryState(row["state"])): row["n"] for row in rows}
 
 
-def _deliveries(db: sqlite3.Connection, notice_id: int) -> tuple[Delivery, ...]:
+def _deliveries(db: Database, notice_id: int) -> tuple[Delivery, ...]:
     rows = db.execute(f"{_DELIVERY} WHERE d.notice_id = ? ORDER BY d.channel", (notice_id,))
     return tuple(_delivery(row) for row in rows)
 
 
-def _notice(row: sqlite3.Row) -> Notice:
+def _notice(row: Row) -> Notice:
     clause = Clause(row["clause_policy"], row["clause_version"], row["clause_id"])
     return Notice(
         row["id"],
@@ -416,7 +414,7 @@ def _notice(row: sqlite3.Row) -> Notice:
     )
 
 
-def _delivery(row: sqlite3.Row) -> Delivery:
+def _delivery(row: Row) -> Delivery:
     return Delivery(
         _notice(row),
         Channel(row["channel"]),

@@ -4,9 +4,9 @@ What each step promises stands at the method of its name in contract.py. Those o
 changed anything.
 """
 
-import sqlite3
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from functools import partial
 
 import msgspec
 
@@ -29,6 +29,7 @@ from fairdial.ledger.contract import (
     TooMany,
 )
 from fairdial.ledger.crediting import forfeit, note_credit
+from fairdial.ledger.database import Database, Of, Unstorable, alone, apart, lock
 from fairdial.policy.account import (
     Account,
     Agreement,
@@ -43,8 +44,9 @@ from fairdial.policy.account import (
 from fairdial.policy.rating import currency_digits, decimal_text
 
 
-def add_account(db: sqlite3.Connection, account: Account, *, any_subscription: bool = False) -> bool:
+def add_account(db: Database, account: Account, *, any_subscription: bool = False) -> bool:
     """any_subscription: one that exists may have another policy and other options."""
+    lock(db, Of.ACCOUNT, account.id)
     row = db.execute("SELECT * FROM accounts WHERE id = ?", (account.id,)).fetchone()
     if row is None:
         db.execute(
@@ -73,7 +75,8 @@ def add_account(db: sqlite3.Connection, account: Account, *, any_subscription: b
     return False
 
 
-def add_line(db: sqlite3.Connection, line: Line, lines_max: LinesMax | None) -> bool:
+def add_line(db: Database, line: Line, lines_max: LinesMax | None) -> bool:
+    lock(db, Of.ACCOUNT, line.account_id)
     account = reading.need_account(db, line.account_id)
     row = db.execute("SELECT * FROM lines WHERE id = ?", (line.id,)).fetchone()
     if row is None:
@@ -88,7 +91,7 @@ def add_line(db: sqlite3.Connection, line: Line, lines_max: LinesMax | None) -> 
     return False
 
 
-def _need_room(db: sqlite3.Connection, account: Account, lines_max: LinesMax | None) -> None:
+def _need_room(db: Database, account: Account, lines_max: LinesMax | None) -> None:
     most = None if lines_max is None else lines_max(account)
     if most is None:
         return
@@ -97,27 +100,36 @@ def _need_room(db: sqlite3.Connection, account: Account, lines_max: LinesMax | N
         raise TooMany(f"account {account.id!r} holds {held} lines, and its policy allows {most}")
 
 
-def add_number(db: sqlite3.Connection, number: OwnNumber) -> bool:
+def add_number(db: Database, number: OwnNumber) -> bool:
+    lock(db, Of.ACCOUNT, number.account_id)
     reading.need_account(db, number.account_id)
     if number.line_id is not None:
         _need_line_of(db, number.line_id, number.account_id)
     row = db.execute("SELECT * FROM numbers WHERE number = ?", (number.number,)).fetchone()
     if row is not None and row["account_id"] != number.account_id:
-        raise AlreadyExists(
-            f"number {number.number} belongs to account {row['account_id']!r}; "
-            f"take it from there with `fairdial number remove {number.number}`"
-        )
+        raise _belongs_elsewhere(number.number, row["account_id"])
     if row is not None and row["line_id"] == number.line_id:
         return False
-    db.execute(
+    given = db.execute(
         "INSERT INTO numbers (number, account_id, line_id) VALUES (?, ?, ?)"
-        " ON CONFLICT DO UPDATE SET line_id = excluded.line_id",
+        " ON CONFLICT (number) DO UPDATE SET line_id = excluded.line_id"
+        " WHERE numbers.account_id = excluded.account_id RETURNING number",
         (number.number, number.account_id, number.line_id),
-    )
+    ).fetchone()
+    if given is None:
+        # Another account got it at this moment.
+        raise _belongs_elsewhere(number.number, reading.need_number(db, number.number).account_id)
     return True
 
 
-def _need_line_of(db: sqlite3.Connection, line_id: str, account_id: str) -> None:
+def _belongs_elsewhere(number: str, account_id: str) -> AlreadyExists:
+    return AlreadyExists(
+        f"number {number} belongs to account {account_id!r}; "
+        f"take it from there with `fairdial number remove {number}`"
+    )
+
+
+def _need_line_of(db: Database, line_id: str, account_id: str) -> None:
     query = "SELECT 1 FROM lines WHERE id = ? AND account_id = ?"
     if db.execute(query, (line_id, account_id)).fetchone() is None:
         raise NotFound(
@@ -125,12 +137,14 @@ def _need_line_of(db: sqlite3.Connection, line_id: str, account_id: str) -> None
         )
 
 
-def remove_number(db: sqlite3.Connection, number: str) -> None:
+def remove_number(db: Database, number: str) -> None:
+    lock(db, Of.NUMBER, number)
     reading.need_number(db, number)
     db.execute("DELETE FROM numbers WHERE number = ?", (number,))
 
 
-def agree(db: sqlite3.Connection, agreement: Agreement) -> bool:
+def agree(db: Database, agreement: Agreement) -> bool:
+    lock(db, Of.ACCOUNT, agreement.account_id)
     reading.need_account(db, agreement.account_id)
     if _holds(db, agreement.account_id, agreement.consent):
         return False
@@ -151,7 +165,8 @@ def agree(db: sqlite3.Connection, agreement: Agreement) -> bool:
     return True
 
 
-def withdraw(db: sqlite3.Connection, account_id: str, consent: Consent, at_ms: int, by: str) -> None:
+def withdraw(db: Database, account_id: str, consent: Consent, at_ms: int, by: str) -> None:
+    lock(db, Of.ACCOUNT, account_id)
     reading.need_account(db, account_id)
     if not _holds(db, account_id, consent):
         raise NotFound(f"account {account_id!r} has not agreed to {consent}; nothing is to be withdrawn")
@@ -163,7 +178,7 @@ def withdraw(db: sqlite3.Connection, account_id: str, consent: Consent, at_ms: i
     )
 
 
-def _holds(db: sqlite3.Connection, account_id: str, consent: Consent) -> bool:
+def _holds(db: Database, account_id: str, consent: Consent) -> bool:
     return any(agreement.consent is consent for agreement in reading.agreements_of(db, account_id))
 
 
@@ -176,7 +191,7 @@ def _need_harder(what: str, now: Standing, wanted: Standing) -> None:
 
 
 def set_standing(
-    db: sqlite3.Connection,
+    db: Database,
     account_id: str,
     standing: Standing,
     at_ms: int,
@@ -188,6 +203,7 @@ def set_standing(
     """told: False where a notice of another kind says it."""
     if fraud and standing is not Standing.TERMINATED:
         raise ValueError(f"an account is terminated for fraud, not {standing}; terminate it")
+    lock(db, Of.ACCOUNT, account_id)
     account = reading.need_account(db, account_id)
     if harder:
         _need_harder(f"account {account_id!r}", account.standing, standing)
@@ -201,7 +217,7 @@ def set_standing(
 
 
 def restrict(
-    db: sqlite3.Connection,
+    db: Database,
     account_id: str,
     services: Collection[Kind],
     at_ms: int,
@@ -210,6 +226,7 @@ def restrict(
     told: bool = True,
 ) -> Account:
     """told: False where a notice of another kind says it."""
+    lock(db, Of.ACCOUNT, account_id)
     account = reading.need_account(db, account_id)
     taken, named = account.restricted, frozenset(services)
     account = replace(account, restricted=taken - named if lift else taken | named)
@@ -222,9 +239,8 @@ def restrict(
     return account
 
 
-def set_line_standing(
-    db: sqlite3.Connection, line_id: str, standing: Standing, *, harder: bool = False
-) -> Line:
+def set_line_standing(db: Database, line_id: str, standing: Standing, *, harder: bool = False) -> Line:
+    lock(db, Of.LINE, line_id)
     line = reading.need_line(db, line_id)
     if harder:
         _need_harder(f"line {line_id!r}", line.standing, standing)
@@ -232,7 +248,8 @@ def set_line_standing(
     return replace(line, standing=standing)
 
 
-def subscribe(db: sqlite3.Connection, account_id: str, policy: str, options: Options) -> Account:
+def subscribe(db: Database, account_id: str, policy: str, options: Options) -> Account:
+    lock(db, Of.ACCOUNT, account_id)
     reading.need_account(db, account_id)
     db.execute(
         "UPDATE accounts SET policy = ?, options = ? WHERE id = ?",
@@ -241,7 +258,8 @@ def subscribe(db: sqlite3.Connection, account_id: str, policy: str, options: Opt
     return reading.need_account(db, account_id)
 
 
-def add_credit(db: sqlite3.Connection, payment: Payment, at_ms: int) -> bool:
+def add_credit(db: Database, payment: Payment, at_ms: int) -> bool:
+    lock(db, Of.ACCOUNT, payment.account_id)
     account_id, currency, amount_micros = payment.account_id, payment.currency, payment.amount_micros
     reading.need_account(db, account_id)
     currency_digits(currency)
@@ -270,7 +288,7 @@ def add_credit(db: sqlite3.Connection, payment: Payment, at_ms: int) -> bool:
     return True
 
 
-def _was_added(db: sqlite3.Connection, payment: Payment) -> bool:
+def _was_added(db: Database, payment: Payment) -> bool:
     earlier = db.execute(
         "SELECT amount_micros FROM credit_entries WHERE account_id = ? AND origin = 'added' AND reference = ?",
         (payment.account_id, payment.reference),
@@ -282,7 +300,7 @@ def _was_added(db: sqlite3.Connection, payment: Payment) -> bool:
     return earlier is not None
 
 
-def credit_after(db: sqlite3.Connection, payment: Payment, at_ms: int) -> Credit:
+def credit_after(db: Database, payment: Payment, at_ms: int) -> Credit:
     """Add credit; what the account has then."""
     add_credit(db, payment, at_ms)
     after = reading.credit_of(db, payment.account_id)
@@ -291,9 +309,10 @@ def credit_after(db: sqlite3.Connection, payment: Payment, at_ms: int) -> Credit
 
 
 def provision(
-    db: sqlite3.Connection, entries: Sequence[Entry], at_ms: int, lines_max: LinesMax | None, keep: bool
+    db: Database, entries: Sequence[Entry], at_ms: int, lines_max: LinesMax | None, keep: bool
 ) -> tuple[int, int]:
     """keep False: what the batch would do, and nothing of it done."""
+    alone(db)
     db.execute("SAVEPOINT batch")
     try:
         new = _provision_all(db, entries, at_ms, lines_max)
@@ -307,28 +326,26 @@ def provision(
     return new, len(entries) - new
 
 
-def _undo(db: sqlite3.Connection) -> None:
+def _undo(db: Database) -> None:
     db.execute("ROLLBACK TO batch")
     db.execute("RELEASE batch")
 
 
-def _provision_all(
-    db: sqlite3.Connection, entries: Sequence[Entry], at_ms: int, lines_max: LinesMax | None
-) -> int:
+def _provision_all(db: Database, entries: Sequence[Entry], at_ms: int, lines_max: LinesMax | None) -> int:
     new, faults = 0, []
     for entry in entries:
         try:
-            new += _provide(db, entry.what, at_ms, lines_max)
+            new += apart(db, partial(_provide, db, entry.what, at_ms, lines_max))
+        except Unstorable as error:
+            faults.append(f"{entry.where}: cannot be stored ({error}); correct it")
         except (LedgerError, ValueError) as error:
             faults.append(f"{entry.where}: {error}")
-        except sqlite3.IntegrityError as error:
-            faults.append(f"{entry.where}: cannot be stored ({error}); correct it")
     if faults:
         raise BatchRefused(faults)
     return new
 
 
-def _provide(db: sqlite3.Connection, what: Provision, at_ms: int, lines_max: LinesMax | None) -> bool:
+def _provide(db: Database, what: Provision, at_ms: int, lines_max: LinesMax | None) -> bool:
     match what:
         case Account():
             return add_account(db, what, any_subscription=True)
@@ -345,7 +362,7 @@ def _provide(db: sqlite3.Connection, what: Provision, at_ms: int, lines_max: Lin
             return agree(db, what)
 
 
-def publish(db: sqlite3.Connection, policy: PublishedPolicy, before: str | None) -> None:
+def publish(db: Database, policy: PublishedPolicy, before: str | None) -> None:
     row = db.execute(
         "SELECT text FROM policies WHERE name = ? AND version = ?", (policy.name, policy.version)
     ).fetchone()
@@ -363,7 +380,7 @@ def publish(db: sqlite3.Connection, policy: PublishedPolicy, before: str | None)
         )
 
 
-def add_token(db: sqlite3.Connection, token: Token) -> None:
+def add_token(db: Database, token: Token) -> None:
     if reading.tokens_where(db, "name = ?", token.name):
         raise AlreadyExists(f"token {token.name!r} exists; remove it first, or choose another name")
     for account_id in token.accounts:
@@ -380,14 +397,14 @@ def add_token(db: sqlite3.Connection, token: Token) -> None:
     )
 
 
-def remove_token(db: sqlite3.Connection, name: str) -> None:
-    if not db.execute("DELETE FROM tokens WHERE name = ?", (name,)).rowcount:
+def remove_token(db: Database, name: str) -> None:
+    if db.execute("DELETE FROM tokens WHERE name = ? RETURNING name", (name,)).fetchone() is None:
         raise NotFound(f"no token {name!r}; `fairdial token list` shows all")
 
 
-def load_card(db: sqlite3.Connection, card: LoadedCard, at_ms: int) -> None:
+def load_card(db: Database, card: LoadedCard, at_ms: int) -> None:
     db.execute(
-        "INSERT INTO cards (name, currency, loaded_ms, text) VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET"
+        "INSERT INTO cards (name, currency, loaded_ms, text) VALUES (?, ?, ?, ?) ON CONFLICT (name) DO UPDATE SET"
         " currency = excluded.currency, loaded_ms = excluded.loaded_ms, text = excluded.text",
         (card.name, card.currency, at_ms, card.text),
     )

@@ -1,6 +1,5 @@
-"""What SQLite holds, read into the values of contract.py. Nothing here writes."""
+"""What the database holds, read into the values of contract.py. Nothing here writes."""
 
-import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,6 +19,7 @@ from fairdial.ledger.contract import (
     Token,
     Usage,
 )
+from fairdial.ledger.database import Cursor, Database, Row
 from fairdial.policy.account import (
     Account,
     Agreement,
@@ -59,6 +59,11 @@ lines, accounts and calls have the same. None of them can be changed.
 LAST_CHARACTER = chr(0x10FFFF)
 """Behind every other in the order of texts; no id has it."""
 
+ALL = 2**63 - 1
+"""Of rows: a limit that is none."""
+ALL = 2**63 - 1
+"""Of rows: a limit that is none."""
+
 CHARGES_SHOWN = 1000
 """The latest charges that a sheet has."""
 
@@ -79,7 +84,7 @@ _MESSAGE = f"""
 """
 
 
-def snapshot(db: sqlite3.Connection, line_id: str, plan: Plan) -> Snapshot:
+def snapshot(db: Database, line_id: str, plan: Plan) -> Snapshot:
     row = db.execute(
         "SELECT l.id AS line_id, l.standing AS line_standing, l.habit, a.*,"
         " c.currency, c.balance_micros, c.reserved_micros,"
@@ -110,7 +115,7 @@ def snapshot(db: sqlite3.Connection, line_id: str, plan: Plan) -> Snapshot:
     )
 
 
-def _callees(db: sqlite3.Connection, account_id: str, callee: str, since_ms: int) -> Callees:
+def _callees(db: Database, account_id: str, callee: str, since_ms: int) -> Callees:
     row = db.execute(
         "SELECT EXISTS (SELECT 1 FROM callees WHERE account_id = ?1 AND callee = ?2) AS known,"
         " (SELECT count(*) FROM callees WHERE account_id = ?1 AND last_ms > ?3) AS count",
@@ -119,7 +124,7 @@ def _callees(db: sqlite3.Connection, account_id: str, callee: str, since_ms: int
     return Callees(callee, bool(row["known"]), row["count"])
 
 
-def _identity(db: sqlite3.Connection, line: Line, needs: Needs) -> Identity:
+def _identity(db: Database, line: Line, needs: Needs) -> Identity:
     own = db.execute(
         "SELECT 1 FROM numbers WHERE number = ? AND account_id = ?", (needs.shown, line.account_id)
     ).fetchone()
@@ -132,21 +137,24 @@ def _identity(db: sqlite3.Connection, line: Line, needs: Needs) -> Identity:
     return Identity(own is not None, None if instead is None else instead["number"])
 
 
-def room_of(db: sqlite3.Connection, account_id: str, name: str) -> Room | None:
+def room_of(db: Database, account_id: str, name: str) -> Room | None:
     """The conference of that name in which somebody of the account is, or into which somebody is called.
 
     Who is called has a seat. While nobody is in it, its clock is held up to no time, and it opens at the latest
     when the last one called answers.
     """
     row = db.execute(
-        "SELECT min(g.room) AS id, count(*) AS seats, max(g.granted_s IS NULL) AS endless,"
-        " coalesce(max(g.answered_ms + g.granted_s * 1000), min(g.authorised_ms)) AS until_ms,"
-        " CASE WHEN max(g.answered_ms) IS NULL THEN max(g.authorised_ms + g.ring_s * 1000)"
-        "   ELSE (SELECT min(first.answered_ms) FROM grants first WHERE first.room = g.room) END AS opened_ms,"
-        " (SELECT last.bound_by FROM grants last WHERE last.room = g.room AND last.state <> 'settled'"
-        "   ORDER BY last.answered_ms + last.granted_s * 1000 DESC LIMIT 1) AS bound_by"
-        " FROM grants g JOIN decisions d USING (call_id)"
-        " WHERE g.account_id = ? AND g.state <> 'settled' AND g.room IS NOT NULL AND d.dialled = ?",
+        "SELECT r.id, r.seats, r.endless, r.until_ms,"
+        " CASE WHEN r.answered_ms IS NULL THEN r.rings_until_ms"
+        "   ELSE (SELECT min(first.answered_ms) FROM grants first WHERE first.room = r.id) END AS opened_ms,"
+        " (SELECT last.bound_by FROM grants last WHERE last.room = r.id AND last.state <> 'settled'"
+        "   ORDER BY last.answered_ms + last.granted_s * 1000 DESC NULLS LAST LIMIT 1) AS bound_by"
+        " FROM (SELECT min(g.room) AS id, count(*) AS seats,"
+        "   max(CASE WHEN g.granted_s IS NULL THEN 1 ELSE 0 END) AS endless,"
+        "   coalesce(max(g.answered_ms + g.granted_s * 1000), min(g.authorised_ms)) AS until_ms,"
+        "   max(g.answered_ms) AS answered_ms, max(g.authorised_ms + g.ring_s * 1000) AS rings_until_ms"
+        "   FROM grants g JOIN decisions d USING (call_id)"
+        "   WHERE g.account_id = ? AND g.state <> 'settled' AND g.room IS NOT NULL AND d.dialled = ?) r",
         (account_id, name),
     ).fetchone()
     if not row["seats"]:
@@ -155,7 +163,7 @@ def room_of(db: sqlite3.Connection, account_id: str, name: str) -> Room | None:
     return Room(row["id"], row["seats"], row["opened_ms"], until_ms, row["bound_by"])
 
 
-def agreements_of(db: sqlite3.Connection, account_id: str) -> tuple[Agreement, ...]:
+def agreements_of(db: Database, account_id: str) -> tuple[Agreement, ...]:
     rows = db.execute(
         "SELECT * FROM agreements WHERE account_id = ? AND withdrawn_ms IS NULL ORDER BY consent",
         (account_id,),
@@ -163,13 +171,13 @@ def agreements_of(db: sqlite3.Connection, account_id: str) -> tuple[Agreement, .
     return tuple(_to_agreement(row) for row in rows)
 
 
-def all_agreements(db: sqlite3.Connection, account_id: str) -> tuple[Agreement, ...]:
+def all_agreements(db: Database, account_id: str) -> tuple[Agreement, ...]:
     need_account(db, account_id)
     rows = db.execute("SELECT * FROM agreements WHERE account_id = ? ORDER BY at_ms DESC", (account_id,))
     return tuple(_to_agreement(row) for row in rows)
 
 
-def _to_agreement(row: sqlite3.Row) -> Agreement:
+def _to_agreement(row: Row) -> Agreement:
     return Agreement(
         row["account_id"],
         Consent(row["consent"]),
@@ -184,13 +192,13 @@ def _to_agreement(row: sqlite3.Row) -> Agreement:
 
 
 def numbers_of(
-    db: sqlite3.Connection, account_id: str | None, after: str = "", limit: int | None = None
+    db: Database, account_id: str | None, after: str = "", limit: int | None = None
 ) -> tuple[OwnNumber, ...]:
     rows = _page(db, "numbers", "number", account_id, after, limit)
     return tuple(to_own_number(row) for row in rows)
 
 
-def need_number(db: sqlite3.Connection, number: str) -> OwnNumber:
+def need_number(db: Database, number: str) -> OwnNumber:
     row = db.execute("SELECT * FROM numbers WHERE number = ?", (number,)).fetchone()
     if row is None:
         raise NotFound(
@@ -199,31 +207,31 @@ def need_number(db: sqlite3.Connection, number: str) -> OwnNumber:
     return to_own_number(row)
 
 
-def to_own_number(row: sqlite3.Row) -> OwnNumber:
+def to_own_number(row: Row) -> OwnNumber:
     return OwnNumber(row["number"], row["account_id"], row["line_id"])
 
 
 def _page(
-    db: sqlite3.Connection, table: str, key: str, account_id: str | None, after: str, limit: int | None
-) -> sqlite3.Cursor:
+    db: Database, table: str, key: str, account_id: str | None, after: str, limit: int | None
+) -> Cursor:
     """Rows of a table of ours by its key, those behind `after`, of one account or of all. Raises NotFound (account)."""
     if account_id is not None:
         need_account(db, account_id)
-    # Two statements, so that each runs along an index and stops at the limit, of which below zero is none.
+    # Two statements, so that each runs along an index and stops at the limit.
     of_account = "" if account_id is None else "account_id = ? AND "
     given = () if account_id is None else (account_id,)
     return db.execute(
         f"SELECT * FROM {table} WHERE {of_account}{key} > ? ORDER BY {key} LIMIT ?",  # noqa: S608
-        (*given, after, -1 if limit is None else limit),
+        (*given, after, ALL if limit is None else limit),
     )
 
 
-def published(db: sqlite3.Connection) -> tuple[PublishedPolicy, ...]:
+def published(db: Database) -> tuple[PublishedPolicy, ...]:
     rows = db.execute("SELECT name, version, published_ms, text FROM policies ORDER BY name, published_ms")
     return tuple(PublishedPolicy(*row) for row in rows)
 
 
-def filled(db: sqlite3.Connection, account_id: str, meters: Sequence[MeterWindow]) -> tuple[MeterWindow, ...]:
+def filled(db: Database, account_id: str, meters: Sequence[MeterWindow]) -> tuple[MeterWindow, ...]:
     filled = []
     for meter in meters:
         row = db.execute(
@@ -253,7 +261,7 @@ def filled(db: sqlite3.Connection, account_id: str, meters: Sequence[MeterWindow
     return tuple(filled)
 
 
-def holds_of(db: sqlite3.Connection, call_id: str) -> list[sqlite3.Row]:
+def holds_of(db: Database, call_id: str) -> list[Row]:
     return db.execute(
         "SELECT h.*, m.limit_units, m.used_units AS meter_used_units, m.reserved_units AS meter_reserved_units"
         " FROM holds h JOIN meters m USING (account_id, allowance, start_ms, end_ms)"
@@ -262,16 +270,16 @@ def holds_of(db: sqlite3.Connection, call_id: str) -> list[sqlite3.Row]:
     ).fetchall()
 
 
-def live_grants(db: sqlite3.Connection) -> tuple[Grant, ...]:
+def live_grants(db: Database) -> tuple[Grant, ...]:
     return grants_where(db, "g.state <> 'settled' ORDER BY g.authorised_ms, g.call_id")
 
 
-def live_grant_count(db: sqlite3.Connection) -> int:
+def live_grant_count(db: Database) -> int:
     [count] = db.execute("SELECT count(*) FROM grants WHERE state <> 'settled'").fetchone()
     return int(count)
 
 
-def barred_grants(db: sqlite3.Connection) -> tuple[str, ...]:
+def barred_grants(db: Database) -> tuple[str, ...]:
     rows = db.execute(
         "SELECT g.call_id FROM grants g JOIN accounts a ON a.id = g.account_id JOIN lines l ON l.id = g.line_id"
         " WHERE g.state <> 'settled' AND (a.standing <> 'active' OR l.standing <> 'active'"
@@ -281,26 +289,24 @@ def barred_grants(db: sqlite3.Connection) -> tuple[str, ...]:
     return tuple(row["call_id"] for row in rows)
 
 
-def find_grant(db: sqlite3.Connection, call_id: str) -> Grant | None:
+def find_grant(db: Database, call_id: str) -> Grant | None:
     row = db.execute(f"{_GRANT} WHERE call_id = ?", (call_id,)).fetchone()
     return None if row is None else _to_grant(row)
 
 
-def grants_where(
-    db: sqlite3.Connection, condition: str, parameters: Sequence[object] = ()
-) -> tuple[Grant, ...]:
+def grants_where(db: Database, condition: str, parameters: Sequence[object] = ()) -> tuple[Grant, ...]:
     """Grants by a condition of our own on `g`, their table."""
     return tuple(_to_grant(row) for row in db.execute(f"{_GRANT} WHERE {condition}", parameters))
 
 
-def need_grant(db: sqlite3.Connection, call_id: str) -> Grant:
+def need_grant(db: Database, call_id: str) -> Grant:
     grant = find_grant(db, call_id)
     if grant is None:
         raise NotFound(f"no grant for call {call_id}")
     return grant
 
 
-def need_account(db: sqlite3.Connection, account_id: str) -> Account:
+def need_account(db: Database, account_id: str) -> Account:
     row = db.execute("SELECT * FROM accounts WHERE id = ?", (account_id,)).fetchone()
     if row is None:
         raise NotFound(f"no account {account_id!r}; `fairdial account list` shows all")
@@ -317,21 +323,25 @@ class Sought:
     call: str | None = None
     refused: bool = False
 
-    def conditions(self, of: str) -> Iterator[tuple[str, tuple[object, ...]]]:
+    def conditions(self, db: Database, of: str) -> Iterator[tuple[str, tuple[object, ...]]]:
         """Conditions, each with its values, of which each runs along an index. of: the table with the account and
         the instant; `d` are the decisions.
         """
-        # A call has few decisions: its own indexes are the ones to go along, and `+` keeps others from being chosen.
-        no_index = "" if self.call is None else "+"
+        # A call has few decisions: its own indexes are the ones to go along. What is made of a column is in no index.
+        no_index = "" if self.call is None else " || ''"
         if self.account_id is not None:
-            yield f"{no_index}{of}.account_id = ?", (self.account_id,)
+            yield f"{of}.account_id{no_index} = ?", (self.account_id,)
         if self.line_id is not None:
             yield "d.line_id = ?", (self.line_id,)
             if self.account_id is None and self.number is None and self.call is None:
                 # Along the index of the account that has the line; of no account is what an unknown line dialled.
-                yield "d.account_id IS (SELECT account_id FROM lines WHERE id = ?)", (self.line_id,)
+                owner = db.execute("SELECT account_id FROM lines WHERE id = ?", (self.line_id,)).fetchone()
+                if owner is None:
+                    yield "d.account_id IS NULL", ()
+                else:
+                    yield "d.account_id = ?", (owner["account_id"],)
         if self.number is not None:
-            yield f"{no_index}coalesce(d.e164, d.dialled) = ?", (self.number,)
+            yield f"coalesce(d.e164, d.dialled){no_index} = ?", (self.number,)
         if self.call is not None:
             by_sip = "d.sip_call_id = ? AND d.sip_call_id <> ''"
             yield f"(d.call_id = ? OR ({by_sip}))", (self.call, self.call)
@@ -339,19 +349,19 @@ class Sought:
             yield "d.decision <> 'allow'", ()
 
 
-def sip_call_id(db: sqlite3.Connection, call_id: str) -> str:
+def sip_call_id(db: Database, call_id: str) -> str:
     row = db.execute("SELECT sip_call_id FROM decisions WHERE call_id = ?", (call_id,)).fetchone()
     return "" if row is None else str(row["sip_call_id"])
 
 
 def latest_decisions(
-    db: sqlite3.Connection, sought: Sought, limit: int, after: str | None = None
+    db: Database, sought: Sought, limit: int, after: str | None = None
 ) -> tuple[DecisionRecord, ...]:
     return _latest(db, _DECISION, "d", sought, limit, after)
 
 
 def latest_messages(
-    db: sqlite3.Connection, account_id: str | None, limit: int, after: str | None = None
+    db: Database, account_id: str | None, limit: int, after: str | None = None
 ) -> tuple[DecisionRecord, ...]:
     if account_id is not None:
         need_account(db, account_id)
@@ -359,12 +369,12 @@ def latest_messages(
 
 
 def _latest(
-    db: sqlite3.Connection, select: str, of: str, sought: Sought, limit: int, after: str | None
+    db: Database, select: str, of: str, sought: Sought, limit: int, after: str | None
 ) -> tuple[DecisionRecord, ...]:
     """The newest first. of: the table in `select` along whose index it goes."""
     # A statement for each case, so that each runs along an index and stops at the limit.
     conditions, given = ["TRUE"], list[object]()
-    for condition, values in sought.conditions(of):
+    for condition, values in sought.conditions(db, of):
         conditions.append(condition)
         given.extend(values)
     if after is not None:
@@ -384,20 +394,20 @@ def _latest(
     return tuple(_to_record(row) for row in rows)
 
 
-def need_decision(db: sqlite3.Connection, call_id: str) -> DecisionRecord:
+def need_decision(db: Database, call_id: str) -> DecisionRecord:
     row = db.execute(f"{_DECISION} WHERE d.call_id = ?", (call_id,)).fetchone()
     if row is None:
         raise NotFound(f"no decision {call_id!r}; `fairdial decisions` shows the latest")
     return _to_record(row)
 
 
-def _to_record(row: sqlite3.Row) -> DecisionRecord:
+def _to_record(row: Row) -> DecisionRecord:
     call_id, at_ms, kind, *others = row
     return DecisionRecord(call_id, at_ms, Kind(kind), *others)
 
 
 def accounts_by_id(
-    db: sqlite3.Connection, after: str = "", limit: int | None = None, starts: str = ""
+    db: Database, after: str = "", limit: int | None = None, starts: str = ""
 ) -> tuple[Account, ...]:
     if not starts:
         return tuple(to_account(row) for row in _page(db, "accounts", "id", None, after, limit))
@@ -405,29 +415,29 @@ def accounts_by_id(
     past = "id > ?" if after >= starts else "id >= ?"
     rows = db.execute(
         f"SELECT * FROM accounts WHERE {past} AND id < ? ORDER BY id LIMIT ?",  # noqa: S608
-        (max(after, starts), starts + LAST_CHARACTER, -1 if limit is None else limit),
+        (max(after, starts), starts + LAST_CHARACTER, ALL if limit is None else limit),
     )
     return tuple(to_account(row) for row in rows)
 
 
 def lines_of(
-    db: sqlite3.Connection, account_id: str | None, after: str = "", limit: int | None = None
+    db: Database, account_id: str | None, after: str = "", limit: int | None = None
 ) -> tuple[Line, ...]:
     return tuple(to_line(row) for row in _page(db, "lines", "id", account_id, after, limit))
 
 
-def need_line(db: sqlite3.Connection, line_id: str) -> Line:
+def need_line(db: Database, line_id: str) -> Line:
     row = db.execute("SELECT * FROM lines WHERE id = ?", (line_id,)).fetchone()
     if row is None:
         raise NotFound(f"no line {line_id!r}; `fairdial line list` shows all")
     return to_line(row)
 
 
-def to_line(row: sqlite3.Row) -> Line:
+def to_line(row: Row) -> Line:
     return Line(row["id"], row["account_id"], to_habit(row["habit"]), Standing(row["standing"]))
 
 
-def sheet_of(db: sqlite3.Connection, account_id: str) -> AccountSheet:
+def sheet_of(db: Database, account_id: str) -> AccountSheet:
     account = need_account(db, account_id)
     rows = db.execute(
         "SELECT * FROM meters WHERE account_id = ? ORDER BY start_ms DESC, allowance", (account_id,)
@@ -454,7 +464,7 @@ def sheet_of(db: sqlite3.Connection, account_id: str) -> AccountSheet:
     )
 
 
-def to_meter(row: sqlite3.Row) -> MeterWindow:
+def to_meter(row: Row) -> MeterWindow:
     """A row of `meters`."""
     return MeterWindow(
         row["allowance"],
@@ -466,12 +476,12 @@ def to_meter(row: sqlite3.Row) -> MeterWindow:
     )
 
 
-def credit_of(db: sqlite3.Connection, account_id: str) -> Credit | None:
+def credit_of(db: Database, account_id: str) -> Credit | None:
     row = db.execute("SELECT * FROM credits WHERE account_id = ?", (account_id,)).fetchone()
     return None if row is None else _to_credit(row)
 
 
-def to_account(row: sqlite3.Row) -> Account:
+def to_account(row: Row) -> Account:
     return _account(
         row["id"],
         row["policy"],
@@ -529,7 +539,7 @@ def from_options(options: Options) -> str:
     return msgspec.json.encode(options, order="sorted").decode()
 
 
-def tokens_where(db: sqlite3.Connection, condition: str, *values: str) -> tuple[Token, ...]:
+def tokens_where(db: Database, condition: str, *values: str) -> tuple[Token, ...]:
     rows = db.execute(
         f"SELECT name, digest, role, created_ms, accounts FROM tokens WHERE {condition} ORDER BY name",  # noqa: S608
         values,
@@ -546,7 +556,7 @@ def tokens_where(db: sqlite3.Connection, condition: str, *values: str) -> tuple[
     )
 
 
-def _to_credit(row: sqlite3.Row) -> Credit | None:
+def _to_credit(row: Row) -> Credit | None:
     if row["currency"] is None:
         return None
     return Credit(row["currency"], row["balance_micros"], row["reserved_micros"])
@@ -557,7 +567,7 @@ def _to_terms(text: str | None) -> tuple[Terms, ...]:
     return () if text is None else msgspec.json.decode(text, type=tuple[Terms, ...])
 
 
-def to_charge(row: sqlite3.Row) -> Charge:
+def to_charge(row: Row) -> Charge:
     return Charge(
         row["call_id"],
         Mode(row["mode"]),
@@ -570,9 +580,7 @@ def to_charge(row: sqlite3.Row) -> Charge:
     )
 
 
-def plan_charges_where(
-    db: sqlite3.Connection, condition: str, parameters: Sequence[object]
-) -> tuple[Charge, ...]:
+def plan_charges_where(db: Database, condition: str, parameters: Sequence[object]) -> tuple[Charge, ...]:
     """What minute plans cost, by a condition of our own on `c`, their table."""
     rows = db.execute(
         "SELECT c.*, r.plan, r.clause_policy, r.clause_version, r.clause_id"  # noqa: S608
@@ -600,7 +608,7 @@ def to_habit(text: str) -> Habit:
     return msgspec.json.decode(text, type=Habit)
 
 
-def _to_grant(row: sqlite3.Row) -> Grant:
+def _to_grant(row: Row) -> Grant:
     fields = list(row)
     fields[3], fields[7], fields[16] = Kind(row["kind"]), GrantState(row["state"]), bool(row["estimated"])
     fields[17] = _to_terms(row["terms"])

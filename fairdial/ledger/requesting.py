@@ -5,13 +5,13 @@ the same transaction, which tells the customer of it. `_keep_raises` writes what
 the account, where each dial reads it.
 """
 
-import sqlite3
 from collections.abc import Iterable
 
 import msgspec
 
 from fairdial.ledger import notices, reading
 from fairdial.ledger.contract import AlreadyExists, Charge, NotFound, NotNow, PlanDue, Rule, TooMany
+from fairdial.ledger.database import Database, Of, Row, alone, lock
 from fairdial.policy.account import Account, Standing
 from fairdial.policy.periods import MS_PER_S, Period
 from fairdial.policy.raises import Raise
@@ -37,7 +37,8 @@ RAISES_KEPT_MS = 62 * 86_400 * MS_PER_S
 RAISES_KEPT_MAX = 3 * RAISES_MAX
 
 
-def ask(db: sqlite3.Connection, asked: Asked) -> Request:
+def ask(db: Database, asked: Asked) -> Request:
+    lock(db, Of.ACCOUNT, asked.account_id)
     reading.need_account(db, asked.account_id)
     earlier = None if asked.key is None else _by_key(db, asked.account_id, asked.key)
     if earlier is not None:
@@ -53,12 +54,12 @@ def _wanted(asked: Asked) -> tuple[object, ...]:
     return asked.kind, asked.policy, asked.rule, asked.limit, asked.more, asked.until_ms
 
 
-def _by_key(db: sqlite3.Connection, account_id: str, key: str) -> Request | None:
+def _by_key(db: Database, account_id: str, key: str) -> Request | None:
     row = db.execute("SELECT * FROM requests WHERE account_id = ? AND key = ?", (account_id, key)).fetchone()
     return None if row is None else to_request(row)
 
 
-def _need_room(db: sqlite3.Connection, account_id: str, state: RequestState, most: int) -> None:
+def _need_room(db: Database, account_id: str, state: RequestState, most: int) -> None:
     [count] = db.execute(
         "SELECT count(*) FROM requests WHERE account_id = ? AND state = ? AND kind = 'limit'",
         (account_id, state),
@@ -67,7 +68,7 @@ def _need_room(db: sqlite3.Connection, account_id: str, state: RequestState, mos
         raise TooMany(f"account {account_id!r} has {count} requests that are {state}, which is the most")
 
 
-def _opened(db: sqlite3.Connection, asked: Asked) -> Request:
+def _opened(db: Database, asked: Asked) -> Request:
     plan, from_ms = asked.plan, asked.approved_from_ms
     state = RequestState.OPEN if from_ms is None else RequestState.APPROVED
     row = db.execute(
@@ -91,12 +92,13 @@ def _opened(db: sqlite3.Connection, asked: Asked) -> Request:
     return request
 
 
-def rule(db: sqlite3.Connection, request_id: int, rule: Rule) -> Request:
+def rule(db: Database, request_id: int, rule: Rule) -> Request:
+    lock(db, Of.REQUEST, request_id)
     request = need(db, request_id)
     return _ruled(db, request, rule(request, reading.need_account(db, request.asked.account_id)))
 
 
-def _ruled(db: sqlite3.Connection, request: Request, ruling: Ruling) -> Request:
+def _ruled(db: Database, request: Request, ruling: Ruling) -> Request:
     if ruling.state not in MOVES.get(request.state, frozenset()):
         raise NotNow(
             f"request {request.id} is {request.state} and cannot be {ruling.state};"
@@ -122,14 +124,14 @@ def _ruled(db: sqlite3.Connection, request: Request, ruling: Ruling) -> Request:
     return request
 
 
-def _still_to_charge(db: sqlite3.Connection, request: Request, until_ms: int) -> int | None:
+def _still_to_charge(db: Database, request: Request, until_ms: int) -> int | None:
     """Periods that began before its end are owed, also where they are not charged yet."""
     row = db.execute("SELECT charged_ms FROM requests WHERE id = ?", (request.id,)).fetchone()
     charged_ms: int | None = row["charged_ms"]
     return charged_ms if charged_ms is not None and charged_ms < until_ms else None
 
 
-def over(db: sqlite3.Connection, now_ms: int, limit: int) -> tuple[int, ...]:
+def over(db: Database, now_ms: int, limit: int) -> tuple[int, ...]:
     """Requests that `end` would end."""
     rows = db.execute(
         "SELECT id FROM requests WHERE state = 'approved' AND until_ms <= ?1"
@@ -142,9 +144,11 @@ def over(db: sqlite3.Connection, now_ms: int, limit: int) -> tuple[int, ...]:
     return tuple(row["id"] for row in rows)
 
 
-def end(db: sqlite3.Connection, ids: Iterable[int], now_ms: int) -> tuple[Request, ...]:
+def end(db: Database, ids: Iterable[int], now_ms: int) -> tuple[Request, ...]:
+    alone(db)
     ended = []
     for request_id in ids:
+        lock(db, Of.REQUEST, request_id)
         request = need(db, request_id)
         account = reading.need_account(db, request.asked.account_id)
         ruling = _ending(request, account, now_ms)
@@ -166,8 +170,9 @@ def _ending(request: Request, account: Account, now_ms: int) -> Ruling | None:
 
 
 def plans_due(
-    db: sqlite3.Connection, now_ms: int, due: PlanDue, windows_max: int, limit: int
+    db: Database, now_ms: int, due: PlanDue, windows_max: int, limit: int
 ) -> tuple[int, tuple[Request, ...]]:
+    alone(db)
     rows = db.execute(
         "SELECT * FROM meters WHERE over_units > 0 AND judged = 0 AND end_ms <= ?"
         " ORDER BY end_ms, account_id, allowance LIMIT ?",
@@ -175,6 +180,7 @@ def plans_due(
     ).fetchall()
     followed = []
     for row in rows:
+        lock(db, Of.ACCOUNT, row["account_id"])
         account = reading.need_account(db, row["account_id"])
         asked = _due(db, account, row, due, windows_max)
         if asked is not None:
@@ -186,12 +192,11 @@ def plans_due(
     return len(rows), tuple(followed)
 
 
-def _due(
-    db: sqlite3.Connection, account: Account, row: sqlite3.Row, due: PlanDue, windows_max: int
-) -> Asked | None:
+def _due(db: Database, account: Account, row: Row, due: PlanDue, windows_max: int) -> Asked | None:
     before = db.execute(
         "SELECT coalesce(max(asked_ms), 0) AS since_ms,"
-        " coalesce(max(state = 'open' OR (state = 'approved' AND coalesce(until_ms > ?3, 1))), 0) AS held"
+        " max(CASE WHEN state = 'open' OR (state = 'approved' AND (until_ms > ?3 OR until_ms IS NULL))"
+        "   THEN 1 ELSE 0 END) AS held"
         " FROM requests WHERE account_id = ?1 AND kind = 'plan' AND rule = ?2",
         (account.id, f"allowances.{row['allowance']}", row["end_ms"]),
     ).fetchone()
@@ -205,15 +210,23 @@ def _due(
     return due(account, reading.to_meter(row), [reading.to_meter(one) for one in earlier], before["since_ms"])
 
 
-def charge_plans(db: sqlite3.Connection, now_ms: int, limit: int) -> tuple[int, tuple[Charge, ...]]:
+def charge_plans(db: Database, now_ms: int, limit: int) -> tuple[int, tuple[Charge, ...]]:
+    alone(db)
     rows = db.execute(
-        "SELECT * FROM requests WHERE charged_ms <= ? ORDER BY charged_ms, id LIMIT ?", (now_ms, limit)
+        "SELECT id FROM requests WHERE charged_ms <= ? ORDER BY charged_ms, id LIMIT ?", (now_ms, limit)
     ).fetchall()
-    charged = (_charge(db, row, now_ms) for row in rows)
+    charged = (_charge(db, row["id"], now_ms) for row in rows)
     return len(rows), tuple(charge for charge in charged if charge is not None)
 
 
-def _charge(db: sqlite3.Connection, row: sqlite3.Row, now_ms: int) -> Charge | None:
+def _charge(db: Database, request_id: int, now_ms: int) -> Charge | None:
+    lock(db, Of.REQUEST, request_id)
+    row = db.execute(
+        "SELECT * FROM requests WHERE id = ? AND charged_ms <= ?", (request_id, now_ms)
+    ).fetchone()
+    if row is None:
+        # It was revoked meanwhile.
+        return None
     account = reading.need_account(db, row["account_id"])
     start_ms = row["charged_ms"]
     window = plan_window(account, Period(row["period"]), start_ms)
@@ -239,35 +252,35 @@ def _charge(db: sqlite3.Connection, row: sqlite3.Row, now_ms: int) -> Charge | N
 
 
 def latest(
-    db: sqlite3.Connection,
+    db: Database,
     account_id: str | None,
     state: RequestState | None,
     limit: int,
     after_id: int | None = None,
 ) -> tuple[Request, ...]:
     rows = db.execute(
-        "SELECT * FROM requests WHERE (?1 IS NULL OR account_id = ?1) AND (?2 IS NULL OR state = ?2)"
-        " AND (?4 IS NULL OR id < ?4) ORDER BY id DESC LIMIT ?3",
+        "SELECT * FROM requests WHERE (account_id = ?1 OR ?1 IS NULL) AND (state = ?2 OR ?2 IS NULL)"
+        " AND (id < ?4 OR ?4 IS NULL) ORDER BY id DESC LIMIT ?3",
         (account_id, state, limit, after_id),
     )
     return tuple(to_request(row) for row in rows)
 
 
-def with_entries(db: sqlite3.Connection, request_id: int) -> tuple[Request, tuple[RequestEntry, ...]]:
+def with_entries(db: Database, request_id: int) -> tuple[Request, tuple[RequestEntry, ...]]:
     rows = db.execute("SELECT * FROM request_entries WHERE request_id = ? ORDER BY n", (request_id,))
     return need(db, request_id), tuple(
         RequestEntry(row["at_ms"], row["what"], row["by"], row["note"]) for row in rows
     )
 
 
-def need(db: sqlite3.Connection, request_id: int) -> Request:
+def need(db: Database, request_id: int) -> Request:
     row = db.execute("SELECT * FROM requests WHERE id = ?", (request_id,)).fetchone()
     if row is None:
         raise NotFound(f"no request {request_id}; `fairdial request list` shows all")
     return to_request(row)
 
 
-def to_request(row: sqlite3.Row) -> Request:
+def to_request(row: Row) -> Request:
     plan = None
     if row["plan"] is not None:
         plan = PlanTerms(row["plan"], row["price_micros"], row["currency"], Period(row["period"]))
@@ -291,11 +304,11 @@ def to_request(row: sqlite3.Row) -> Request:
     )
 
 
-def _keep_raises(db: sqlite3.Connection, account_id: str, now_ms: int) -> None:
+def _keep_raises(db: Database, account_id: str, now_ms: int) -> None:
     """Write what is, was lately or will be higher for the account, those that still hold before those that are over."""
     rows = db.execute(
         "SELECT * FROM requests WHERE account_id = ?1 AND from_ms IS NOT NULL AND (until_ms IS NULL OR until_ms > ?2)"
-        " ORDER BY coalesce(until_ms > ?3, 1) DESC, until_ms DESC, id LIMIT ?4",
+        " ORDER BY CASE WHEN until_ms <= ?3 THEN 1 ELSE 0 END, until_ms DESC NULLS LAST, id LIMIT ?4",
         (account_id, now_ms - RAISES_KEPT_MS, now_ms, RAISES_KEPT_MAX),
     )
     found = (to_request(row).raises for row in rows)
@@ -305,7 +318,7 @@ def _keep_raises(db: sqlite3.Connection, account_id: str, now_ms: int) -> None:
     )
 
 
-def _enter(db: sqlite3.Connection, request: Request, at_ms: int, what: str, by: str, note: str) -> None:
+def _enter(db: Database, request: Request, at_ms: int, what: str, by: str, note: str) -> None:
     """Write down what was done: "asked", "proposed", "added" or the state that it has got, and tell the customer."""
     db.execute(
         "INSERT INTO request_entries (request_id, n, at_ms, what, by, note)"

@@ -6,18 +6,18 @@ room was in use, seen with this stay, than without it: in whatever order stays a
 which at least one was there. While a number rings it uses nothing of the clock.
 """
 
-import sqlite3
 from collections.abc import Sequence
 
 from fairdial.ledger import notices
 from fairdial.ledger.contract import Grant, GrantState
+from fairdial.ledger.database import Database, Row
 from fairdial.policy.periods import MS_PER_S, Window, covered_ms, most_in_window_s
 
 _Stretch = tuple[int, int]
 """From and until, in UTC milliseconds."""
 
 
-def enter(db: sqlite3.Connection, call_id: str, room: str) -> None:
+def enter(db: Database, call_id: str, room: str) -> None:
     """Somebody is in the room from now on; the first one opens a session, to which all belong who are called.
 
     What was held for those who ring stays held only as far as it lasts longer than what is held for the first one.
@@ -38,7 +38,7 @@ def enter(db: sqlite3.Connection, call_id: str, room: str) -> None:
         _hand_over(db, call_id, call_id, rest_units, row)
 
 
-def meter(db: sqlite3.Connection, grant: Grant, stay: _Stretch, at_ms: int) -> None:
+def meter(db: Database, grant: Grant, stay: _Stretch, at_ms: int) -> None:
     """Count the stay of a grant that is settled at `at_ms`; what the room still needs goes to who stays."""
     room = str(grant.room)
     before = _stays(db, room)
@@ -70,16 +70,17 @@ def meter(db: sqlite3.Connection, grant: Grant, stay: _Stretch, at_ms: int) -> N
         db.execute("UPDATE grants SET answered_ms = ? WHERE call_id = ?", (stay[0], grant.call_id))
 
 
-def _note_use(db: sqlite3.Connection, call_id: str, row: sqlite3.Row, used_units: int) -> None:
+def _note_use(db: Database, call_id: str, row: Row, used_units: int) -> None:
     """Write down what this stay added to the clock, so that the meter is the sum of what stands at its calls."""
     db.execute(
         "INSERT INTO holds (call_id, account_id, allowance, start_ms, end_ms, hold_units, used_units, room)"
-        " VALUES (?, ?, ?, ?, ?, 0, ?, 1) ON CONFLICT DO UPDATE SET used_units = excluded.used_units",
+        " VALUES (?, ?, ?, ?, ?, 0, ?, 1) ON CONFLICT (call_id, allowance, start_ms, end_ms)"
+        " DO UPDATE SET used_units = excluded.used_units",
         (call_id, *_key(row), used_units),
     )
 
 
-def _live(db: sqlite3.Connection, room: str) -> list[sqlite3.Row]:
+def _live(db: Database, room: str) -> list[Row]:
     """Grants of who is in the room or is called into it, oldest first."""
     return db.execute(
         "SELECT call_id, state, authorised_ms, ring_s, answered_ms, granted_s FROM grants"
@@ -88,20 +89,20 @@ def _live(db: sqlite3.Connection, room: str) -> list[sqlite3.Row]:
     ).fetchall()
 
 
-def _stays(db: sqlite3.Connection, room: str) -> list[_Stretch]:
+def _stays(db: Database, room: str) -> list[_Stretch]:
     rows = db.execute(
         "SELECT answered_ms, used_s FROM grants WHERE room = ? AND state = 'settled' AND used_s > 0", (room,)
     )
     return [(row["answered_ms"], row["answered_ms"] + row["used_s"] * MS_PER_S) for row in rows]
 
 
-def _held(db: sqlite3.Connection, room: str) -> list[sqlite3.Row]:
+def _held(db: Database, room: str) -> list[Row]:
     """What the live grants of a room hold of each meter together; meters of those that left are among them."""
     return db.execute(
         "SELECT h.account_id, h.allowance, h.start_ms, h.end_ms, m.limit_units,"
         " sum(CASE WHEN g.state = 'settled' THEN 0 ELSE h.hold_units END) AS hold_units"
-        " FROM holds h JOIN grants g USING (call_id)"
-        " JOIN meters m USING (account_id, allowance, start_ms, end_ms)"
+        " FROM holds h JOIN grants g USING (call_id) JOIN meters m ON m.account_id = h.account_id"
+        " AND m.allowance = h.allowance AND m.start_ms = h.start_ms AND m.end_ms = h.end_ms"
         " WHERE g.room = ? AND h.room = 1"
         " GROUP BY h.account_id, h.allowance, h.start_ms, h.end_ms, m.limit_units"
         " ORDER BY h.allowance, h.start_ms",
@@ -109,11 +110,11 @@ def _held(db: sqlite3.Connection, room: str) -> list[sqlite3.Row]:
     ).fetchall()
 
 
-def _window(row: sqlite3.Row) -> Window:
+def _window(row: Row) -> Window:
     return Window(row["start_ms"], row["end_ms"])
 
 
-def _key(row: sqlite3.Row) -> tuple[str, str, int, int]:
+def _key(row: Row) -> tuple[str, str, int, int]:
     return row["account_id"], row["allowance"], row["start_ms"], row["end_ms"]
 
 
@@ -121,9 +122,7 @@ def _clock_s(stays: Sequence[_Stretch], window: Window) -> int:
     return (covered_ms(stays, window) + MS_PER_S // 2) // MS_PER_S
 
 
-def _needed_units(
-    held_units: int, live: Sequence[sqlite3.Row], settled: Sequence[_Stretch], window: Window
-) -> int:
+def _needed_units(held_units: int, live: Sequence[Row], settled: Sequence[_Stretch], window: Window) -> int:
     """How much of what is held the live grants can still use in the window, beside the stays that are settled.
 
     They are in the room from their answers to the end of the longest of them; who is called can need more where
@@ -144,7 +143,7 @@ def _needed_units(
     return min(held_units, needed_s)
 
 
-def _release(db: sqlite3.Connection, row: sqlite3.Row, units: int) -> None:
+def _release(db: Database, row: Row, units: int) -> None:
     db.execute(
         "UPDATE meters SET reserved_units = reserved_units - ?"
         " WHERE account_id = ? AND allowance = ? AND start_ms = ? AND end_ms = ?",
@@ -152,9 +151,7 @@ def _release(db: sqlite3.Connection, row: sqlite3.Row, units: int) -> None:
     )
 
 
-def _hand_over(
-    db: sqlite3.Connection, room: str, heir: str | None, rest_units: int, row: sqlite3.Row
-) -> None:
+def _hand_over(db: Database, room: str, heir: str | None, rest_units: int, row: Row) -> None:
     """From now on one of them holds all that the room holds in the window; None: nobody is left."""
     db.execute(
         "UPDATE holds SET hold_units = 0 WHERE room = 1 AND account_id = ? AND allowance = ? AND start_ms = ?"
@@ -164,6 +161,7 @@ def _hand_over(
     if heir is not None:
         db.execute(
             "INSERT INTO holds (call_id, account_id, allowance, start_ms, end_ms, hold_units, room)"
-            " VALUES (?, ?, ?, ?, ?, ?, 1) ON CONFLICT DO UPDATE SET hold_units = excluded.hold_units",
+            " VALUES (?, ?, ?, ?, ?, ?, 1) ON CONFLICT (call_id, allowance, start_ms, end_ms)"
+            " DO UPDATE SET hold_units = excluded.hold_units",
             (heir, *_key(row), rest_units),
         )

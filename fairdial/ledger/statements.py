@@ -2,7 +2,6 @@
 must add up to. Nothing here writes; what is a statement's and what adds up is `fairdial/statements.py`'s.
 """
 
-import sqlite3
 from collections.abc import Sequence
 from itertools import groupby
 from operator import itemgetter
@@ -12,6 +11,7 @@ import msgspec
 
 from fairdial.ledger import reading
 from fairdial.ledger.contract import Books, Charge, CreditMoves, Part, PeriodOf, SettledCall, SettledPage
+from fairdial.ledger.database import Database
 from fairdial.policy.periods import Window
 from fairdial.policy.terms import Clause, Mode
 
@@ -19,7 +19,7 @@ _DAY_MS: Final = 86_400_000
 """That of the index grants_longer_than_a_day (schema/0012_statements.sql)."""
 
 
-def books(db: sqlite3.Connection, account_id: str, period_of: PeriodOf) -> Books:
+def books(db: Database, account_id: str, period_of: PeriodOf) -> Books:
     account = reading.need_account(db, account_id)
     period = period_of(account)
     meters = db.execute(
@@ -48,7 +48,7 @@ def books(db: sqlite3.Connection, account_id: str, period_of: PeriodOf) -> Books
     )
 
 
-def _credit_moves(db: sqlite3.Connection, account_id: str, period: Window) -> CreditMoves | None:
+def _credit_moves(db: Database, account_id: str, period: Window) -> CreditMoves | None:
     credit = reading.credit_of(db, account_id)
     if credit is None:
         return None
@@ -59,7 +59,7 @@ def _credit_moves(db: sqlite3.Connection, account_id: str, period: Window) -> Cr
         " coalesce(sum(amount_micros) FILTER (WHERE during AND origin = 'call'), 0) AS calls,"
         " coalesce(sum(amount_micros) FILTER (WHERE during AND origin = 'forfeited'), 0) AS forfeited,"
         " coalesce(sum(amount_micros) FILTER (WHERE at_ms >= ?2), 0) AS later"
-        " FROM (SELECT *, at_ms >= ?1 AND at_ms < ?2 AS during FROM credit_entries WHERE account_id = ?3)",
+        " FROM (SELECT *, at_ms >= ?1 AND at_ms < ?2 AS during FROM credit_entries WHERE account_id = ?3) moves",
         (period.start_ms, period.end_ms, account_id),
     ).fetchone()
     return CreditMoves(
@@ -74,7 +74,7 @@ def _credit_moves(db: sqlite3.Connection, account_id: str, period: Window) -> Cr
 
 
 def settled_calls(
-    db: sqlite3.Connection, account_id: str, period: Window, after: tuple[int, str] | None, limit: int
+    db: Database, account_id: str, period: Window, after: tuple[int, str] | None, limit: int
 ) -> SettledPage:
     reading.need_account(db, account_id)
     after_ms, after_id = after or (-(2**63), "")
@@ -96,7 +96,7 @@ def settled_calls(
     return SettledPage(_calls(db, [row["call_id"] for row in dials]), last if len(dials) == limit else None)
 
 
-def _calls(db: sqlite3.Connection, call_ids: Sequence[str]) -> tuple[SettledCall, ...]:
+def _calls(db: Database, call_ids: Sequence[str]) -> tuple[SettledCall, ...]:
     ids = msgspec.json.encode(call_ids).decode()
     parts = _parts(db, ids)
     charges = _charges(db, ids)
@@ -137,7 +137,7 @@ def _calls(db: sqlite3.Connection, call_ids: Sequence[str]) -> tuple[SettledCall
     )
 
 
-def _parts(db: sqlite3.Connection, ids: str) -> dict[str, tuple[Part, ...]]:
+def _parts(db: Database, ids: str) -> dict[str, tuple[Part, ...]]:
     rows = db.execute(
         "SELECT call_id, allowance, start_ms, end_ms, used_units, over_units, weight, room, past FROM holds"
         " WHERE call_id IN (SELECT value FROM json_each(?)) AND (used_units > 0 OR over_units > 0)"
@@ -163,7 +163,7 @@ def _parts(db: sqlite3.Connection, ids: str) -> dict[str, tuple[Part, ...]]:
     }
 
 
-def _charges(db: sqlite3.Connection, ids: str) -> dict[str, tuple[Charge, ...]]:
+def _charges(db: Database, ids: str) -> dict[str, tuple[Charge, ...]]:
     rows = db.execute(
         "SELECT * FROM charges WHERE call_id IN (SELECT value FROM json_each(?)) ORDER BY call_id, mode",
         (ids,),

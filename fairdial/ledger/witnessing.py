@@ -3,30 +3,30 @@
 Steps and readings on SQLite; what each promises stands at the method of its name in contract.py.
 """
 
-import sqlite3
 from collections.abc import Sequence
 
 from fairdial.ledger import reading
 from fairdial.ledger.contract import Difference, DifferenceKind, Grant, Seen
+from fairdial.ledger.database import Database
 
 DIFFERENCES_KEPT = 100_000
 """The oldest are dropped past it: who never looks at them must not fill the disk."""
 
 
-def saw(db: sqlite3.Connection, switch: str, proven_ms: int) -> None:
+def saw(db: Database, switch: str, proven_ms: int) -> None:
     db.execute(
         "INSERT INTO switches (name, proven_ms) VALUES (?, ?)"
-        " ON CONFLICT DO UPDATE SET proven_ms = max(proven_ms, excluded.proven_ms)",
+        " ON CONFLICT (name) DO UPDATE SET proven_ms = max(switches.proven_ms, excluded.proven_ms)",
         (switch, proven_ms),
     )
 
 
-def seen(db: sqlite3.Connection, switch: str) -> Seen | None:
+def seen(db: Database, switch: str) -> Seen | None:
     row = db.execute("SELECT proven_ms, compared_ms FROM switches WHERE name = ?", (switch,)).fetchone()
     return None if row is None else Seen(row["proven_ms"], row["compared_ms"])
 
 
-def settled_between(db: sqlite3.Connection, from_ms: int, until_ms: int, limit: int) -> tuple[Grant, ...]:
+def settled_between(db: Database, from_ms: int, until_ms: int, limit: int) -> tuple[Grant, ...]:
     return reading.grants_where(
         db,
         "g.state = 'settled' AND g.ended_ms > ? AND g.ended_ms <= ? ORDER BY g.ended_ms, g.call_id LIMIT ?",
@@ -34,13 +34,13 @@ def settled_between(db: sqlite3.Connection, from_ms: int, until_ms: int, limit: 
     )
 
 
-def compared(db: sqlite3.Connection, switch: str, until_ms: int, differences: Sequence[Difference]) -> None:
+def compared(db: Database, switch: str, until_ms: int, differences: Sequence[Difference]) -> None:
     db.execute("UPDATE switches SET compared_ms = max(compared_ms, ?) WHERE name = ?", (until_ms, switch))
     for difference in differences:
         differ(db, difference)
 
 
-def differ(db: sqlite3.Connection, difference: Difference) -> None:
+def differ(db: Database, difference: Difference) -> None:
     db.execute(
         "INSERT INTO differences VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
         (
@@ -59,7 +59,7 @@ def differ(db: sqlite3.Connection, difference: Difference) -> None:
     )
 
 
-def differences(db: sqlite3.Connection, limit: int) -> tuple[Difference, ...]:
+def differences(db: Database, limit: int) -> tuple[Difference, ...]:
     rows = db.execute("SELECT * FROM differences ORDER BY at_ms DESC, call_id LIMIT ?", (limit,))
     return tuple(
         Difference(

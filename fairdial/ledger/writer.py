@@ -20,13 +20,13 @@ import sqlite3
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import aiosqlite
 import structlog
 
+from fairdial.ledger import schema
 from fairdial.ledger.contract import (
     ConstraintViolated,
     LedgerBusy,
@@ -228,6 +228,10 @@ class Writer:
         finally:
             self.traffic.reads_waiting -= 1
             self.traffic.reads.add(outcome)
+
+    async def probe(self) -> None:
+        """Write a page of the file and change nothing in it. Raises LedgerUnavailable."""
+        await self.do(touch)
 
     async def close(self) -> None:
         """Commit what waits, then close the file. May be called again, also after being cancelled."""
@@ -464,7 +468,7 @@ def migrate(connection: sqlite3.Connection) -> None:
         " (version INTEGER PRIMARY KEY, name TEXT NOT NULL, applied_at TEXT NOT NULL) STRICT"
     )
     applied = {int(row[0]) for row in connection.execute("SELECT version FROM schema_version")}
-    files = {int(file.name[:4]): file for file in _schema_files()}
+    files = schema.files()
     unknown = applied - files.keys()
     if unknown:
         raise LedgerUnavailable(
@@ -475,11 +479,6 @@ def migrate(connection: sqlite3.Connection) -> None:
         # executescript commits what is open, so the transaction stands inside the script itself.
         note = f"INSERT INTO schema_version VALUES ({version}, '{files[version].name}', datetime('now'));"  # noqa: S608
         connection.executescript(f"BEGIN IMMEDIATE;\n{script}\n{note}\nCOMMIT;")
-
-
-def _schema_files() -> list[Any]:
-    folder = resources.files("fairdial.ledger").joinpath("schema")
-    return [file for file in folder.iterdir() if file.name.endswith(".sql")]
 
 
 def make_file(path: Path) -> None:

@@ -5,12 +5,14 @@ are made up from the account codes of the records. Each run has a ledger of its 
 """
 
 from collections.abc import Callable, Collection, Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from fairdial.desk import Desk, DeskRules
 from fairdial.ledger.contract import LedgerError, PublishedPolicy
+from fairdial.ledger.database import Database
 from fairdial.ledger.direct import DirectWriter
 from fairdial.ledger.sqlite import SqliteLedger
 from fairdial.policy.account import Account, Line, Options
@@ -32,7 +34,8 @@ class ReplayRefused(Exception):
 @dataclass(frozen=True, slots=True)
 class Site:
     """What is configured: the ledger's file, how dials are decided, and the policies of the folder together with those
-    that were published. lead_s: how long before its end a grant is renewed.
+    that were published. lead_s: how long before its end a grant is renewed. server: opens the ledger where it is no
+    file; raises LedgerUnavailable.
     """
 
     store: Path
@@ -40,6 +43,7 @@ class Site:
     rules: DeskRules
     lead_s: int
     policies: Callable[[Iterable[PublishedPolicy]], PolicyBook]
+    server: Callable[[], AbstractContextManager[Database]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +115,10 @@ async def prepare(site: Site, grounds: Grounds, policy: str | None, codes: Colle
 
 
 def _copy(writer: DirectWriter, site: Site, grounds: Grounds) -> None:
+    if site.server is not None:
+        with site.server() as source:
+            writer.copy_rows(source, customers=not grounds.accounts)
+        return
     needed = not grounds.accounts and grounds.assumed is None
     if needed or site.store.is_file():
         writer.copy_from(site.store, customers=not grounds.accounts)

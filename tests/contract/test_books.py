@@ -31,8 +31,7 @@ def test_used_and_reserved_never_exceed_a_limit_in_any_order(
 
 
 async def _run(store_name: str, steps: list[str], chance: random.Random) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        store = STORES[store_name](Path(folder))
+    with tempfile.TemporaryDirectory() as folder, STORES[store_name](Path(folder)) as store:
         scene = Scene(await store.open(), chance)
         try:
             for account, lines in LINES.items():
@@ -62,8 +61,7 @@ def test_credit_never_falls_below_zero_in_any_order(
 
 
 async def _run_on_credit(store_name: str, steps: list[str], chance: random.Random) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        store = STORES[store_name](Path(folder))
+    with tempfile.TemporaryDirectory() as folder, STORES[store_name](Path(folder)) as store:
         counter = Counter(await store.open(), credit.PLANS[0])
         try:
             await counter.open_account()

@@ -369,8 +369,8 @@ async def test_simultaneous_settlements_count_once(ledger: Ledger) -> None:
     await provision(ledger)
     await authorise(ledger, outbound())
     grants = await asyncio.gather(*(ledger.settle("call-1", s, NOON_MS + s) for s in range(30, 50)))
-    assert {grant.used_s for grant in grants} == {30}
-    assert await usage(ledger) == [("voice", 6000, 30, 0, 1)]
+    [used_s] = {grant.used_s for grant in grants}
+    assert await usage(ledger) == [("voice", 6000, used_s, 0, 1)]
 
 
 async def test_only_a_call_that_never_came_to_be_is_released(ledger: Ledger) -> None:

@@ -17,7 +17,7 @@ from fairdial.policy.document import Policy
 from fairdial.policy.history import Noted
 from fairdial.policy.outcomes import Reason
 from tests.charges import NUMBERING
-from tests.samples import NOON_MS, RULES, SetClock, provision
+from tests.samples import NOON_MS, RULES, SetClock, nothing_under_way, provision
 from tests.watched import detector, watched
 
 PLAN = watched(detector("shared", "networks_of_a_line", 3))
@@ -65,8 +65,7 @@ class Office:
         async with asyncio.timeout(5):
             while not self.logins._queue.empty():
                 await asyncio.sleep(0.005)
-        await self.ledger.probe()
-        await self.ledger.probe()
+            await nothing_under_way(self.ledger)
 
     async def dial(self, source: str, number: str = "02079460123") -> Verdict:
         self.clock.forward(1000)

@@ -130,7 +130,10 @@ def test_the_two_run_beside_each_other(
         )
         with (
             staying(
-                in_network(loopback, switch.command("start-asterisk", volumes=volumes, environment={})),
+                in_network(
+                    loopback,
+                    switch.command("start-asterisk", volumes=volumes, environment={"SWITCH_NAME": "east"}),
+                ),
                 tmp_path / "asterisk.log",
             ) as switching,
             staying(
@@ -148,6 +151,8 @@ def test_the_two_run_beside_each_other(
                 time.sleep(0.5)
             well = say("fairdial", "doctor")
             assert (well.returncode, "FAULT" in well.stdout) == (0, False), well.stdout
+            asking = switch.command("asterisk", "-rx", "core show settings", volumes={}, environment={})
+            assert re.search(r"System name: +east\n", run(in_network(loopback, asking)).stdout)
             for command in commands_of("docker/README.md", "Start"):
                 if command.startswith("docker compose exec fairdial "):
                     done = say(*command.split()[4:])

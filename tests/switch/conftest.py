@@ -147,17 +147,18 @@ async def running_spine(
     plan: tuple[str, dict[str, str]] | None = None,
     *,
     tls: bool = False,
+    name: str = "",
 ) -> AsyncIterator[Spine]:
     """The whole call path; nothing may be left over at its end: no channel, no grant, no followed call.
 
     `settings` are further lines of the configuration; `plan` replaces the project's own dialplan; with `tls`
-    the switch takes calls over TLS too.
+    the switch takes calls over TLS too. `name`: of the switch, where it shares its ledger with others.
     """
     extensions, files = plan or dialplan()
     async with (
-        Switch.start(installation, extensions, files=files, lines=LINES, tls=tls) as switch,
+        Switch.start(installation, extensions, files=files, lines=LINES, tls=tls, name=name) as switch,
         Carrier.start(switch) as carrier,
-        Server.start(switch, directory, settings) as server,
+        Server.start(switch, directory, {**(settings or {}), "switch": name}) as server,
     ):
         yield Spine(switch, carrier, server)
         if switch.is_running:

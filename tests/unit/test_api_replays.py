@@ -30,6 +30,7 @@ from fairdial.console.replays import KEPT_MAX, Replays, ReplayUnknown, Runner
 from fairdial.main import open_desk
 from fairdial.policy.book import PolicyBook
 from testbed.ports import free_ports
+from testbed.postgres import shared_cluster
 from tests.api_examples import prepared
 from tests.api_examples import served as api_of
 from tests.samples import NOON_MS, plan
@@ -266,6 +267,20 @@ async def test_a_replay_from_the_file_to_the_report(tmp_path: Path) -> None:
             while served.files:
                 await asyncio.sleep(0.02)
         assert (await served.send(RECORDS))[0] == 202
+
+
+async def test_a_replay_finds_the_customers_of_a_shared_ledger(tmp_path: Path) -> None:
+    (tmp_path / "password").write_text("asked for by nobody here\n")
+    cluster = shared_cluster()
+    with cluster.database() as name:
+        url = f'switch = "east"\nstore.url = "{cluster.url(name)}"\nstore.password_file = "password"\n'
+        async with customers(tmp_path, url) as served:
+            replay = (await served.send(RECORDS))[1]["replay"]
+            done = await served.over(replay)
+            assert (done["state"], done["error"]) == ("done", None)
+            _, result = await served.ask("GET", f"/{replay}/result")
+            assert result["calls"] > 0
+    assert not (tmp_path / "ledger.sqlite").exists()
 
 
 @pytest.mark.timeout(300)

@@ -119,6 +119,8 @@ MAY_READ = {
     "fairdial.clock": ["time"],
     # How long one statement may take.
     "fairdial.ledger.writer": ["time"],
+    # How long a step took, a pause before its next run, and how long nobody tries to connect.
+    "fairdial.ledger.pool": ["time"],
     # A pause, and the name of a file that is put aside.
     "fairdial.ledger.backup": ["time", "datetime.now"],
 }

@@ -1,0 +1,172 @@
+"""How many calls a second a ledger authorises and settles, each step on the disk: SQLite and PostgreSQL in one run.
+
+Callers each have an account of their own and dial one call after the other. A call is two steps: authorise and settle.
+The PostgreSQL server is one of its own on this machine and takes its part of the same cores. Targets: 20,000 steps a
+second on SQLite, 4,000 on PostgreSQL.
+"""
+
+import argparse
+import asyncio
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from fairdial.ledger.contract import Ledger
+from fairdial.ledger.postgres import PostgresLedger
+from fairdial.ledger.sqlite import SqliteLedger
+from fairdial.policy.account import Account, Dial, Kind, Line, Needs
+from fairdial.policy.decide import Allow, Verdict, decide, meters_at
+from fairdial.policy.document import Policy, parse_policy
+from fairdial.policy.numbers import Number
+from fairdial.policy.prefixes import NumberClass
+from fairdial.policy.sizing import GrantRules
+from testbed.postgres import Cluster, obtain_postgres
+
+CALLERS = (1, 16, 256)
+TARGETS_PER_S = {"SQLite": 20_000, "PostgreSQL": 4_000}
+AT_MS = 1_795_262_400_000
+"""2026-11-21 12:00:00 UTC."""
+LONDON = Number("02079460123", "+442079460123", NumberClass.GEOGRAPHIC, "GB")
+RULES = GrantRules()
+POLICY = """
+name = "bench"
+version = "1"
+title = "A minute plan"
+kinds = { allow = ["outbound"], clause = "B1" }
+classes = { allow = ["geographic"], clause = "B2" }
+countries = { allow = ["GB"], clause = "B3" }
+longest_call = { clause = "B4", seconds = { outbound = 600 } }
+[[allowances]]
+name = "voice"
+limit_s = 100000000
+period = "month"
+counts = ["outbound"]
+clause = "B5"
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """Of a store with so many callers. took_ms: of each authorisation."""
+
+    store: str
+    callers: int
+    calls: int
+    lasted_s: float
+    took_ms: tuple[float, ...]
+
+    @property
+    def steps_per_s(self) -> float:
+        """Two to a call."""
+        return 2 * self.calls / self.lasted_s
+
+
+async def call(ledger: Ledger, policy: Policy, line: str, call_id: str) -> float:
+    """One call; the seconds that its authorisation took."""
+    dial = Dial(call_id, Kind.OUTBOUND, LONDON.dialled, line, f"channel-{call_id}", AT_MS, 60)
+    began_s = time.perf_counter()
+    verdict = await ledger.authorise(
+        dial,
+        lambda _line, account: Needs(meters_at(account, policy, dial)),
+        lambda snapshot: Verdict(LONDON, decide(dial, LONDON, snapshot, policy, RULES)),
+    )
+    took_s = time.perf_counter() - began_s
+    if not isinstance(verdict.decision, Allow):
+        raise SystemExit(f"{call_id} was refused: {verdict.decision.reason}")
+    await ledger.settle(call_id, 60, AT_MS + 60_000)
+    return took_s
+
+
+async def measure(name: str, ledger: Ledger, callers: int, seconds: float) -> Figure:
+    """Let so many callers dial for so long."""
+    policy = parse_policy(POLICY, "bench.toml")
+    took: list[float] = []
+    for number in range(callers):
+        await ledger.add_account(Account(f"account-{number}", "bench", "UTC"))
+        await ledger.add_line(Line(f"line-{number}", f"account-{number}"))
+
+    async def dials(number: int, until_s: float) -> None:
+        made = 0
+        while time.perf_counter() < until_s:
+            call_id = f"{callers}-{number}-{made}"
+            took.append(await call(ledger, policy, f"line-{number}", call_id))
+            made += 1
+
+    await call(ledger, policy, "line-0", f"{callers}-warm")
+    began_s = time.perf_counter()
+    await asyncio.gather(*(dials(number, began_s + seconds) for number in range(callers)))
+    lasted_s = time.perf_counter() - began_s
+    return Figure(name, callers, len(took), lasted_s, tuple(sorted(1000 * each for each in took)))
+
+
+@asynccontextmanager
+async def _sqlite(folder: Path) -> AsyncIterator[Ledger]:
+    ledger = await SqliteLedger.open(folder / "ledger.sqlite")
+    try:
+        yield ledger
+    finally:
+        await ledger.close()
+
+
+@asynccontextmanager
+async def _postgres(_folder: Path) -> AsyncIterator[Ledger]:
+    cluster = Cluster(obtain_postgres(), disk=True)
+    try:
+        cluster.start()
+        with cluster.database() as name:
+            ledger = await PostgresLedger.open(cluster.url(name), locked_ms=2_000)
+            try:
+                yield ledger
+            finally:
+                await ledger.close()
+    finally:
+        cluster.remove()
+
+
+STORES = {"SQLite": _sqlite, "PostgreSQL": _postgres}
+
+
+async def figures(seconds: float, stores: tuple[str, ...], told: Callable[[Figure], object]) -> None:
+    """Each store with each number of callers, one after the other."""
+    for name in stores:
+        with tempfile.TemporaryDirectory() as folder:
+            async with STORES[name](Path(folder)) as ledger:
+                for callers in CALLERS:
+                    told(await measure(name, ledger, callers, seconds))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=2.0, help="for each figure (default 2)")
+    parser.add_argument("--store", choices=sorted(STORES), action="append", help="only that one")
+    given = parser.parse_args(arguments)
+    table = Table("store", "callers", "steps/s", "target", "authorise ms, median", "99 of 100")
+
+    def tell(figure: Figure) -> None:
+        late = figure.took_ms[int(len(figure.took_ms) * 0.99)]
+        table.add_row(
+            figure.store,
+            str(figure.callers),
+            f"{figure.steps_per_s:,.0f}",
+            f"{TARGETS_PER_S[figure.store]:,}",
+            f"{statistics.median(figure.took_ms):.1f}",
+            f"{late:.1f}",
+        )
+
+    running: Awaitable[None] = figures(given.seconds, tuple(given.store or STORES), tell)
+    asyncio.run(running)  # type: ignore[arg-type]
+    console = Console(width=100)
+    console.print(table)
+    console.print(f"Python {platform.python_version()}, {platform.machine()}, {platform.system()}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""What a step is given to work on: a database inside a transaction, be it SQLite's or PostgreSQL's.
+
+Steps are written once, in SQL that both understand; the few things that cannot be said in both are translated for
+PostgreSQL (dialect.py). How steps are run, and what becomes of their errors, is the stores' (writer.py, pool.py).
+"""
+
+import sqlite3
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from enum import StrEnum
+from typing import Any, Protocol, TypeVar
+
+from fairdial.ledger.contract import ConstraintViolated
+
+T = TypeVar("T")
+
+
+class Row(Protocol):
+    """A row, read by the names of its columns, by their numbers, or in their order."""
+
+    def __getitem__(self, column: str | int, /) -> Any: ...
+    def __iter__(self) -> Iterator[Any]: ...
+
+
+class Cursor(Protocol):
+    """What a statement found; how many rows it changed, RETURNING tells. description: of columns, the name first."""
+
+    @property
+    def description(self) -> Any: ...
+    def fetchone(self) -> Any: ...
+    def fetchall(self) -> list[Any]: ...
+    def __iter__(self) -> Iterator[Any]: ...
+
+
+class Database(Protocol):
+    """`sqlite3.Connection` is one as it is."""
+
+    def execute(self, sql: str, parameters: Sequence[Any] = ..., /) -> Cursor: ...
+
+
+class Of(StrEnum):
+    """By what an account is found whose rows a step is about to change."""
+
+    ACCOUNT = "account"
+    LINE = "line"
+    NUMBER = "number"
+    CALL = "call"
+    REQUEST = "request"
+    CASE = "case"
+
+
+class Unstorable(ConstraintViolated):
+    """A rule of the schema forbids it."""
+
+
+class SharedDatabase(ABC):
+    """A database that other transactions write at the same time."""
+
+    @abstractmethod
+    def lock(self, of: Of, key: str | int) -> None:
+        """See `lock`."""
+
+    @abstractmethod
+    def alone(self) -> None:
+        """See `alone`."""
+
+    @abstractmethod
+    def apart(self, work: Callable[[], T]) -> T:
+        """See `apart`."""
+
+
+def lock(db: Database, of: Of, key: str | int) -> None:
+    """Until this transaction ends, no other step changes what is that account's: meters, grants, credit, cases.
+
+    Comes before the first look, so that what a step reads of the account is so until its end. Where there is no such
+    account, nothing is locked. SQLite has one writer and needs nothing.
+    """
+    if isinstance(db, SharedDatabase):
+        db.lock(of, key)
+
+
+def alone(db: Database) -> None:
+    """Until this transaction ends, no other step is at more than one account.
+
+    Comes first in a step that locks several. A step of one account waits for no second one, so none waits for one that
+    waits for it.
+    """
+    if isinstance(db, SharedDatabase):
+        db.alone()
+
+
+def apart(db: Database, work: Callable[[], T]) -> T:
+    """Do a part of a step that may be refused while the step goes on. Raises what `work` raises, or Unstorable."""
+    if isinstance(db, SharedDatabase):
+        return db.apart(work)
+    try:
+        # SQLite takes back the statement that fails, PostgreSQL the transaction.
+        return work()
+    except sqlite3.IntegrityError as error:
+        raise Unstorable(str(error)) from error

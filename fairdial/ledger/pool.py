@@ -1,0 +1,485 @@
+"""Runs steps on a PostgreSQL server that several FairDials share: each a transaction, on a connection of its thread.
+
+What SQLite's one writer gives for nothing is held here by locks on rows: a step locks the account that it changes
+before it looks (database.py), so that steps of one account come one after the other, whichever process they are of,
+and steps of different accounts at the same time. That is why READ COMMITTED is enough: each statement after the lock
+sees all that was committed before. What no such lock covers, as a call id that two nodes use at once, meets a unique
+key, and the step is run again: it then finds what the other wrote. So a step may run twice, as in `writer.py`.
+
+Nothing is kept in a session but prepared statements, and those only where the server itself is at the other end, not a
+pooler that gives each transaction another connection. A connection that is lost is made again by the next step that
+needs it. Lost before COMMIT, nothing was changed; in COMMIT, nobody knows, and that is what is said.
+"""
+
+import asyncio
+import contextlib
+import random
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from typing import Any, ClassVar, Final, TypeVar
+
+import psycopg
+import structlog
+from psycopg import errors
+from psycopg.abc import Buffer
+from psycopg.adapt import Loader
+from psycopg.conninfo import conninfo_to_dict
+from psycopg.types.numeric import Int8Dumper
+
+from fairdial.ledger.contract import (
+    LedgerBusy,
+    LedgerError,
+    LedgerSlow,
+    LedgerUnavailable,
+    Traffic,
+)
+from fairdial.ledger.database import Cursor, Of, SharedDatabase, Unstorable
+from fairdial.ledger.dialect import translated
+from fairdial.ledger.stepped import Step
+
+T = TypeVar("T")
+
+log = structlog.get_logger(__name__)
+
+CONNECT_WITHIN_S: Final = 2
+LOCKED_MS: Final = 250
+"""How long an account is waited for that another step has: less than a dial has, so that it hears what is wrong."""
+STATEMENT_MS: Final = 2_000
+IDLE_MS: Final = 5_000
+"""After which the server takes back the transaction of a FairDial that froze in it, and its locks."""
+READING_MS: Final = 10_000
+RUNS_MAX: Final = 5
+"""Of one step, where others were in its way or its connection was lost."""
+AGAIN_AFTER_S: Final = 0.01
+DOWN_S: Final = 0.2
+"""For so long after a connection could not be made nobody else tries, but hears why."""
+PREPARED_MAX: Final = 512
+"""Statements that a connection keeps prepared; there are some two hundred."""
+SERVER_MIN: Final = 150_000
+"""PostgreSQL 15, which the tests run on."""
+
+BEGIN: Final = "BEGIN ISOLATION LEVEL READ COMMITTED"
+BEGIN_READING: Final = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+_LIMITS: Final = (
+    "SELECT set_config('lock_timeout', $1, true), set_config('statement_timeout', $2, true),"
+    " set_config('idle_in_transaction_session_timeout', $3, true)"
+)
+"""Of this transaction alone, in milliseconds."""
+
+_ALONE: Final = 0x46616972
+"""The advisory lock of steps at more than one account."""
+
+_LOCKS: Final = {
+    of: f"SELECT 1 FROM accounts WHERE id = {which} FOR NO KEY UPDATE"  # noqa: S608
+    for of, which in {
+        Of.ACCOUNT: "$1",
+        Of.LINE: "(SELECT account_id FROM lines WHERE id = $1)",
+        Of.NUMBER: "(SELECT account_id FROM numbers WHERE number = $1)",
+        Of.CALL: "(SELECT account_id FROM grants WHERE call_id = $1)",
+        Of.REQUEST: "(SELECT account_id FROM requests WHERE id = $1)",
+        Of.CASE: "(SELECT account_id FROM cases WHERE id = $1)",
+    }.items()
+}
+
+_AGAIN: Final = (errors.UniqueViolation, errors.SerializationFailure, errors.DeadlockDetected)
+"""Another step was in the way, or was faster: run again, a step sees what it did."""
+
+_LOST: Final = (
+    *(errors.AdminShutdown, errors.CrashShutdown, errors.IdleInTransactionSessionTimeout),
+    # The schema got new columns while the statement was prepared.
+    errors.FeatureNotSupported,
+)
+"""After these a new connection may do."""
+
+_CURES: Final[dict[type[psycopg.Error], str]] = {
+    errors.LockNotAvailable: "another step holds the account, such as an import; repeat it",
+    errors.QueryCanceled: "see what keeps the server busy (pg_stat_activity)",
+    errors.ReadOnlySqlTransaction: "`store.url` leads to a standby or a server that only reads; name the primary,"
+    " or several hosts with target_session_attrs=read-write",
+    errors.DiskFull: "make room on the server's disk",
+    errors.InsufficientPrivilege: "let the user in `store.url` own the database and its tables",
+}
+
+_UNKNOWN_CURE: Final = "it may have been done; repeat it to know"
+_DOWN_CURE: Final = (
+    "see that the server runs; and that host, user, password and database in [store] are right"
+)
+
+
+class _Row(tuple[Any, ...]):
+    """As sqlite3.Row: by name, by number, in order."""
+
+    __slots__ = ()
+    places: ClassVar[dict[str, int]]
+
+    def __getitem__(self, column: Any) -> Any:
+        return tuple.__getitem__(self, self.places[column] if type(column) is str else column)
+
+
+@lru_cache(maxsize=512)
+def _row_type(columns: tuple[bytes | None, ...]) -> Callable[[Any], _Row]:
+    # The first of several of the same name.
+    places = {name.decode(): place for place, name in reversed(list(enumerate(columns))) if name is not None}
+    return type("_Row", (_Row,), {"__slots__": (), "places": places})
+
+
+def _rows(cursor: Any) -> Callable[[Any], _Row]:
+    # Each result comes by here, and `description` takes a microsecond for each column.
+    found = cursor.pgresult
+    return _row_type(() if found is None else tuple([found.fname(place) for place in range(found.nfields)]))
+
+
+class _NumberLoader(Loader):
+    """Sums of whole numbers, which PostgreSQL makes `numeric`, are whole numbers again, of any size."""
+
+    def load(self, data: Buffer) -> int | float:
+        text = bytes(data).decode()
+        return float(text) if "." in text else int(text)
+
+
+_UNSTORABLE: Final = (errors.IntegrityError, errors.DataError)
+
+
+def _unstorable(error: psycopg.Error) -> Unstorable:
+    return Unstorable(error.diag.message_primary or str(error))
+
+
+class PostgresDatabase(SharedDatabase):
+    """What a step is given: a connection inside a transaction."""
+
+    def __init__(self, raw: "psycopg.Connection[_Row]", pipeline: psycopg.Pipeline | None = None) -> None:
+        self._raw = raw
+        self._pipeline = pipeline
+        self._locked: set[tuple[Of, str | int]] = set()
+
+    def execute(self, sql: str, parameters: Any = (), /) -> Cursor:
+        return self._raw.execute(translated(sql), parameters)
+
+    def lock(self, of: Of, key: str | int) -> None:
+        # A step that is made of others locks the same once.
+        if (of, key) not in self._locked:
+            self._raw.execute(_LOCKS[of], (key,))
+            self._locked.add((of, key))
+
+    def alone(self) -> None:
+        self._raw.execute("SELECT pg_advisory_xact_lock($1)", (_ALONE,))
+
+    def _sync(self) -> None:
+        """Wait until all was done that was sent; after an error, so that what is sent next is done again."""
+        if self._pipeline is not None:
+            self._pipeline.sync()
+
+    def apart(self, work: Callable[[], T]) -> T:
+        # What is prepared after an error is not, and its name would be taken for prepared.
+        prepares, self._raw.prepare_threshold = self._raw.prepare_threshold, None
+        try:
+            return self._apart(work)
+        finally:
+            self._raw.prepare_threshold = prepares
+
+    def _apart(self, work: Callable[[], T]) -> T:
+        self._raw.execute("SAVEPOINT apart")
+        try:
+            result = work()
+            # What was sent is to fail here, and not later.
+            self._sync()
+        except LedgerError:
+            self._raw.execute("ROLLBACK TO apart")
+            raise
+        except _UNSTORABLE as error:
+            self._sync()
+            self._raw.execute("ROLLBACK TO apart")
+            raise _unstorable(error) from error
+        self._raw.execute("RELEASE apart")
+        return result
+
+
+class _Again(Exception):
+    """The step has changed nothing, and may do in another run. error: for who hears of it after the last."""
+
+    def __init__(self, error: Exception, *, at_once: bool) -> None:
+        self.error = error
+        self.at_once = at_once
+
+
+def connect(url: str, password: str | None) -> "psycopg.Connection[_Row]":
+    """A connection on which transactions are begun and ended by word. Raises psycopg.Error."""
+    connection = psycopg.connect(
+        url,
+        password=password,
+        autocommit=True,
+        row_factory=_rows,
+        cursor_factory=psycopg.RawCursor,
+        connect_timeout=CONNECT_WITHIN_S,
+        fallback_application_name="fairdial",
+        # A server that vanished is noticed before calls wait for ever.
+        keepalives_idle=10,
+        keepalives_interval=2,
+        keepalives_count=3,
+        tcp_user_timeout=5_000,
+    )
+    try:
+        connection.adapters.register_loader("numeric", _NumberLoader)
+        # One type for all whole numbers: psycopg's own choice, by size, prepares each statement many times over.
+        connection.adapters.register_dumper(int, Int8Dumper)
+        [backend] = connection.execute("SELECT pg_backend_pid()").fetchone() or (None,)
+        # A pooler has a number of its own: each transaction may be on another connection to the server, where a name
+        # of ours stands for another statement.
+        connection.prepare_threshold = 1 if backend == connection.info.backend_pid else None
+        connection.prepared_max = PREPARED_MAX
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def told(where: str, error: Exception) -> LedgerUnavailable:
+    """An error of the server or its client, for people."""
+    said = str(error).strip().replace("\n", " ")
+    for kind, cure in _CURES.items():
+        if isinstance(error, kind):
+            return LedgerUnavailable(f"{where}: {said}", cure)
+    down = isinstance(error, errors.OperationalError) and not error.sqlstate
+    return LedgerUnavailable(f"{where}: {said}", _DOWN_CURE if down else "")
+
+
+class Pool:
+    """Runs steps on the server at `url`, which has no password in it. `open` before use, `close` after; both once.
+
+    password: None: libpq finds one, or none is needed. connections: for steps; readings have half as many of their
+    own, so that a long listing stands in no dial's way. waiting_max, reading_max: that may wait, those under way among
+    them; more are refused with LedgerBusy. within_s: the longest wait for a step or a reading.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        password: str | None = None,
+        *,
+        connections: int = 8,
+        waiting_max: int = 10_000,
+        reading_max: int = 256,
+        within_s: float = 10.0,
+        locked_ms: int = LOCKED_MS,
+    ) -> None:
+        self._limits = (str(locked_ms), str(STATEMENT_MS), str(IDLE_MS))
+        self._url = url
+        self._password = password
+        self.where = shown(url)
+        self._waiting_max = waiting_max
+        self._reading_max = reading_max
+        self._within_s = within_s
+        self.traffic = Traffic()
+        self._writers = ThreadPoolExecutor(connections, "ledger-write")
+        self._readers = ThreadPoolExecutor(max(1, connections // 2), "ledger-read")
+        self._counting = threading.Lock()
+        self._mine = threading.local()
+        self._all: set[psycopg.Connection[_Row]] = set()
+        self._down: tuple[float, LedgerUnavailable] | None = None
+        self._closing: asyncio.Task[None] | None = None
+
+    async def open(self, prepare: Callable[["psycopg.Connection[_Row]"], None]) -> None:
+        """Connect, and let `prepare` see to the schema. Raises LedgerUnavailable that says which server and why."""
+        loop = asyncio.get_running_loop()
+        try:
+            await loop.run_in_executor(self._writers, self._prepared, prepare)
+        except BaseException:
+            await self.close()
+            raise
+
+    def _prepared(self, prepare: Callable[["psycopg.Connection[_Row]"], None]) -> None:
+        connection = self._connection()
+        try:
+            if connection.info.server_version < SERVER_MIN:
+                raise LedgerUnavailable(
+                    f"{self.where}: the server is PostgreSQL {connection.info.server_version // 10_000}",
+                    "FairDial needs 15 or later",
+                )
+            if connection.info.parameter_status("server_encoding") != "UTF8":
+                raise LedgerUnavailable(
+                    f"{self.where}: the database is not in UTF-8", "make one with `createdb --encoding=UTF8`"
+                )
+            prepare(connection)
+        except psycopg.Error as error:
+            raise told(self.where, error) from error
+
+    async def do(self, step: Step[T]) -> T:
+        """Run `step` in a transaction; its result is returned after the commit.
+
+        Cancelled while it waits, the step is not run. Cancelled later, it may have been committed: the caller undoes it
+        with a further step. Raises what the step raises, or LedgerUnavailable; LedgerSlow where it may have been done.
+        """
+        self._need_open()
+        if self.traffic.steps_waiting >= self._waiting_max:
+            self.traffic.steps.add("failed")
+            raise LedgerBusy(f"{self.where}: {self._waiting_max} steps wait already")
+        self.traffic.steps_waiting += 1
+        try:
+            return await self._wait(self._writers, self._step, step, "written")
+        finally:
+            self.traffic.steps_waiting -= 1
+
+    async def read(self, step: Step[T]) -> T:
+        """Run a `step` that only reads, on what is committed now. Raises what it raises, or LedgerUnavailable."""
+        self._need_open()
+        if self.traffic.reads_waiting >= self._reading_max:
+            self.traffic.reads.add("failed")
+            raise LedgerBusy(f"{self.where}: {self._reading_max} readings wait already")
+        self.traffic.reads_waiting += 1
+        try:
+            return await self._wait(self._readers, self._reading, step, "read")
+        finally:
+            self.traffic.reads_waiting -= 1
+
+    async def _wait(
+        self, threads: ThreadPoolExecutor, run: Callable[[Step[T]], T], step: Step[T], done: str
+    ) -> T:
+        tally = self.traffic.steps if threads is self._writers else self.traffic.reads
+        outcome = "ok"
+        try:
+            async with asyncio.timeout(self._within_s):
+                return await asyncio.wrap_future(threads.submit(run, step))
+        except TimeoutError:
+            outcome = "failed"
+            raise LedgerSlow(
+                f"{self.where}: not {done} within {self._within_s} s", _CURES[errors.QueryCanceled]
+            ) from None
+        except LedgerUnavailable:
+            outcome = "failed"
+            raise
+        finally:
+            tally.add(outcome)
+
+    async def probe(self) -> None:
+        """Write a row as it is. Raises LedgerUnavailable."""
+        await self.do(lambda db: db.execute("UPDATE schema_version SET name = name WHERE version = 1"))
+
+    async def close(self) -> None:
+        """Do what waits, then close all connections. May be called again, also after being cancelled."""
+        if self._closing is None:
+            self._closing = asyncio.create_task(asyncio.to_thread(self._shut), name="ledger-close")
+        # Cancelling who waits for it must not leave it half closed.
+        await asyncio.shield(self._closing)
+
+    def _shut(self) -> None:
+        for threads in (self._writers, self._readers):
+            threads.shutdown(wait=True)
+        for connection in list(self._all):
+            self._drop(connection)
+
+    def _need_open(self) -> None:
+        if self._closing is not None:
+            raise LedgerUnavailable(f"{self.where}: the ledger is closed")
+
+    # In the threads.
+
+    def _step(self, step: Step[T]) -> T:
+        began_s, outcome = time.monotonic(), "ok"
+        try:
+            return self._repeatedly(step, BEGIN, self._limits)
+        except LedgerUnavailable:
+            outcome = "failed"
+            raise
+        finally:
+            # Its dictionaries are no thread's own; what is told of it is read between two of these.
+            with self._counting:
+                self.traffic.commits.add(time.monotonic() - began_s, outcome)
+
+    def _reading(self, step: Step[T]) -> T:
+        return self._repeatedly(step, BEGIN_READING, (str(READING_MS),) * 3)
+
+    def _repeatedly(self, step: Step[T], begin: str, limits: tuple[str, ...]) -> T:
+        for run in range(1, RUNS_MAX + 1):
+            try:
+                return self._run(step, begin, limits)
+            except _Again as again:
+                if run == RUNS_MAX:
+                    raise again.error from again.error.__cause__
+                if not again.at_once:
+                    # Two that were in each other's way are not to meet again.
+                    time.sleep(AGAIN_AFTER_S * run * random.random())  # noqa: S311
+        raise AssertionError("the last run ends the loop")
+
+    def _run(self, step: Step[T], begin: str, limits: tuple[str, ...]) -> T:
+        connection = self._connection()
+        committing = False
+        try:
+            # What is sent waits for no answer until the step reads one: five or six round trips to a call's step, not
+            # one for each of its statements.
+            with connection.pipeline() as pipeline:
+                connection.execute(begin.encode())
+                connection.execute(_LIMITS, limits)
+                result = step(PostgresDatabase(connection, pipeline))
+                committing = True
+                ending = connection.execute("COMMIT")
+        except psycopg.Error as error:
+            lost = connection.closed
+            # With its transaction. What was sent after the error was passed over, PREPARE too, of which the client does
+            # not know; and after a change of the schema none of its prepared statements does any more.
+            self._drop(connection)
+            if committing and lost:
+                raise LedgerSlow(
+                    f"{self.where}: the connection was lost while it committed", _UNKNOWN_CURE
+                ) from error
+            raise self._after(error) from error
+        except BaseException:
+            self._roll_back(connection)
+            raise
+        if ending.statusmessage != "COMMIT":
+            # The step went on after an error, which leaves nothing to commit.
+            raise LedgerUnavailable(f"{self.where}: the server answered {ending.statusmessage} to COMMIT")
+        return result
+
+    def _after(self, error: psycopg.Error) -> Exception:
+        """What is to be raised of an error after which nothing was changed."""
+        found = _unstorable(error) if isinstance(error, _UNSTORABLE) else told(self.where, error)
+        if isinstance(error, _AGAIN):
+            return _Again(found, at_once=False)
+        lost = isinstance(error, _LOST) or (isinstance(error, errors.OperationalError) and not error.sqlstate)
+        return _Again(found, at_once=True) if lost else found
+
+    def _connection(self) -> "psycopg.Connection[_Row]":
+        """This thread's, made anew where it has none. Raises LedgerUnavailable."""
+        connection: psycopg.Connection[_Row] | None = getattr(self._mine, "connection", None)
+        if connection is not None and not connection.closed:
+            return connection
+        down = self._down
+        if down is not None and time.monotonic() < down[0]:
+            raise LedgerUnavailable(down[1].found, down[1].cure)
+        try:
+            connection = connect(self._url, self._password)
+        except psycopg.Error as error:
+            why = told(self.where, error)
+            self._down = time.monotonic() + DOWN_S, why
+            raise why from error
+        self._down = None
+        self._mine.connection = connection
+        self._all.add(connection)
+        return connection
+
+    def _roll_back(self, connection: "psycopg.Connection[_Row]") -> None:
+        if connection.closed:
+            self._all.discard(connection)
+            return
+        try:
+            connection.execute("ROLLBACK")
+        except psycopg.Error:
+            self._drop(connection)
+
+    def _drop(self, connection: "psycopg.Connection[_Row]") -> None:
+        self._all.discard(connection)
+        with contextlib.suppress(psycopg.Error):
+            connection.close()
+
+
+def shown(url: str) -> str:
+    """Which server and database, for people. Raises ValueError."""
+    try:
+        given = conninfo_to_dict(url)
+    except psycopg.Error as error:
+        raise ValueError(f"no PostgreSQL address: {str(error).strip()}") from None
+    host, port = given.get("host", "localhost"), given.get("port", "")
+    return f"postgresql://{host}{port and ':'}{port}/{given.get('dbname', '')}"

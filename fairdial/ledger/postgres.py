@@ -1,0 +1,123 @@
+"""The ledger on a PostgreSQL server, which several FairDials share: one truth for several switches.
+
+Each names its switch (`switch` in fairdial.toml), with which its calls begin, and looks after those alone.
+"""
+
+import contextlib
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+import psycopg
+
+from fairdial.ledger import notices
+from fairdial.ledger.contract import LedgerError, LedgerUnavailable
+from fairdial.ledger.database import Database
+from fairdial.ledger.dialect import translated_schema
+from fairdial.ledger.notice import Channel, Delivery
+from fairdial.ledger.pool import BEGIN_READING, LOCKED_MS, Pool, PostgresDatabase, connect, shown, told
+from fairdial.ledger.schema import files
+from fairdial.ledger.stepped import SteppedLedger, Steps
+
+LEASE_MS: Final = 60_000
+"""After which another node takes over what one alone does, where that one is heard of no more."""
+_MIGRATION: Final = 0x44_69_61_6C
+"""The advisory lock of who brings the schema up to date."""
+MIGRATION_LOCKED_MS: Final = 3_000
+"""How long a migration waits for steps of other nodes to leave a table, which theirs wait behind."""
+
+
+class PostgresLedger(SteppedLedger):
+    """`Ledger` (contract.py) on a database of a PostgreSQL server."""
+
+    @classmethod
+    async def open(
+        cls, url: str, password: str | None = None, *, connections: int = 8, locked_ms: int = LOCKED_MS
+    ) -> "PostgresLedger":
+        """Connect and bring the schema up to date. Raises LedgerUnavailable.
+
+        locked_ms: how long an account is waited for that another step has.
+        """
+        pool = Pool(url, password, connections=connections, locked_ms=locked_ms)
+        await pool.open(migrate)
+        return cls(pool)
+
+    def __init__(self, steps: Steps) -> None:
+        super().__init__(steps)
+        self._name = secrets.token_hex(8)
+
+    async def due_notices(self, channel: Channel, now_ms: int, limit: int) -> tuple[Delivery, ...]:
+        """As the contract has it, but for one node at a time, lest each tells all: while one asks again and again, the
+        others hear of nothing.
+        """
+        if not await super().due_notices(channel, now_ms, 1):
+            return ()
+        return await self._steps.do(
+            lambda db: notices.due(db, channel, now_ms, limit) if self._leads(db, channel, now_ms) else ()
+        )
+
+    def _leads(self, db: Database, task: str, now_ms: int) -> bool:
+        taken = db.execute(
+            "INSERT INTO leases (task, holder, until_ms) VALUES (?1, ?2, ?3) ON CONFLICT (task) DO UPDATE"
+            " SET holder = excluded.holder, until_ms = excluded.until_ms"
+            " WHERE leases.holder = excluded.holder OR leases.until_ms <= ?4 RETURNING task",
+            (task, self._name, now_ms + LEASE_MS, now_ms),
+        )
+        return taken.fetchone() is not None
+
+    async def close(self) -> None:
+        with contextlib.suppress(LedgerError):
+            await self._steps.do(lambda db: db.execute("DELETE FROM leases WHERE holder = ?", (self._name,)))
+        await super().close()
+
+
+@contextmanager
+def reading(url: str, password: str | None = None) -> Iterator[Database]:
+    """One moment of the database, for who copies from it. Raises LedgerUnavailable."""
+    try:
+        with contextlib.closing(connect(url, password)) as connection:
+            connection.execute(BEGIN_READING.encode())
+            yield PostgresDatabase(connection)
+    except psycopg.Error as error:
+        raise told(shown(url), error) from error
+
+
+def migrate(connection: "psycopg.Connection[Any]") -> None:
+    """Bring the database to the newest schema: the files of schema/, each applied once, in order, all or none.
+
+    Nodes that start at once do it one after the other, and the later find it done. A node of before runs on meanwhile:
+    files only add tables and columns. Raises LedgerUnavailable if a newer FairDial was here; psycopg.Error.
+    """
+    if not _due(connection):
+        return
+    with connection.transaction():
+        connection.execute(f"SET LOCAL lock_timeout = {MIGRATION_LOCKED_MS}")
+        connection.execute("SELECT pg_advisory_xact_lock($1)", (_MIGRATION,))
+        connection.execute(
+            "CREATE TABLE IF NOT EXISTS schema_version"
+            " (version BIGINT PRIMARY KEY, name TEXT NOT NULL, applied_at TEXT NOT NULL)"
+        )
+        connection.execute(
+            "CREATE TABLE IF NOT EXISTS leases"
+            " (task TEXT PRIMARY KEY, holder TEXT NOT NULL, until_ms BIGINT NOT NULL)"
+        )
+        for version in _due(connection):
+            file = files()[version]
+            connection.execute(translated_schema(file.read_text(encoding="utf-8")).encode())
+            connection.execute(
+                "INSERT INTO schema_version VALUES"
+                " ($1, $2, to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS'))",
+                (version, file.name),
+            )
+
+
+def _due(connection: "psycopg.Connection[Any]") -> list[int]:
+    [there] = connection.execute("SELECT to_regclass('schema_version') IS NOT NULL").fetchone() or (False,)
+    applied = {row[0] for row in connection.execute("SELECT version FROM schema_version")} if there else set()
+    unknown = applied - files().keys()
+    if unknown:
+        raise LedgerUnavailable(
+            f"schema version {max(unknown)} was written by a newer FairDial; this one knows up to {max(files())}"
+        )
+    return sorted(files().keys() - applied)

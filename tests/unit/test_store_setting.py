@@ -1,0 +1,72 @@
+"""Where the ledger is, as it is configured: a file, or a database of PostgreSQL."""
+
+from pathlib import Path
+
+import pytest
+
+from fairdial.config import Config, ConfigError, load, with_secrets
+
+URL = 'switch = "east"\nstore.url = "postgresql://fairdial@db.example:5432/ledger?sslmode=require"\n'
+
+
+def configured(tmp_path: Path, text: str, **environment: str) -> Config:
+    (tmp_path / "fairdial.toml").write_text(text)
+    return load(tmp_path / "fairdial.toml", environment)
+
+
+def test_without_an_url_it_is_the_file(tmp_path: Path) -> None:
+    config = configured(tmp_path, 'store.path = "ledger.sqlite"\n')
+    assert (config.store.url, config.store.shown) == ("", str(tmp_path / "ledger.sqlite"))
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        (
+            "postgresql://fairdial@db.example:5432/ledger?sslmode=require",
+            "postgresql://db.example:5432/ledger",
+        ),
+        ("postgres:///ledger?host=/run/postgresql&user=fairdial", "postgresql:///run/postgresql/ledger"),
+    ],
+)
+def test_a_database_is_shown_without_its_user_and_settings(tmp_path: Path, url: str, shown: str) -> None:
+    assert configured(tmp_path, f'switch = "east"\nstore.url = "{url}"\n').store.shown == shown
+
+
+def test_its_password_comes_from_a_file_or_the_environment(tmp_path: Path) -> None:
+    (tmp_path / "password").write_text("hunter2\n")
+    by_file = with_secrets(configured(tmp_path, URL + 'store.password_file = "password"\n'), only="store")
+    by_environment = configured(tmp_path, URL, FAIRDIAL_STORE__PASSWORD="hunter2")
+    for config in (by_file, by_environment):
+        assert config.store.password.get_secret_value() == "hunter2"
+        assert "hunter2" not in repr(config)
+
+
+def test_other_secrets_are_not_read_for_it(tmp_path: Path) -> None:
+    config = configured(tmp_path, URL + 'ari.password_file = "of-another-user"\n')
+    assert with_secrets(config, only="store").store.url
+    with pytest.raises(ConfigError, match="of-another-user"):
+        with_secrets(config)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            URL.replace('switch = "east"\n', ""),
+            "several switches can share that ledger, so each needs a name",
+        ),
+        (URL.replace("fairdial@", "fairdial:hunter2@"), "a password stands in `url`"),
+        (URL.replace("sslmode=require", "password=hunter2"), "a password stands in `url`"),
+        (URL.replace("postgresql://", "mysql://u:hunter2@"), "store.url"),
+        (URL + 'store.password = "a"\nstore.password_file = "b"\n', "are both set"),
+        ('store.password = "hunter2"\n', "a file has no password; set `url`"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_and_no_password_is_shown(
+    tmp_path: Path, text: str, said: str
+) -> None:
+    with pytest.raises(ConfigError) as told:
+        configured(tmp_path, text)
+    assert said in str(told.value)
+    assert "hunter2" not in str(told.value)
