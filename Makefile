@@ -20,19 +20,19 @@ check: venv
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 
-# Tests with real clocks share two cores with each other and with strangers. What failed is run once more, alone, and both
-# outcomes are printed; what fails alone has failed.
-timed = { $(PYTHON) -m pytest $(1) $(2) \
+# Tests with clocks share two cores with each other and with strangers. What failed is run once more, alone, and both outcomes
+# are printed; what fails alone has failed, as does whatever a seed or an example makes fail.
+tested = { $(PYTHON) -m pytest $(1) $(2) \
 	|| { [ $$? -eq 1 ] && $(PYTHON) -m pytest $(1) --last-failed --last-failed-no-failures none --maxfail 1; }; }
 
 ## make test    all tests: on a real Asterisk with SIP phones, the page in a real browser, the packages on a Debian of their own
 test: venv
 	@# Apart, so that what computes takes no time from what is timed; each also where one before fails.
 	@status=0; \
-	$(PYTHON) -m pytest tests/unit tests/contract tests/simulation --numprocesses 2 --dist worksteal || status=1; \
-	$(call timed,tests/switch,--numprocesses 2 --dist worksteal) || status=1; \
-	$(call timed,tests/browser) || status=1; \
-	$(PYTHON) -m pytest tests/packages --numprocesses 2 --dist loadfile || status=1; \
+	$(call tested,tests/unit tests/contract tests/simulation,--numprocesses 2 --dist worksteal) || status=1; \
+	$(call tested,tests/switch,--numprocesses 2 --dist worksteal) || status=1; \
+	$(call tested,tests/browser) || status=1; \
+	$(call tested,tests/packages,--numprocesses 2 --dist loadfile) || status=1; \
 	exit $$status
 
 ## make soak    long faults on a real Asterisk, attacks, then an hour of steady load (SOAK="--minutes 5 --rate 40")

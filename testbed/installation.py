@@ -13,6 +13,7 @@ Left to others: configuring and running a switch (`testbed.asterisk`), and the p
 from __future__ import annotations
 
 import contextlib
+import ctypes.util
 import errno
 import fcntl
 import json
@@ -134,8 +135,14 @@ def obtain_curl(progress: Progress = print) -> str:
 
 
 def obtain_chromium(progress: Progress = print) -> str:
-    """The path of Debian's Chromium, installed if need be. Raises `TestbedError` where that is impossible."""
-    return program("chromium", "chromium", progress)
+    """The path of Debian's Chromium, installed if need be, and with it what Playwright's driver is linked to.
+
+    Raises `TestbedError` where that is impossible.
+    """
+    chromium = program("chromium", "chromium", progress)
+    if ctypes.util.find_library("atomic") is None:
+        install_packages("libatomic1", progress=progress)
+    return chromium
 
 
 def obtain_promtool(progress: Progress = print) -> str:

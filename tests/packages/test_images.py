@@ -113,11 +113,17 @@ def test_the_two_run_beside_each_other(
     }
     # One by one, as compose mounts them.
     volumes = {secrets / name: f"/run/secrets/{name}" for name in services["fairdial"]["secrets"]}
+    # Of the volumes the one that both have.
+    [records] = [
+        each.split(":")[1] for each in services["fairdial"]["volumes"] if each.startswith("call-records:")
+    ]
+    (tmp_path / "call-records").mkdir(mode=0o755)
+    ours_too = volumes | {tmp_path / "call-records": records}
     began = time.time()
     with images.container(fairdial) as ours, images.container(asterisk) as switch:
 
         def say(*arguments: str) -> subprocess.CompletedProcess[str]:
-            return run(in_network(loopback, ours.command(*arguments, volumes=volumes, environment=settings)))
+            return run(in_network(loopback, ours.command(*arguments, volumes=ours_too, environment=settings)))
 
         said = say("fairdial", "--version")
         assert (said.returncode, said.stdout[:9]) == (0, "fairdial "), said.stderr
@@ -138,7 +144,7 @@ def test_the_two_run_beside_each_other(
             ) as switching,
             staying(
                 in_network(
-                    loopback, ours.command("fairdial", "serve", volumes=volumes, environment=settings)
+                    loopback, ours.command("fairdial", "serve", volumes=ours_too, environment=settings)
                 ),
                 tmp_path / "fairdial.log",
             ) as serving,

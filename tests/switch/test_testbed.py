@@ -75,7 +75,9 @@ async def test_far_end_hangs_up(switch: Switch, carrier: Carrier) -> None:
 
     assert (call.ended_by, call.reason_header) == ("far_end", "Q.850;cause=16")
     assert call.talk_s == pytest.approx(2, abs=0.5)
-    assert [seen.ended_by for seen in carrier.calls()] == ["carrier"]
+    seen = await carrier.call_when(f"01{sipp.HANGS_UP_AFTER_2_S}", ended=True, timeout_s=5)
+    assert seen.ended_by == "carrier"
+    assert carrier.calls() == [seen]
 
 
 async def test_caller_gives_up_before_the_answer(switch: Switch, carrier: Carrier) -> None:
@@ -83,8 +85,9 @@ async def test_caller_gives_up_before_the_answer(switch: Switch, carrier: Carrie
 
     assert (call.final_status, call.rang, call.ended_by) == (487, True, "none")
     assert call.setup_s == pytest.approx(1, abs=1)
-    [seen] = carrier.calls()
+    seen = await carrier.call_when(f"01{sipp.NEVER_ANSWERS}", ended=True, timeout_s=5)
     assert (seen.status, seen.answered_at, seen.ended_by) == (487, None, "switch")
+    assert carrier.calls() == [seen]
 
 
 async def test_switch_cuts_the_call_in_time(switch: Switch, carrier: Carrier) -> None:

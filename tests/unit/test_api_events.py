@@ -348,7 +348,8 @@ async def test_stopping_ends_the_streams(told: Told, by: str) -> None:
         if by == "news":
             told.news.close()
         await told.server.stop()
-        assert loop.time() - began_s < 2
+        # A stream that is waited for would go on for ever; a busy machine takes some seconds to log its end.
+        assert loop.time() - began_s < 15
         with pytest.raises((EOFError, aiohttp.ClientError)):
             await stream.rest()
     assert told.news.waiting == 0
