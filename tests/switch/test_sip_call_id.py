@@ -51,7 +51,7 @@ async def test_each_record_of_a_call_has_its_call_id_and_no_record_of_another(
         await spine.server.account("other", "quota", "bob", "carol")
         calls = await asyncio.gather(
             spine.call("alice", CUT, timeout_s=10),
-            spine.call("bob", ENDS, hang_up_after_s=2),
+            spine.call("bob", ENDS, hang_up_after_s=1),
             spine.call("carol", PREMIUM),
         )
         await spine.server.idle()
