@@ -3,8 +3,8 @@ those settings that can change in flight.
 
 All of it is read first, away from the event loop; then it is put in place at once, with nothing between that could fail
 or be interrupted. So a file that cannot be used changes nothing. Calls in progress keep the version of the policy under
-which they began: the book that is put in place still knows it. Leaves to `fairdial/main.py` how each part is read, and
-to the operation `reload` that nothing is published or loaded meanwhile.
+which they began: the book that is put in place still knows it. Leaves to `fairdial/serving.py` how each part is read,
+and to the operation `reload` that nothing is published or loaded meanwhile.
 """
 
 from collections.abc import Awaitable, Callable, Mapping

@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fairdial.main import load_numbering
+from fairdial.loading import load_numbering
 from fairdial.policy.numbers import Habit
 from testbed import world
 from testbed.asterisk import Switch

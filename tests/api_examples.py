@@ -23,7 +23,7 @@ from fairdial.console.replays import Replays, Runner
 from fairdial.desk import Asked, Desk, DeskRules
 from fairdial.ledger.notice import Channel, NoticeRules
 from fairdial.ledger.sqlite import SqliteLedger
-from fairdial.main import load_policies
+from fairdial.loading import load_policies
 from fairdial.policy.account import Kind
 from fairdial.policy.periods import Period
 from fairdial.policy.requests import Asked as Wish

@@ -16,7 +16,7 @@ from fairdial.console.operations import OperationError
 from fairdial.desk import Asked, Desk, DeskRules
 from fairdial.ledger.contract import Finding
 from fairdial.ledger.sqlite import SqliteLedger
-from fairdial.main import load_numbering
+from fairdial.loading import load_numbering
 from fairdial.policy.account import Account, Kind, Line, Options
 from fairdial.policy.book import PolicyBook
 from fairdial.policy.decide import Allow, Verdict

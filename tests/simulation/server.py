@@ -1,4 +1,4 @@
-"""One FairDial process: desk, ledger, dials and rounds put together as `fairdial/main.py` does."""
+"""One FairDial process: desk, ledger, dials and rounds put together as `fairdial/serving.py` does."""
 
 import asyncio
 import random
@@ -20,10 +20,10 @@ from fairdial.desk import Desk, DeskRules
 from fairdial.evidence import Evidence
 from fairdial.ledger.contract import LedgerError
 from fairdial.ledger.sqlite import SqliteLedger
-from fairdial.main import STOP_WITHIN_S
 from fairdial.policy.sizing import GrantRules
 from fairdial.records import SwitchRecords
 from fairdial.rounds import Hands, Rounds
+from fairdial.serving import STOP_WITHIN_S
 from tests.simulation.customers import BOOK, CARDS, NUMBERING
 from tests.simulation.loop import SimulatedLoop
 from tests.simulation.network import Ami, Network, SimulatedClient

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from fairdial import config
-from fairdial.main import Service, open_desk
+from fairdial.loading import open_desk
+from fairdial.serving import Service
 from testbed.installation import Installation
 from testbed.server import dialplan
 from testbed.sipp import CallOutcome

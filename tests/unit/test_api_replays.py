@@ -27,7 +27,7 @@ from fairdial.console import bodies as bodies_module
 from fairdial.console import replays as replays_module
 from fairdial.console.operations import Operations
 from fairdial.console.replays import KEPT_MAX, Replays, ReplayUnknown, Runner
-from fairdial.main import open_desk
+from fairdial.loading import open_desk
 from fairdial.policy.book import PolicyBook
 from testbed.ports import free_ports
 from testbed.postgres import shared_cluster

@@ -14,7 +14,7 @@ from fairdial.console.operations import Operations
 from fairdial.desk import Asked, Desk, DeskRules
 from fairdial.ledger.contract import NotFound
 from fairdial.ledger.sqlite import SqliteLedger
-from fairdial.main import load_policies
+from fairdial.loading import load_policies
 from fairdial.policy.account import Kind
 from fairdial.policy.cures import CURES
 from fairdial.policy.outcomes import OUTCOMES, UNDECIDED, Reason

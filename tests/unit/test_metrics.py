@@ -18,8 +18,9 @@ from fairdial.config import Config
 from fairdial.console.metrics import CONTENT_TYPE, FAMILIES, FROM_STORE, Metrics, Source
 from fairdial.desk import Asked
 from fairdial.ledger.notice import Channel, NoticeRules
-from fairdial.main import Service, open_desk
+from fairdial.loading import open_desk
 from fairdial.policy.account import Kind, Medium, Message, Standing
+from fairdial.serving import Service
 from fairdial.tallies import Spread, Tally
 from testbed.installation import obtain_promtool
 from testbed.ports import free_ports

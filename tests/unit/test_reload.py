@@ -18,7 +18,7 @@ from fairdial.desk import Desk, DeskRules
 from fairdial.ledger.contract import LoadedCard
 from fairdial.ledger.notice import Topic
 from fairdial.ledger.sqlite import SqliteLedger
-from fairdial.main import load_numbering, load_policies, read_material
+from fairdial.loading import load_numbering, load_policies
 from fairdial.notice_text import Composer, Templates
 from fairdial.policy.book import RETIRED_MAX, PolicyBook
 from fairdial.policy.decide import Verdict
@@ -28,6 +28,7 @@ from fairdial.policy.outcomes import Reason
 from fairdial.policy.periods import zone_named
 from fairdial.policy.prefixes import NumberClass
 from fairdial.reload import IN_FLIGHT, Material, Reload, ReloadRefused
+from fairdial.serving import read_material
 from tests.samples import NOON_MS, PLAN, SetClock, provision
 from tests.unit.test_desk import allowed, asked
 
