@@ -22,8 +22,7 @@ from fairdial.ledger.contract import (
 )
 from fairdial.ledger.database import Database
 from fairdial.ledger.writer import Step, connect_reading, migrate
-from fairdial.policy.account import Account, Line, MeterWindow
-from fairdial.policy.periods import Window
+from fairdial.policy.account import Account, Line
 
 T = TypeVar("T")
 
@@ -169,9 +168,50 @@ class DirectWriter:
         """Each meter with the account that it is of, by account, then by time."""
         rows = self._db.execute("SELECT * FROM meters ORDER BY account_id, start_ms, allowance")
         for row in rows:
-            window = Window(row["start_ms"], row["end_ms"])
-            units = (row["limit_units"], row["used_units"], row["reserved_units"], row["over_units"])
-            yield row["account_id"], Usage(MeterWindow(row["allowance"], window, *units), row["calls"])
+            yield row["account_id"], Usage(reading.to_meter(row), row["calls"])
+
+    # What working.py keeps in memory comes from here, and goes back.
+
+    @property
+    def database(self) -> Database:
+        """What the steps run on."""
+        return self._db
+
+    def usage_of(self, account_id: str) -> tuple[Usage, ...]:
+        """The meters of one account."""
+        rows = self._db.execute("SELECT * FROM meters WHERE account_id = ?", (account_id,))
+        return tuple(Usage(reading.to_meter(row), row["calls"]) for row in rows)
+
+    def has_calls(self, account_id: str) -> bool:
+        """Whether calls of that account are in progress here."""
+        found = self._db.execute(
+            "SELECT 1 FROM grants WHERE account_id = ? AND state <> 'settled' LIMIT 1", (account_id,)
+        )
+        return found.fetchone() is not None
+
+    def call_ids(self) -> frozenset[str]:
+        """Of all calls that were decided here and not dropped."""
+        return frozenset(call_id for (call_id,) in self._db.execute("SELECT call_id FROM decisions"))
+
+    def put_meters(self, rows: Iterable[tuple[str, str, int, int, int | None, int, int, int, int]]) -> None:
+        """Meters as they stand: account, allowance, start and end in UTC ms; limit, used, reserved and over in units;
+        calls.
+        """
+        self._db.executemany(
+            "INSERT INTO meters (account_id, allowance, start_ms, end_ms, limit_units, used_units, reserved_units,"
+            " over_units, calls) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+            " ON CONFLICT (account_id, allowance, start_ms, end_ms) DO UPDATE SET limit_units = excluded.limit_units,"
+            " used_units = excluded.used_units, reserved_units = excluded.reserved_units,"
+            " over_units = excluded.over_units, calls = excluded.calls",
+            rows,
+        )
+
+    def put_credit(self, account_id: str, balance_micros: int, reserved_micros: int) -> None:
+        """The credit of an account as it stands."""
+        self._db.execute(
+            "UPDATE credits SET balance_micros = ?, reserved_micros = ? WHERE account_id = ?",
+            (balance_micros, reserved_micros, account_id),
+        )
 
     def forget(self, before_ms: int) -> None:
         """Drop calls that were over before that (UTC milliseconds), so that the file does not grow with each call.

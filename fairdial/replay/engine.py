@@ -15,7 +15,7 @@ from typing import Final
 from fairdial.clock import Moment
 from fairdial.desk import Asked, Desk
 from fairdial.ledger.contract import Charge, Grant, IdempotencyConflict
-from fairdial.ledger.direct import DirectWriter
+from fairdial.ledger.working import WorkingLedger
 from fairdial.policy.call import Talking, renew_at_ms
 from fairdial.policy.decide import Allow, Decision, Verdict
 from fairdial.policy.outcomes import UNDECIDED
@@ -86,7 +86,7 @@ class Engine:
         self,
         desk: Desk,
         clock: ReplayClock,
-        ledger: DirectWriter,
+        ledger: WorkingLedger,
         lead_s: int,
         told: Callable[[Outcome], None],
     ) -> None:

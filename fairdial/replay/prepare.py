@@ -14,7 +14,7 @@ from fairdial.desk import Desk, DeskRules
 from fairdial.ledger.contract import LedgerError, PublishedPolicy
 from fairdial.ledger.database import Database
 from fairdial.ledger.direct import DirectWriter
-from fairdial.ledger.sqlite import SqliteLedger
+from fairdial.ledger.working import WorkingLedger
 from fairdial.policy.account import Account, Line, Options
 from fairdial.policy.book import PolicyBook
 from fairdial.policy.cards import RateCard
@@ -73,12 +73,13 @@ class Grounds:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A desk on a ledger of its own. label: which policy decides, in words."""
+    """A desk on a ledger of its own. label: which policy decides, in words; who: the accounts and lines there."""
 
     label: str
     desk: Desk
     clock: ReplayClock
-    ledger: DirectWriter
+    ledger: WorkingLedger
+    who: DirectWriter
 
 
 async def prepare(site: Site, grounds: Grounds, policy: str | None, codes: Collection[str] = ()) -> Prepared:
@@ -99,7 +100,7 @@ async def prepare(site: Site, grounds: Grounds, policy: str | None, codes: Colle
             _assume(writer, grounds.assumed, name, codes)
         if grounds.credit_micros is not None:
             _give_credit(writer, book, grounds.credit_micros)
-        clock, ledger = ReplayClock(), SqliteLedger(writer)
+        clock, ledger = ReplayClock(), WorkingLedger(writer)
         desk = Desk(ledger, book, site.numbering, clock, site.rules)
         desk.cards = {
             card.name: RateCard.parse(card.text, card.name, card.currency, f"card {card.name}")
@@ -111,7 +112,7 @@ async def prepare(site: Site, grounds: Grounds, policy: str | None, codes: Colle
     except BaseException:
         await writer.close()
         raise
-    return Prepared(label, desk, clock, writer)
+    return Prepared(label, desk, clock, ledger, writer)
 
 
 def _copy(writer: DirectWriter, site: Site, grounds: Grounds) -> None:

@@ -186,10 +186,10 @@ class _Replay:
     def __init__(
         self, site: Site, runs: list[Prepared], gathered: _Gathered, result: Result, codes: Mapping[str, Kind]
     ) -> None:
-        ledger = runs[0].ledger
-        lines = {line.id: line for line in ledger.lines()}
+        who = runs[0].who
+        lines = {line.id: line for line in who.lines()}
         self._attribution = Attribution(
-            lines, ledger.line_numbers(), site.numbering, Habit(site.rules.region), codes=codes
+            lines, who.line_numbers(), site.numbering, Habit(site.rules.region), codes=codes
         )
         self._engines = [
             Engine(run.desk, run.clock, run.ledger, site.lead_s, told)

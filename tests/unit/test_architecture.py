@@ -138,8 +138,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "fairdial.replay": (
         *_SHELL,
         "fairdial.cases",
-        *("fairdial.ledger.database", "fairdial.ledger.direct"),
-        "fairdial.ledger.sqlite",
+        *("fairdial.ledger.database", "fairdial.ledger.direct", "fairdial.ledger.working"),
         "fairdial.cdr",
         "fairdial.witness",
         "fairdial.provision",

@@ -1,0 +1,183 @@
+"""A replay that keeps accounts in memory finds to the byte what one finds that runs every step in the database."""
+
+import random
+from collections import Counter
+from datetime import UTC
+from pathlib import Path
+
+import pytest
+
+from fairdial.ledger import working
+from fairdial.ledger.direct import DirectWriter
+from fairdial.ledger.sqlite import SqliteLedger
+from fairdial.policy.account import Kind
+from fairdial.policy.cards import RateCard
+from fairdial.policy.document import Policy, parse_policy
+from fairdial.replay import engine, prepare
+from fairdial.replay.detectors import look_on
+from fairdial.replay.prepare import Grounds
+from fairdial.replay.result import Outcome
+from fairdial.replay.run import Result, Wanted, replay
+from tests.cdrs import PREMIUM, row, site
+from tests.samples import MONTH_END_MS, NOON_MS, PLAN
+
+PROJECT = Path(__file__).resolve().parents[2]
+MONTH_END_S = (MONTH_END_MS - NOON_MS) // 1000
+
+
+def policy(name: str, *changes: tuple[str, str], more: str = "") -> Policy:
+    """The sample plan under another name, with these changes and tables."""
+    text = PLAN.replace('name = "plan"', f'name = "{name}"')
+    for old, new in (*changes, ('"voicemail"]', '"voicemail", "conference", "callback", "collect"]')):
+        assert old in text
+        text = text.replace(old, new)
+    return parse_policy(text + more, f"{name}.toml")
+
+
+def allowance(name: str, limit_s: int, period: str, more: str = "") -> str:
+    return (
+        f'[[allowances]]\nname = "{name}"\nlimit_s = {limit_s}\nperiod = "{period}"\nclause = "P5"\n'
+        f'counts = ["outbound", "inbound", "callback", "collect"]\n{more}\n'
+    )
+
+
+OVER = 'used_up = "overage"\nweights = { callback = 2 }'
+CHARGED = '[charges]\noverage_per_min = "0.60"\nincrement = "60/60"\ncurrency = "GBP"\nclause = "P6"\n'
+POLICIES = (
+    policy(
+        "refuses", ("limit_s = 6000", "limit_s = 4000"), more=allowance("daily", 900, "day", 'scope = "line"')
+    ),
+    policy(
+        "charges",
+        ("limit_s = 6000", "limit_s = 3000"),
+        ('clause = "P4"', f'clause = "P4"\n{OVER}'),
+        more=allowance("daily", 600, "day", OVER)
+        + CHARGED
+        + 'surcharge_per_min = "0.01"\nsurcharge_needs_agreement = false\n',
+    ),
+    policy(
+        "credit",
+        ("limit_s = 6000", "limit_s = 1200"),
+        ('clause = "P4"', 'clause = "P4"\nused_up = "credit"'),
+        more='[charges]\ncard = "standard"\nclause = "P6"\n[uncovered]\npay = "credit"\nclause = "P7"\n'
+        '[caps]\nsimultaneous_calls = { limit = 3, clause = "P8" }\n[identity]\ncaller_number = "own"\nclause = "P9"\n',
+    ),
+    policy(
+        "endless",
+        ("limit_s = 6000\n", ""),
+        more='[caps]\nsimultaneous_inbound = { limit = 1, clause = "P8" }\n',
+    ),
+    *(
+        parse_policy((PROJECT / f"policies/{name}.toml").read_text(), name)
+        for name in ("kryptotel", "voxdirect")
+    ),
+)
+CARD = RateCard.parse((PROJECT / "testbed/rates.csv").read_text(), "standard", "EUR", "rates.csv")
+NUMBERS = (
+    "02079460123",
+    "02079460124",
+    "07400123456",
+    PREMIUM,
+    "+34912345678",
+    "112",
+    "200",
+    "0",
+    "+4930123456",
+)
+
+
+def customers() -> str:
+    """Two accounts for each policy, with two lines and a number each."""
+    found = []
+    for which, each in enumerate(POLICIES):
+        for number in range(2):
+            account = f"{each.name}{number}"
+            options = 'countries = ["GB"]\n' if each.name in ("kryptotel", "voxdirect") else ""
+            found.append(f'[[account]]\naccount = "{account}"\npolicy = "{each.name}"\n{options}')
+            found += [f'[[line]]\nline = "{account}-{line}"\naccount = "{account}"\n' for line in "ab"]
+            found.append(
+                f'[[number]]\nnumber = "+4420794602{which}{number}"\naccount = "{account}"\nline = "{account}-a"\n'
+            )
+    return "".join(found)
+
+
+def calls(seed: int, count: int) -> list[str]:
+    """Rows of all kinds of calls, close together, around the end of a month."""
+    chance = random.Random(seed)
+    lines = [f"{each.name}{number}-{line}" for each in POLICIES for number in range(2) for line in "ab"]
+    rows = []
+    at_s = MONTH_END_S - 3_000
+    for number in range(1, count + 1):
+        at_s += chance.choice((0, 1, 5, 20, 60))
+        talk_s = None if chance.random() < 0.2 else int(chance.expovariate(1 / 200))
+        line, kind = chance.choice(lines), chance.random()
+        known = (
+            {"unique_id": f"1795262400.{chance.randrange(1, number + 1)}"} if chance.random() < 0.05 else {}
+        )
+        if kind < 0.2:
+            rows.append(
+                row(
+                    number,
+                    at_s,
+                    talk_s,
+                    code="",
+                    channel=f"PJSIP/carrier-{number:08x}",
+                    src="02079460125",
+                    **known,
+                )
+                .replace(f"PJSIP/carrier-{number:08x}", "PJSIP/carrier-x", 1)
+                .replace(f'"PJSIP/carrier-{number:08x}"', f'"PJSIP/{line}-{number:08x}"')
+            )
+        elif kind < 0.25:
+            rows.append(
+                row(number, at_s, talk_s, line=line, dst="7001", ring_s=0, last_app="ConfBridge", **known)
+            )
+        else:
+            data = f"fairdial,own,callback,02079460123,{line}" if kind < 0.35 else ""
+            app = "Stasis" if data else "Dial"
+            src = chance.choice((f"0207946020{chance.randrange(4)}", "02079460999", line))
+            dst = chance.choice(NUMBERS)
+            rows.append(
+                row(number, at_s, talk_s, line=line, dst=dst, src=src, last_app=app, last_data=data, **known)
+            )
+    return rows
+
+
+class InTheDatabase(SqliteLedger):
+    """What a replay runs on without a memory of its own."""
+
+    def __init__(self, writer: DirectWriter) -> None:
+        super().__init__(writer)
+        self.charges_of, self.usage, self.forget = writer.charges_of, writer.usage, writer.forget
+
+
+async def found(folder: Path, rows: list[str], *, against: str | None = None) -> tuple[Result, list[Outcome]]:
+    file, accounts = folder / "Master.csv", folder / "customers.toml"
+    file.write_text("".join(f"{each}\n" for each in rows))
+    accounts.write_text(customers())
+    outcomes: list[Outcome] = []
+    wanted = Wanted((file,), UTC, against=against, grounds=Grounds((accounts,), None, 900_000, (CARD,)))
+    result = await replay(site(*POLICIES), wanted, lambda *_told: None, outcomes.append, look_on)
+    return result, outcomes
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_every_call_and_every_meter_is_as_in_the_database(
+    seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = calls(seed, 350)
+    monkeypatch.setattr(engine, "FORGET_EVERY", 40)
+    monkeypatch.setattr(working, "ACCOUNTS_MAX", 3 if seed % 2 else 1_000)
+    result, outcomes = await found(tmp_path, rows, against="charges" if seed == 0 else None)
+    monkeypatch.setattr(prepare, "WorkingLedger", InTheDatabase)
+    expected, expected_outcomes = await found(tmp_path, rows, against="charges" if seed == 0 else None)
+    for outcome, as_expected in zip(outcomes, expected_outcomes, strict=True):
+        assert outcome == as_expected
+    assert result == expected
+    # The calls are such that there is something to get wrong.
+    said = Counter(outcome.reason for outcome in outcomes)
+    assert {"past_allowance", "by_credit", "allowance_used_up", "within_allowance", "covered"} <= set(said)
+    kinds = {outcome.kind for outcome in outcomes if outcome.metered_s}
+    assert {Kind.CONFERENCE, Kind.CALLBACK, Kind.INBOUND, Kind.OUTBOUND} <= kinds
+    assert any(outcome.cut for outcome in outcomes)
+    assert any(outcome.charges for outcome in outcomes)
