@@ -111,35 +111,31 @@ def calls(seed: int, count: int) -> list[str]:
         at_s += chance.choice((0, 1, 5, 20, 60))
         talk_s = None if chance.random() < 0.2 else int(chance.expovariate(1 / 200))
         line, kind = chance.choice(lines), chance.random()
-        known = (
-            {"unique_id": f"1795262400.{chance.randrange(1, number + 1)}"} if chance.random() < 0.05 else {}
-        )
+        # Now and then the id of an earlier call.
+        again = f"1795262400.{chance.randrange(1, number + 1)}" if chance.random() < 0.05 else None
+        app, data, code, dst = "Dial", "", line, chance.choice(NUMBERS)
+        channel = rung = None
+        src = chance.choice((f"0207946020{chance.randrange(4)}", "02079460999", line))
         if kind < 0.2:
-            rows.append(
-                row(
-                    number,
-                    at_s,
-                    talk_s,
-                    code="",
-                    channel=f"PJSIP/carrier-{number:08x}",
-                    src="02079460125",
-                    **known,
-                )
-                .replace(f"PJSIP/carrier-{number:08x}", "PJSIP/carrier-x", 1)
-                .replace(f'"PJSIP/carrier-{number:08x}"', f'"PJSIP/{line}-{number:08x}"')
-            )
+            code, channel, rung = "", f"PJSIP/carrier-{number:08x}", f"PJSIP/{line}-{number:08x}"
         elif kind < 0.25:
-            rows.append(
-                row(number, at_s, talk_s, line=line, dst="7001", ring_s=0, last_app="ConfBridge", **known)
+            app, dst = "ConfBridge", "7001"
+        elif kind < 0.35:
+            app, data = "Stasis", f"fairdial,own,callback,02079460123,{line}"
+        rows.append(
+            row(
+                *(number, at_s, talk_s),
+                line=line,
+                code=code,
+                channel=channel,
+                dst_channel=rung,
+                src=src,
+                dst=dst,
+                last_app=app,
+                last_data=data,
+                unique_id=again,
             )
-        else:
-            data = f"fairdial,own,callback,02079460123,{line}" if kind < 0.35 else ""
-            app = "Stasis" if data else "Dial"
-            src = chance.choice((f"0207946020{chance.randrange(4)}", "02079460999", line))
-            dst = chance.choice(NUMBERS)
-            rows.append(
-                row(number, at_s, talk_s, line=line, dst=dst, src=src, last_app=app, last_data=data, **known)
-            )
+        )
     return rows
 
 
