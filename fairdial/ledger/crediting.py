@@ -1,6 +1,15 @@
 """Changes of prepaid credit on SQLite that both calls and provisioning make."""
 
-from fairdial.ledger.database import Database
+from collections.abc import Iterator
+from typing import Final
+
+from fairdial.ledger.database import Database, Write, write
+from fairdial.policy.account import Credit
+
+_NOTE: Final = (
+    "INSERT INTO credit_entries (account_id, origin, reference, at_ms, amount_micros, balance_micros, note)"
+    " SELECT account_id, ?, ?, ?, ?, balance_micros, ? FROM credits WHERE account_id = ?"
+)
 
 
 def note_credit(
@@ -13,11 +22,18 @@ def note_credit(
     note: str,
 ) -> None:
     """Write down a change of a balance, after it was made."""
-    db.execute(
-        "INSERT INTO credit_entries (account_id, origin, reference, at_ms, amount_micros, balance_micros, note)"
-        " SELECT account_id, ?, ?, ?, ?, balance_micros, ? FROM credits WHERE account_id = ?",
-        (origin, reference, at_ms, amount_micros, note, account_id),
+    db.execute(_NOTE, (origin, reference, at_ms, amount_micros, note, account_id))
+
+
+def paid(account_id: str, call_id: str, hold_micros: int, amount_micros: int, at_ms: int) -> Iterator[Write]:
+    """What is written when a call pays from what it reserved."""
+    yield (
+        "UPDATE credits SET reserved_micros = reserved_micros - ?, balance_micros = balance_micros - ?"
+        " WHERE account_id = ?",
+        (hold_micros, amount_micros, account_id),
     )
+    if amount_micros:
+        yield _NOTE, ("call", call_id, at_ms, -amount_micros, "", account_id)
 
 
 def forfeit(db: Database, account_id: str, at_ms: int) -> None:
@@ -26,18 +42,25 @@ def forfeit(db: Database, account_id: str, at_ms: int) -> None:
     To be repeated after each settlement: what a call reserved is taken when it ends.
     """
     row = db.execute(
-        "SELECT c.balance_micros - c.reserved_micros AS free_micros,"
-        " (SELECT count(*) FROM credit_entries e"
-        "   WHERE e.account_id = c.account_id AND e.origin = 'forfeited') AS earlier"
-        " FROM credits c JOIN accounts a ON a.id = c.account_id WHERE a.id = ? AND a.fraud = 1",
+        "SELECT c.currency, c.balance_micros, c.reserved_micros FROM credits c JOIN accounts a ON a.id = c.account_id"
+        " WHERE a.id = ? AND a.fraud = 1",
         (account_id,),
     ).fetchone()
-    if row is None or not row["free_micros"]:
-        return
-    db.execute(
-        "UPDATE credits SET balance_micros = reserved_micros WHERE account_id = ?",
-        (account_id,),
-    )
+    if row is not None:
+        write(db, forfeited(db, account_id, Credit(*row), at_ms))
+
+
+def forfeited(db: Database, account_id: str, credit: Credit, at_ms: int) -> list[Write]:
+    """What is written to take what of that credit no call reserves. Reads, and writes nothing."""
+    free_micros = credit.balance_micros - credit.reserved_micros
+    if not free_micros:
+        return []
+    [earlier] = db.execute(
+        "SELECT count(*) FROM credit_entries WHERE account_id = ? AND origin = 'forfeited'", (account_id,)
+    ).fetchone()
     # Numbered: two calls may end in the same millisecond.
-    reference = f"fraud-{row['earlier'] + 1}"
-    note_credit(db, account_id, "forfeited", reference, -row["free_micros"], at_ms, "")
+    reference = f"fraud-{earlier + 1}"
+    return [
+        ("UPDATE credits SET balance_micros = reserved_micros WHERE account_id = ?", (account_id,)),
+        (_NOTE, ("forfeited", reference, at_ms, -free_micros, "", account_id)),
+    ]

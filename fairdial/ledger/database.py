@@ -6,7 +6,7 @@ PostgreSQL (dialect.py). How steps are run, and what becomes of their errors, is
 
 import sqlite3
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import StrEnum
 from typing import Any, Protocol, TypeVar
 
@@ -36,6 +36,10 @@ class Database(Protocol):
     """`sqlite3.Connection` is one as it is."""
 
     def execute(self, sql: str, parameters: Sequence[Any] = ..., /) -> Cursor: ...
+
+
+Write = tuple[str, Sequence[Any]]
+"""A statement that changes something, and its parameters. What it answers is read by nobody."""
 
 
 class Of(StrEnum):
@@ -98,3 +102,12 @@ def apart(db: Database, work: Callable[[], T]) -> T:
         return work()
     except sqlite3.IntegrityError as error:
         raise Unstorable(str(error)) from error
+
+
+def write(db: Database, writes: Iterable[Write]) -> None:
+    """The last act of a call's step: first it reads, then it works out what is to be written, then it writes it.
+
+    So a server is asked twice or three times for a step, not once for each of its statements.
+    """
+    for sql, parameters in writes:
+        db.execute(sql, parameters)

@@ -31,6 +31,7 @@ _SCHEMA: Final = (
 def translated(sql: str) -> str:
     """A statement of ours as PostgreSQL takes it, with `$1` for the first parameter."""
     sql = _OF_TWO.sub(lambda match: f"{_OF_TWO_THERE[match[1]]}({match[2]}, ", sql)
+    sql = sql.replace("group_concat(", "string_agg(")
     sql = _JSON_LIST.sub(r"json_array_elements_text((\1)::json)", sql)
     count = 0
 

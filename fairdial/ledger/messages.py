@@ -7,20 +7,19 @@ What each step promises stands at the method of its name in contract.py. Countin
 from typing import Final
 
 from fairdial.ledger.contract import IdempotencyConflict
-from fairdial.ledger.database import Database, Of, lock
+from fairdial.ledger.database import Database, Of, Write, lock
 from fairdial.policy.account import Dial, Kind
 
 FORGOTTEN_AT_ONCE: Final = 5_000
 """Texts that one step forgets, so that no dial waits long for it."""
 
 
-def write(db: Database, dial: Dial, account_id: str | None) -> None:
-    """Keep what the dial says of itself as a message, if it says anything."""
-    if dial.message is not None:
-        db.execute(
-            "INSERT INTO messages (call_id, account_id, at_ms, medium, text) VALUES (?, ?, ?, ?, ?)",
-            (dial.call_id, account_id, dial.at_ms, dial.message.medium, dial.message.text),
-        )
+def kept(dial: Dial, account_id: str | None) -> list[Write]:
+    """What is written of a dial as a message, if it says anything of itself as one."""
+    if dial.message is None:
+        return []
+    insert = "INSERT INTO messages (call_id, account_id, at_ms, medium, text) VALUES (?, ?, ?, ?, ?)"
+    return [(insert, (dial.call_id, account_id, dial.at_ms, dial.message.medium, dial.message.text))]
 
 
 def need_same(db: Database, dial: Dial, caller: str) -> None:

@@ -4,15 +4,14 @@ What each step promises stands at the method of its name in contract.py. A step 
 one of the functions that look whether there is something to tell.
 """
 
-from collections.abc import Collection, Mapping
-from functools import lru_cache
-from typing import Any
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import msgspec
 
-from fairdial.ledger import reading
+from fairdial.ledger import database, reading
 from fairdial.ledger.contract import ConstraintViolated, Grant, NotFound
-from fairdial.ledger.database import Database, Row, alone
+from fairdial.ledger.database import Database, Row, Write, alone
 from fairdial.ledger.notice import (
     Channel,
     Contact,
@@ -22,7 +21,8 @@ from fairdial.ledger.notice import (
     NoticeRules,
     Topic,
 )
-from fairdial.policy.account import Account, Kind, Standing
+from fairdial.ledger.reading import Held, Used
+from fairdial.policy.account import Account, Credit, Kind, Standing
 from fairdial.policy.document import Step
 from fairdial.policy.ladder import Taken
 from fairdial.policy.requests import Request, RequestState
@@ -49,16 +49,6 @@ def set_rules(db: Database, rules: NoticeRules) -> None:
     )
 
 
-def _rules(db: Database) -> NoticeRules | None:
-    row = db.execute("SELECT rules FROM notice_rules").fetchone()
-    return None if row is None else _read_rules(row["rules"])
-
-
-@lru_cache(maxsize=8)
-def _read_rules(text: str) -> NoticeRules:
-    return msgspec.json.decode(text, type=NoticeRules)
-
-
 # --- what causes them ----------------------------------------------------------------------------------
 
 
@@ -74,42 +64,54 @@ def write(
     line_id: str = "",
 ) -> None:
     """Write a notice, unless one of that topic and reference was, or nobody is to be told of anything."""
-    rules = _rules(db)
+    rules = reading.notice_rules(db)
     if rules is not None:
-        _write(db, rules, account_id, topic, reference, at_ms, facts, clause, line_id)
+        draft = Draft(account_id, topic, reference, at_ms, facts, clause, line_id)
+        database.write(db, drafted(db, rules, [draft]))
 
 
-def _write(
-    db: Database,
-    rules: NoticeRules,
-    account_id: str,
-    topic: Topic,
-    reference: str,
-    at_ms: int,
-    facts: Mapping[str, Any],
-    clause: Clause | None,
-    line_id: str,
-) -> None:
-    behind = ("", "", "") if clause is None else (clause.policy, clause.version, clause.id)
-    row = db.execute(
-        "INSERT INTO notices (account_id, topic, reference, at_ms, line_id, clause_policy, clause_version, clause_id,"
-        " facts) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING RETURNING id",
-        (account_id, topic, reference, at_ms, line_id, *behind, msgspec.json.encode(facts).decode()),
-    ).fetchone()
-    if row is None:
+class Draft(NamedTuple):
+    """A notice that is due, unless one of that topic and reference was written."""
+
+    account_id: str
+    topic: Topic
+    reference: str
+    at_ms: int
+    facts: Mapping[str, Any]
+    clause: Clause | None = None
+    line_id: str = ""
+
+
+def drafted(db: Database, rules: NoticeRules | None, drafts: Iterable[Draft]) -> list[Write]:
+    """What is to be written of these; rules None: nothing, as nobody is to be told. Reads, and writes nothing."""
+    return [] if rules is None else [each for draft in drafts for each in _drafted(db, rules, draft)]
+
+
+def _drafted(db: Database, rules: NoticeRules, draft: Draft) -> Iterator[Write]:
+    key = (draft.account_id, draft.topic, draft.reference)
+    known = "SELECT 1 FROM notices WHERE account_id = ? AND topic = ? AND reference = ?"
+    if db.execute(known, key).fetchone() is not None:
         return
-    where = contact(db, account_id)
+    where = contact(db, draft.account_id)
+    clause = draft.clause
+    behind = ("", "", "") if clause is None else (clause.policy, clause.version, clause.id)
+    yield (
+        "INSERT INTO notices (account_id, topic, reference, at_ms, line_id, clause_policy, clause_version, clause_id,"
+        " facts) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (*key, draft.at_ms, draft.line_id, *behind, msgspec.json.encode(draft.facts).decode()),
+    )
     reached = {
         Channel.WEBHOOK: True,
         Channel.EMAIL: where.email != "",
-        Channel.SIP: _line(where, line_id) != "",
+        Channel.SIP: _line(where, draft.line_id) != "",
     }
     for channel in sorted(rules.channels):
         if reached[channel]:
-            db.execute(
+            yield (
                 "INSERT INTO deliveries (notice_id, channel, account_id, state, next_ms)"
-                " VALUES (?, ?, ?, 'waiting', ?)",
-                (row["id"], channel, account_id, at_ms),
+                " SELECT id, ?, account_id, 'waiting', at_ms FROM notices"
+                " WHERE account_id = ? AND topic = ? AND reference = ?",
+                (channel, *key),
             )
 
 
@@ -118,52 +120,53 @@ def _line(where: Contact, line_id: str) -> str:
     return where.line_id or line_id
 
 
-def of_meter(db: Database, meter: Row, before: tuple[int, int], at_ms: int, line_id: str) -> None:
-    """What is to be told of a meter that was used. meter: as it is now; before: its used and over units until then."""
-    used_units, over_units, limit_units = meter["used_units"], meter["over_units"], meter["limit_units"]
-    # Most settlements end here, without another look into the store.
-    if not limit_units or (2 * used_units < limit_units and not over_units):
-        return
-    rules = _rules(db)
-    if rules is None:
-        return
-    window = {"start_ms": meter["start_ms"], "end_ms": meter["end_ms"]}
-    facts = {"allowance": meter["allowance"], "used": used_units, "limit": limit_units, **window}
-    reference = f"{meter['allowance']}@{meter['start_ms']}-{meter['end_ms']}"
+def of_meter(
+    rules: NoticeRules | None, account_id: str, held: Held, use: Used, at_ms: int, line_id: str
+) -> list[Draft]:
+    """What is to be told of a meter that is used. held: as it was until then; line_id: whose use it is."""
+    limit_units = held.limit_units if use.limit_units is None else use.limit_units
+    used_units = held.used_units + use.used_units
+    # Most settlements end here.
+    if rules is None or not limit_units or (2 * used_units < limit_units and not use.over_units):
+        return []
+    window = {"start_ms": held.start_ms, "end_ms": held.end_ms}
+    facts = {"allowance": held.allowance, "used": used_units, "limit": limit_units, **window}
+    reference = f"{held.allowance}@{held.start_ms}-{held.end_ms}"
+    drafts = []
     passed = [
-        each for each in rules.used_percents if 100 * before[0] < each * limit_units <= 100 * used_units
+        each for each in rules.used_percents if 100 * held.used_units < each * limit_units <= 100 * used_units
     ]
     if passed:
         # One long call can pass several: the customer is told of the last. A raised limit is told of anew.
         percent = max(passed)
         # "voice/alice" is the allowance of one line.
-        of_line = meter["allowance"].partition("/")[2]
-        _write(
-            *(db, rules, meter["account_id"], Topic.USED, f"{reference}:{percent}/{limit_units}", at_ms),
-            *(facts | {"percent": percent}, None, of_line),
-        )
-    if over_units and not before[1]:
-        _write(db, rules, meter["account_id"], Topic.OVERAGE, reference, at_ms, facts, None, line_id)
+        of_line = held.allowance.partition("/")[2]
+        told = f"{reference}:{percent}/{limit_units}"
+        with_percent = facts | {"percent": percent}
+        drafts.append(Draft(account_id, Topic.USED, told, at_ms, with_percent, None, of_line))
+    if use.over_units and not held.over_units:
+        drafts.append(Draft(account_id, Topic.OVERAGE, reference, at_ms, facts, None, line_id))
+    return drafts
 
 
-def of_credit(db: Database, account_id: str, paid_micros: int, call_id: str, at_ms: int) -> None:
-    """What is to be told of a balance from which `paid_micros` were just taken."""
-    rules = _rules(db)
+def of_credit(
+    rules: NoticeRules | None, account_id: str, credit: Credit, paid_micros: int, call_id: str, at_ms: int
+) -> list[Draft]:
+    """What is to be told of a balance from which `paid_micros` are taken. credit: what is left."""
     if rules is None or not paid_micros:
-        return
-    credit = reading.credit_of(db, account_id)
+        return []
     low_micros = rules.low_credit_micros
-    if credit is None or not credit.balance_micros < low_micros <= credit.balance_micros + paid_micros:
-        return
+    if not credit.balance_micros < low_micros <= credit.balance_micros + paid_micros:
+        return []
     facts = {
         "balance_micros": credit.balance_micros,
         "low_micros": low_micros,
         "currency": credit.currency,
     }
-    _write(db, rules, account_id, Topic.LOW_CREDIT, call_id, at_ms, facts, None, "")
+    return [Draft(account_id, Topic.LOW_CREDIT, call_id, at_ms, facts)]
 
 
-def of_cut(db: Database, grant: Grant, at_ms: int) -> None:
+def of_cut(grant: Grant, at_ms: int) -> Draft:
     """A call ended because it had no more time. The clause is that of the rule, which the policy knows."""
     facts = {
         "call": grant.call_id,
@@ -174,7 +177,7 @@ def of_cut(db: Database, grant: Grant, at_ms: int) -> None:
         "policy": grant.policy,
         "version": grant.policy_version,
     }
-    write(db, grant.account_id, Topic.CUT, grant.call_id, at_ms, facts, line_id=grant.line_id)
+    return Draft(grant.account_id, Topic.CUT, grant.call_id, at_ms, facts, None, grant.line_id)
 
 
 def of_step(

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -20,6 +21,7 @@ from fairdial.ledger.contract import (
     Usage,
 )
 from fairdial.ledger.database import Cursor, Database, Row
+from fairdial.ledger.notice import NoticeRules
 from fairdial.policy.account import (
     Account,
     Agreement,
@@ -43,13 +45,22 @@ from fairdial.policy.raises import Raise
 from fairdial.policy.terms import Clause, Mode, Terms
 
 # The columns are the fields of Grant, in order.
-_GRANT = """
-    SELECT g.call_id, g.account_id, g.line_id, g.kind, d.dialled, d.e164, g.channel, g.state, g.granted_s,
-           d.limit_s, g.ring_s, g.authorised_ms, g.answered_ms, g.leg, g.ended_ms, g.used_s, g.estimated,
-           g.terms, g.credit_hold_micros, d.clause_policy, d.clause_version, g.room,
-           g.bound_by, g.assumed_ms
-      FROM grants g JOIN decisions d USING (call_id)
+_GRANT_COLUMNS = """
+    g.call_id, g.account_id, g.line_id, g.kind, d.dialled, d.e164, g.channel, g.state, g.granted_s,
+    d.limit_s, g.ring_s, g.authorised_ms, g.answered_ms, g.leg, g.ended_ms, g.used_s, g.estimated,
+    g.terms, g.credit_hold_micros, d.clause_policy, d.clause_version, g.room, g.bound_by, g.assumed_ms
 """
+_GRANT = f"SELECT {_GRANT_COLUMNS} FROM grants g JOIN decisions d USING (call_id)"  # noqa: S608
+_HERE: Final = _GRANT_COLUMNS.count(",") + 1
+_HOLD: Final = _HERE + 6
+"""Columns of `_FOLLOWED`: where those of the grant end, and where those of its holds begin."""
+
+KINDS: Final = {kind.value: kind for kind in Kind}
+STATES: Final = {state.value: state for state in GrantState}
+STANDINGS: Final = {standing.value: standing for standing in Standing}
+"""By what stands in the store: each step of a call looks some up, and the enumerations take ten times as long."""
+
+_NOTHING_AGREED: Final[frozenset[Consent]] = frozenset()
 
 TEXTS_KEPT = 1024
 """Values that are kept, by the texts that they were read from: accounts, and habits, options and terms, of which many
@@ -84,31 +95,50 @@ _MESSAGE = f"""
 """
 
 
+_DIALLING = """
+    SELECT EXISTS (SELECT 1 FROM decisions WHERE call_id = ?2), l.standing, l.habit,
+           c.currency, c.balance_micros, c.reserved_micros,
+           (SELECT count(*) FROM grants g WHERE g.account_id = a.id AND g.state <> 'settled'),
+           (SELECT count(*) FROM grants g
+             WHERE g.line_id = l.id AND g.kind = 'inbound' AND g.state <> 'settled'),
+           (SELECT group_concat(consent, ' ') FROM agreements
+             WHERE account_id = a.id AND withdrawn_ms IS NULL),
+           a.id, a.policy, a.zone, a.name, a.standing, a.options, a.fraud, a.restricted, a.raises
+      FROM lines l JOIN accounts a ON a.id = l.account_id LEFT JOIN credits c ON c.account_id = a.id
+     WHERE l.id = ?1
+"""
+_DECIDED = "SELECT 1 FROM decisions WHERE call_id = ?"
+
+
 def snapshot(db: Database, line_id: str, plan: Plan) -> Snapshot:
-    row = db.execute(
-        "SELECT l.id AS line_id, l.standing AS line_standing, l.habit, a.*,"
-        " c.currency, c.balance_micros, c.reserved_micros,"
-        " (SELECT count(*) FROM grants g"
-        "   WHERE g.account_id = a.id AND g.state <> 'settled') AS live_calls,"
-        " (SELECT count(*) FROM grants g"
-        "   WHERE g.line_id = l.id AND g.kind = 'inbound' AND g.state <> 'settled') AS live_inbound"
-        " FROM lines l JOIN accounts a ON a.id = l.account_id LEFT JOIN credits c ON c.account_id = a.id"
-        " WHERE l.id = ?",
-        (line_id,),
-    ).fetchone()
+    """What is known of the payer of a dial."""
+    return dialling(db, line_id, plan, "") or Snapshot(None, None)
+
+
+def is_decided(db: Database, call_id: str) -> bool:
+    """Whether a dial under that id was decided before."""
+    return db.execute(_DECIDED, (call_id,)).fetchone() is not None
+
+
+def dialling(db: Database, line_id: str, plan: Plan, call_id: str) -> Snapshot | None:
+    """What is known of the payer of a dial; None where that call was decided already."""
+    row = db.execute(_DIALLING, (line_id, call_id)).fetchone()
     if row is None:
-        return Snapshot(None, None)
-    account = to_account(row)
-    line = Line(row["line_id"], account.id, to_habit(row["habit"]), Standing(row["line_standing"]))
+        return None if is_decided(db, call_id) else Snapshot(None, None)
+    decided, standing, habit, currency, balance, reserved, calls, inbound, agreed, *of_account = row
+    if decided:
+        return None
+    account = _account(*of_account)
+    line = Line(line_id, account.id, to_habit(habit), STANDINGS[standing])
     needs = plan(line, account)
     return Snapshot(
         line,
         account,
         filled(db, account.id, needs.meters),
-        _to_credit(row),
-        row["live_calls"],
-        row["live_inbound"],
-        frozenset(agreement.consent for agreement in agreements_of(db, account.id)),
+        None if currency is None else Credit(currency, balance, reserved),
+        calls,
+        inbound,
+        _NOTHING_AGREED if agreed is None else frozenset(map(Consent, agreed.split())),
         _identity(db, line, needs) if needs.identity else None,
         room_of(db, account.id, needs.room) if needs.room is not None else None,
         _callees(db, account.id, needs.callee, needs.callees_since_ms) if needs.callee is not None else None,
@@ -232,42 +262,127 @@ def published(db: Database) -> tuple[PublishedPolicy, ...]:
 
 
 def filled(db: Database, account_id: str, meters: Sequence[MeterWindow]) -> tuple[MeterWindow, ...]:
-    filled = []
+    """These meters as they stand: the empty ones that a plan names, with what is in the store."""
+    if not meters:
+        return ()
+    keys: list[str | int] = []
     for meter in meters:
-        row = db.execute(
-            "SELECT used_units, reserved_units, over_units FROM meters"
-            " WHERE account_id = ? AND allowance = ? AND start_ms = ? AND end_ms = ?",
-            (account_id, meter.allowance, meter.window.start_ms, meter.window.end_ms),
-        ).fetchone()
-        if row is None:
-            filled.append(meter)
-            continue
-        used_units, reserved_units, over_units = row
-        filled.append(
-            # Every dial comes by here, and `replace` takes four times as long.
-            MeterWindow(
-                meter.allowance,
-                meter.window,
-                meter.limit_units,
-                used_units,
-                reserved_units,
-                over_units,
-                meter.over,
-                meter.weight,
-                meter.room,
-                meter.raised,
-            )
+        keys += (account_id, meter.allowance, meter.window.start_ms, meter.window.end_ms)
+    filled = list(meters)
+    for place, used_units, reserved_units, over_units in db.execute(_meters(len(meters)), keys).fetchall():
+        meter = meters[place]
+        # Every dial comes by here, and `replace` takes four times as long.
+        filled[place] = MeterWindow(
+            meter.allowance,
+            meter.window,
+            meter.limit_units,
+            used_units,
+            reserved_units,
+            over_units,
+            meter.over,
+            meter.weight,
+            meter.room,
+            meter.raised,
         )
     return tuple(filled)
 
 
-def holds_of(db: Database, call_id: str) -> list[Row]:
-    return db.execute(
-        "SELECT h.*, m.limit_units, m.used_units AS meter_used_units, m.reserved_units AS meter_reserved_units"
-        " FROM holds h JOIN meters m USING (account_id, allowance, start_ms, end_ms)"
-        " WHERE call_id = ? ORDER BY allowance, start_ms, end_ms",
-        (call_id,),
-    ).fetchall()
+@lru_cache(maxsize=32)
+def _meters(count: int) -> str:
+    """One statement for several meters, each along the primary key."""
+    return " UNION ALL ".join(
+        f"SELECT {place}, used_units, reserved_units, over_units FROM meters"  # noqa: S608
+        " WHERE account_id = ? AND allowance = ? AND start_ms = ? AND end_ms = ?"
+        for place in range(count)
+    )
+
+
+class Held(NamedTuple):
+    """What a grant holds of a meter, and that meter as it stands. over, room: flags, as stored."""
+
+    allowance: str
+    start_ms: int
+    end_ms: int
+    hold_units: int
+    over: int
+    weight: int
+    room: int
+    limit_units: int | None
+    used_units: int
+    reserved_units: int
+    over_units: int
+
+    @property
+    def window(self) -> Window:
+        return Window(self.start_ms, self.end_ms)
+
+
+class Used(NamedTuple):
+    """What becomes of what is held: units used, units past the limit, the limit where it changes with them, and the
+    seconds of the talk that are past it, [from, until), where these are not its last.
+    """
+
+    used_units: int
+    over_units: int = 0
+    limit_units: int | None = None
+    past: tuple[tuple[int, int], ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Followed:
+    """A grant, and what its next step needs to know. holds: by allowance, then by window.
+
+    fraud: its account was terminated for it. raised: that account has limits of its own. rules: what is told of.
+    """
+
+    grant: Grant
+    holds: tuple[Held, ...]
+    fraud: bool
+    raised: bool
+    credit: Credit | None
+    rules: NoticeRules | None
+
+
+_FOLLOWED = f"""
+    SELECT {_GRANT_COLUMNS}, a.fraud, a.raises <> '[]', c.currency, c.balance_micros, c.reserved_micros,
+           (SELECT rules FROM notice_rules WHERE id = 1),
+           h.allowance, h.start_ms, h.end_ms, h.hold_units, h.over, h.weight, h.room,
+           m.limit_units, m.used_units, m.reserved_units, m.over_units
+      FROM grants g JOIN decisions d ON d.call_id = g.call_id JOIN accounts a ON a.id = g.account_id
+      LEFT JOIN credits c ON c.account_id = g.account_id
+      LEFT JOIN holds h ON h.call_id = g.call_id
+      LEFT JOIN meters m ON m.account_id = h.account_id AND m.allowance = h.allowance
+       AND m.start_ms = h.start_ms AND m.end_ms = h.end_ms
+     WHERE g.call_id = ? ORDER BY h.allowance, h.start_ms, h.end_ms
+"""  # noqa: S608
+
+
+def follow(db: Database, call_id: str) -> Followed:
+    """Raises NotFound."""
+    rows = db.execute(_FOLLOWED, (call_id,)).fetchall()
+    if not rows:
+        raise NotFound(f"no grant for call {call_id}")
+    fields = tuple(rows[0])
+    fraud, raised, currency, balance_micros, reserved_micros, rules = fields[_HERE:_HOLD]
+    return Followed(
+        _to_grant(fields[:_HERE]),
+        () if fields[_HOLD] is None else tuple([Held(*tuple(row)[_HOLD:]) for row in rows]),
+        bool(fraud),
+        bool(raised),
+        None if currency is None else Credit(currency, balance_micros, reserved_micros),
+        None if rules is None else to_rules(rules),
+    )
+
+
+@lru_cache(maxsize=8)
+def to_rules(text: str) -> NoticeRules:
+    return msgspec.json.decode(text, type=NoticeRules)
+
+
+def notice_rules(db: Database) -> NoticeRules | None:
+    """What is told of; None where nobody is to be told of anything."""
+    row = db.execute("SELECT rules FROM notice_rules WHERE id = 1").fetchone()
+    return None if row is None else to_rules(row[0])
 
 
 def live_grants(db: Database) -> tuple[Grant, ...]:
@@ -563,8 +678,8 @@ def _to_credit(row: Row) -> Credit | None:
 
 
 @lru_cache(maxsize=TEXTS_KEPT)
-def _to_terms(text: str | None) -> tuple[Terms, ...]:
-    return () if text is None else msgspec.json.decode(text, type=tuple[Terms, ...])
+def _to_terms(text: str) -> tuple[Terms, ...]:
+    return msgspec.json.decode(text, type=tuple[Terms, ...])
 
 
 def to_charge(row: Row) -> Charge:
@@ -608,8 +723,8 @@ def to_habit(text: str) -> Habit:
     return msgspec.json.decode(text, type=Habit)
 
 
-def _to_grant(row: Row) -> Grant:
+def _to_grant(row: Iterable[Any]) -> Grant:
     fields = list(row)
-    fields[3], fields[7], fields[16] = Kind(row["kind"]), GrantState(row["state"]), bool(row["estimated"])
-    fields[17] = _to_terms(row["terms"])
+    fields[3], fields[7], fields[16] = KINDS[fields[3]], STATES[fields[7]], bool(fields[16])
+    fields[17] = () if fields[17] is None else _to_terms(fields[17])
     return Grant(*fields)

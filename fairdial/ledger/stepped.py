@@ -209,7 +209,7 @@ class SteppedLedger:
         return await self._steps.read(lambda db: reading.latest_messages(db, account_id, limit, after))
 
     async def snapshot(self, line_id: str, plan: Plan) -> Snapshot:
-        return await self._steps.read(lambda db: reading.snapshot(db, line_id, plan))
+        return await self._steps.read(lambda db: reading.snapshot(db, line_id, plan) or Snapshot(None, None))
 
     async def add_account(self, account: Account) -> None:
         await self._steps.do(lambda db: provisioning.add_account(db, account))

@@ -7,10 +7,12 @@ from typing import Any, Protocol
 
 import pytest
 
+from fairdial.ledger import granting
 from fairdial.ledger.contract import Ledger
 from fairdial.ledger.postgres import PostgresLedger
 from fairdial.ledger.sqlite import SqliteLedger
 from testbed.postgres import Cluster, shared_cluster
+from tests.contract.reads_first import STEPS, watched
 
 
 class Store(Protocol):
@@ -76,6 +78,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _is_one_seed_more(item: pytest.Item) -> bool:
     given: dict[str, Any] = getattr(getattr(item, "callspec", None), "params", {})
     return given.get("store") == "postgres" and given.get("seed", 0) >= SEEDS_ON_A_SERVER
+
+
+@pytest.fixture(autouse=True)
+def steps_read_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test here has a call's step read after it wrote."""
+    for name in STEPS:
+        monkeypatch.setattr(granting, name, watched(getattr(granting, name)))
 
 
 @pytest.fixture(params=sorted(STORES))

@@ -25,6 +25,7 @@ from fairdial.ledger.contract import (
 from fairdial.ledger.sqlite import SqliteLedger
 from fairdial.ledger.writer import Writer, migrate
 from fairdial.policy.account import Line
+from tests.contract.reads_first import watched
 from tests.samples import NOON_MS, authorise, outbound, provision
 
 DB = sqlite3.Connection
@@ -207,6 +208,19 @@ async def test_no_step_of_a_call_or_listing_scans_or_sorts_a_table(
             in_order = "USING INDEX" in row[3]  # walking an index up to the limit
             assert not row[3].startswith("SCAN") or in_order, (statement, row[3])
     raw.close()
+
+
+def test_a_step_that_reads_after_it_wrote_is_found(books: DB) -> None:
+    once = "UPDATE meters SET calls = 1"
+    look = "SELECT calls FROM meters"
+    watched(lambda db: [*db.execute(look), db.execute(once)])(books)
+    with pytest.raises(AssertionError, match="is read after"):
+        watched(lambda db: [db.execute(once), db.execute(look)])(books)
+    with pytest.raises(AssertionError, match="rowcount"):
+        watched(lambda db: db.execute(once).rowcount)(books)
+    with pytest.raises(AssertionError, match="RETURNING"):
+        watched(lambda db: db.execute(f"{once} RETURNING calls"))(books)
+    books.close()
 
 
 # --- the writer ----------------------------------------------------------------------------------

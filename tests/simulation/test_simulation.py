@@ -7,7 +7,7 @@ import contextlib
 import gc
 import os
 import sqlite3
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -17,8 +17,10 @@ from ari_handlers import events
 from ari_handlers.adoption import Adoption
 from ari_handlers.followed import DialCall
 from ari_handlers.leases import LeaseNotSet, Leases
-from fairdial.ledger import granting, reading
+from fairdial.ledger import granting, metering, reading
 from fairdial.ledger.contract import Grant
+from fairdial.ledger.database import Write
+from fairdial.ledger.reading import Held, Used
 from fairdial.policy.call import Talking, lease_end_ms
 from fairdial.policy.sizing import Hold
 from tests.simulation.run import Failure, simulate
@@ -142,21 +144,21 @@ def test_a_settlement_that_is_wrong_is_found(
 
 
 def test_a_settlement_that_forgets_its_seconds_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    def use_nothing(db: sqlite3.Connection, hold: sqlite3.Row, _used: int, *rest: Any) -> None:
-        _write_use(db, hold, 0, *rest)
+    def use_nothing(call_id: str, account_id: str, uses: list[tuple[Held, Used]]) -> Iterator[Write]:
+        return _used(call_id, account_id, [(held, used._replace(used_units=0)) for held, used in uses])
 
-    _write_use = granting._write_use
-    monkeypatch.setattr(granting, "_write_use", use_nothing)
+    _used = metering.used
+    monkeypatch.setattr(metering, "used", use_nothing)
     assert "its meters have" in found(20).brief
 
 
 def test_seconds_that_are_granted_and_not_reserved_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    def reserve_less(db: sqlite3.Connection, call_id: str, account_id: str, holds: list[Hold]) -> None:
-        _reserve(db, call_id, account_id, holds)
-        db.execute("UPDATE meters SET reserved_units = max(0, reserved_units - 1)")
+    def reserve_less(call_id: str, account_id: str, holds: list[Hold]) -> Iterator[Write]:
+        yield from _reserved(call_id, account_id, holds)
+        yield "UPDATE meters SET reserved_units = max(0, reserved_units - 1)", ()
 
-    _reserve = granting._reserve
-    monkeypatch.setattr(granting, "_reserve", reserve_less)
+    _reserved = metering.reserved
+    monkeypatch.setattr(metering, "reserved", reserve_less)
     assert "promise 2" in found(20).brief
 
 
