@@ -165,7 +165,8 @@ class Servers:
 
         Raises psycopg.Error or LedgerUnavailable.
         """
-        if doubted and len(self._each) > 1:
+        # Who has just started knows of no promotion either.
+        if len(self._each) > 1 and (doubted or not self._doubts.timeline):
             found = self._newest()
         else:
             found = self._connect(self._url)
@@ -194,7 +195,7 @@ class Servers:
             )
         if found.timeline > newest:
             if newest:
-                log.warning("ledger_failed_over", server=self._where, timeline=found.timeline)
+                log.warning("ledger_failed_over", store=self._where, timeline=found.timeline)
             self._doubts.timeline = found.timeline
 
     def _newest(self) -> "HeardConnection[Any]":

@@ -40,7 +40,7 @@ from fairdial.ledger.contract import (
 )
 from fairdial.ledger.database import Cursor, Of, SharedDatabase, Unstorable
 from fairdial.ledger.dialect import translated
-from fairdial.ledger.heard import Doubts, HeardConnection, Servers, Silent, Trouble
+from fairdial.ledger.heard import Doubts, HeardConnection, Servers, Silent, Trouble, each_host
 from fairdial.ledger.stepped import Step
 
 T = TypeVar("T")
@@ -98,6 +98,7 @@ _LOST: Final = (
 """After these a new connection may do."""
 
 _CURES: Final[dict[type[psycopg.Error], str]] = {
+    Silent: "see whether the server hangs, or the way to it, or the standby without which it commits nothing",
     errors.LockNotAvailable: "another step holds the account, such as an import; repeat it",
     errors.QueryCanceled: "see what keeps the server busy (pg_stat_activity)",
     errors.ReadOnlySqlTransaction: "`store.url` leads to a standby or a server that only reads; name the primary,"
@@ -469,7 +470,7 @@ class Pool:
         """No connection that was made before is used again, nor waited on."""
         self._doubts.silent_s = time.monotonic()
         way.trouble.found(told(self.where, error))
-        log.error("ledger_silent", server=self.where, error=str(error))
+        log.error("ledger_silent", store=self.where, error=str(error))
 
     def _connection(self, way: _Way) -> "HeardConnection[_Row]":
         """This thread's, made anew where it has none, or none that is relied on. Raises LedgerUnavailable."""
@@ -513,8 +514,12 @@ class Pool:
 def shown(url: str) -> str:
     """Which server and database, for people. Raises ValueError."""
     try:
-        given = conninfo_to_dict(url)
+        given = [conninfo_to_dict(each) for each in each_host(url)]
     except psycopg.Error as error:
         raise ValueError(f"no PostgreSQL address: {str(error).strip()}") from None
-    host, port = given.get("host", "localhost"), given.get("port", "")
-    return f"postgresql://{host}{port and ':'}{port}/{given.get('dbname', '')}"
+    hosts = (f"{each.get('host', 'localhost')}{_port(each.get('port'))}" for each in given)
+    return f"postgresql://{','.join(hosts)}/{given[0].get('dbname', '')}"
+
+
+def _port(port: object) -> str:
+    return f":{port}" if port else ""

@@ -15,6 +15,7 @@ from fairdial.ledger import notices
 from fairdial.ledger.contract import LedgerError, LedgerUnavailable
 from fairdial.ledger.database import Database
 from fairdial.ledger.dialect import translated_schema
+from fairdial.ledger.heard import Doubts, Servers
 from fairdial.ledger.notice import Channel, Delivery
 from fairdial.ledger.pool import BEGIN_READING, LOCKED_MS, Pool, PostgresDatabase, connect, shown, told
 from fairdial.ledger.schema import files
@@ -76,7 +77,8 @@ class PostgresLedger(SteppedLedger):
 def reading(url: str, password: str | None = None) -> Iterator[Database]:
     """One moment of the database, for who copies from it. Raises LedgerUnavailable."""
     try:
-        with contextlib.closing(connect(url, password)) as connection:
+        servers = Servers(url, shown(url), lambda each: connect(each, password), Doubts())
+        with contextlib.closing(servers.connect(doubted=False)) as connection:
             connection.execute(BEGIN_READING.encode())
             yield PostgresDatabase(connection)
     except psycopg.Error as error:
