@@ -48,7 +48,7 @@ from fairdial import call_log, logs
 from fairdial.cases import Cases
 from fairdial.cdr_probe import file_is_readable
 from fairdial.clock import SystemClock
-from fairdial.config import Config, ConfigError, read_again, with_secrets
+from fairdial.config import Config, ConfigError, by_systemd, read_again, with_secrets
 from fairdial.console import cli
 from fairdial.console.access import Gate
 from fairdial.console.api import HttpServer, create_app
@@ -223,6 +223,8 @@ def replaying(config: Config) -> tuple[Path, Runner]:
     store = config.store.path.absolute()
     # The process runs in a folder of its own, and is told so what is relative to ours.
     paths = {"FAIRDIAL_STORE__PATH": store, "FAIRDIAL_POLICIES": config.policies.absolute()}
+    if config.store.password_file is not None and not by_systemd(config.store.password_file):
+        paths["FAIRDIAL_STORE__PASSWORD_FILE"] = config.store.password_file.absolute()
     if config.prefixes is not None:
         paths["FAIRDIAL_PREFIXES"] = config.prefixes.absolute()
     kept = {name: value for name, value in os.environ.items() if name not in NOT_HANDED_ON}
@@ -814,6 +816,9 @@ def probes(config: Config) -> dict[str, Probe]:
                 raise Ailment(each["text"], each["cure"])
         return f"{config.store.shown}: in use by the running server, {status['calls']} calls in progress"
 
+    async def standby() -> str:
+        return await asyncio.to_thread(_standby, config)
+
     async def ari() -> str:
         usable = _usable(config)
         settings = usable.ari
@@ -865,6 +870,7 @@ def probes(config: Config) -> dict[str, Probe]:
         "policies": policies,
         "numbers": numbers,
         "store": store,
+        **({"standby": standby} if config.store.url else {}),
         "ari": ari,
         "ami": ami,
         "clock": asked(partial(clocks_agree, clock=SystemClock())),
@@ -873,6 +879,28 @@ def probes(config: Config) -> dict[str, Probe]:
         "server": server,
         "decision": decision,
     }
+
+
+def _standby(config: Config) -> str:
+    """How well the server keeps what it acknowledges. Raises Ailment."""
+    from fairdial.ledger.postgres import DURABLE_CURE, examine
+
+    try:
+        store = with_secrets(config, only="store").store
+        found = examine(store.url, store.password.get_secret_value() or None)
+    except LedgerUnavailable as error:
+        raise Ailment(error.found, error.cure, grave=False) from error
+    except ConfigError as error:
+        raise Ailment(str(error), "mend `store.password_file`", grave=False) from error
+    if found.faults:
+        raise Ailment(", ".join(found.faults), DURABLE_CURE, grave=False)
+    if found.alone:
+        raise Ailment(
+            found.standbys,
+            "give it one where no call may be lost with the server: docs/postgresql.md, High availability",
+            grave=False,
+        )
+    return found.standbys
 
 
 def _usable(config: Config) -> Config:

@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager, contextmanager
 import pytest
 
 from fairdial.ledger.contract import Ledger, LedgerSlow, LedgerUnavailable
-from fairdial.ledger.postgres import PostgresLedger
+from fairdial.ledger.postgres import PostgresLedger, examine
 from testbed.postgres import Cluster, obtain_postgres
 from tests.contract.loads import PLAN, USED_S, Load, hold_against, repeated
 from tests.samples import NOON_MS, authorise, outbound, provision
@@ -182,11 +182,34 @@ async def test_an_old_primary_that_wakes_gets_nothing_more(pair: tuple[Cluster, 
         await ledger.close()
 
 
+@pytest.mark.parametrize(
+    ("setting", "said"), [("on", ""), ("off", "synchronous_commit is off"), ("local", "")]
+)
+def test_settings_by_which_a_server_forgets_are_named(cluster: Cluster, setting: str, said: str) -> None:
+    with cluster.database() as name:
+        cluster.admin(f"ALTER DATABASE {name} SET synchronous_commit = {setting}")
+        try:
+            found = examine(cluster.url(name))
+        finally:
+            cluster.admin(f"ALTER DATABASE {name} RESET synchronous_commit")
+    # The testbed's own server keeps what it is told from processes that die, and from nothing else.
+    assert found.faults == ("fsync is off", "full_page_writes is off", *([said] if said else []))
+    assert (found.alone, found.standbys) == (True, "it commits alone, without a synchronous standby")
+
+
 async def test_without_its_standby_a_server_acknowledges_nothing_and_is_not_flooded_with_connections(
     pair: tuple[Cluster, Cluster],
 ) -> None:
     leading, standby = pair
     with leading.database() as name:
+        found = examine(leading.url(name))
+        assert (found.alone, found.standbys) == (
+            False,
+            "it commits with follower; following it: follower (sync, streaming)",
+        )
+        leading.admin(f"ALTER DATABASE {name} SET synchronous_commit = local")
+        assert "does not wait for its standbys" in examine(leading.url(name)).standbys
+        leading.admin(f"ALTER DATABASE {name} RESET synchronous_commit")
         async with under_load(leading.url(name)) as load:
             standby.freeze()
             try:
