@@ -37,7 +37,7 @@ test: venv
 
 ## make soak    long faults on a real Asterisk, attacks, then an hour of steady load (SOAK="--minutes 5 --rate 40")
 soak: venv
-	$(PYTHON) -m pytest tests/switch/test_faults.py -m soak -o log_cli=true -o log_cli_level=INFO
+	$(PYTHON) -m pytest tests/switch/test_faults.py tests/switch/test_postgres_faults.py -m soak -o log_cli=true -o log_cli_level=INFO
 	FAIRDIAL_SIMULATED_RUNS=50000 $(PYTHON) -m pytest tests/simulation --numprocesses 2
 	$(PYTHON) -m benchmarks.hostile
 	$(PYTHON) -m benchmarks.soak $(SOAK)

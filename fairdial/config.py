@@ -436,7 +436,7 @@ class Config(_Section):
     def secret_files(self) -> tuple[Path, ...]:
         """The files of ours that hold a secret; not those in a folder of systemd's, which nobody else can read."""
         named = (self._holds_secret, *(secret.file for secret in _secrets(self)))
-        return tuple(path for path in named if path is not None and not _by_systemd(path))
+        return tuple(path for path in named if path is not None and not by_systemd(path))
 
 
 def load(path: Path | None, environment: Mapping[str, str] | None = None) -> Config:
@@ -521,7 +521,7 @@ def _changed(section: Any, path: tuple[str, ...], values: Mapping[str, Any]) -> 
 
 
 def _secret(key: str, path: Path, environment: Mapping[str, str]) -> SecretStr:
-    if _by_systemd(path):
+    if by_systemd(path):
         folder = environment.get("CREDENTIALS_DIRECTORY")
         if not folder:
             raise ConfigError(
@@ -545,7 +545,8 @@ def _secret(key: str, path: Path, environment: Mapping[str, str]) -> SecretStr:
     return SecretStr(secret)
 
 
-def _by_systemd(path: Path) -> bool:
+def by_systemd(path: Path) -> bool:
+    """Whether a path begins with the folder of systemd's credentials, and so is no relative one."""
     return bool(path.parts) and path.parts[0] in CREDENTIALS
 
 
@@ -586,7 +587,7 @@ def _overlay(document: dict[str, Any], environment: Mapping[str, str]) -> None:
 
 def _anchored(config: Config, folder: Path) -> Config:
     def anchor(path: Path) -> Path:
-        return path if path.is_absolute() or _by_systemd(path) else folder.absolute() / path
+        return path if path.is_absolute() or by_systemd(path) else folder.absolute() / path
 
     def anchored(section: _Section, *keys: str) -> _Section:
         named = {key: path for key in keys if (path := getattr(section, key)) is not None}

@@ -291,6 +291,9 @@ class Desk:
             self._take_back_late(dial)
             raise
         except LedgerUnavailable as error:
+            if isinstance(error, LedgerSlow):
+                # The grant may have been written.
+                self._take_back_late(dial)
             return self._failed(Reason.STORE_UNAVAILABLE, dial, error=str(error))
         except IdempotencyConflict as error:
             return self._failed(Reason.REQUEST_MALFORMED, dial, error=str(error))

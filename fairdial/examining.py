@@ -86,6 +86,9 @@ def probes(config: Config) -> dict[str, Probe]:
                 raise Ailment(each["text"], each["cure"])
         return f"{config.store.shown}: in use by the running server, {status['calls']} calls in progress"
 
+    async def standby() -> str:
+        return await asyncio.to_thread(_standby, config)
+
     async def ari() -> str:
         usable = _usable(config)
         settings = usable.ari
@@ -137,6 +140,7 @@ def probes(config: Config) -> dict[str, Probe]:
         "policies": policies,
         "numbers": numbers,
         "store": store,
+        **({"standby": standby} if config.store.url else {}),
         "ari": ari,
         "ami": ami,
         "clock": asked(partial(clocks_agree, clock=SystemClock())),
@@ -145,6 +149,28 @@ def probes(config: Config) -> dict[str, Probe]:
         "server": server,
         "decision": decision,
     }
+
+
+def _standby(config: Config) -> str:
+    """How well the server keeps what it acknowledges. Raises Ailment."""
+    from fairdial.ledger.postgres import DURABLE_CURE, examine
+
+    try:
+        store = with_secrets(config, only="store").store
+        found = examine(store.url, store.password.get_secret_value() or None)
+    except LedgerUnavailable as error:
+        raise Ailment(error.found, error.cure, grave=False) from error
+    except ConfigError as error:
+        raise Ailment(str(error), "mend `store.password_file`", grave=False) from error
+    if found.faults:
+        raise Ailment(", ".join(found.faults), DURABLE_CURE, grave=False)
+    if found.alone:
+        raise Ailment(
+            found.standbys,
+            "give it one where no call may be lost with the server: docs/postgresql.md, High availability",
+            grave=False,
+        )
+    return found.standbys
 
 
 def _usable(config: Config) -> Config:

@@ -122,6 +122,8 @@ def replaying(config: Config) -> tuple[Path, Runner]:
     store = config.store.path.absolute()
     # The process runs in a folder of its own, and is told so what is relative to ours.
     paths = {"FAIRDIAL_STORE__PATH": store, "FAIRDIAL_POLICIES": config.policies.absolute()}
+    if config.store.password_file is not None and not by_systemd(config.store.password_file):
+        paths["FAIRDIAL_STORE__PASSWORD_FILE"] = config.store.password_file.absolute()
     if config.prefixes is not None:
         paths["FAIRDIAL_PREFIXES"] = config.prefixes.absolute()
     kept = {name: value for name, value in os.environ.items() if name not in NOT_HANDED_ON}

@@ -2,6 +2,7 @@
 
 `obtain_postgres` finds the programs of Debian's package, or installs it without the cluster that it would start.
 `Cluster` runs one server as a plain user, for PostgreSQL refuses root, and hands out databases with an empty ledger.
+It can fail in the ways that servers do: it is stopped, frozen, its disk is full, and its standby takes its place.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ from testbed.ports import LOOPBACK, free_ports
 
 PLAIN_USER = "nobody"
 VERSION_MIN = 15
+STANDBY = "follower"
+"""What a standby calls itself to the server that it follows."""
 START_WITHIN_S = 30.0
 COMMAND_WITHIN_S = 60.0
 SETTINGS = {
@@ -95,14 +98,19 @@ def _programs() -> Path | None:
 class Cluster:
     """One server. `start` before use, `stop` after; it may be stopped and started again with what it holds.
 
-    disk: wait for the disk at each commit, as a server that is relied on does.
+    disk: wait for the disk at each commit, as a server that is relied on does. disk_mb: on a disk of its own of that
+    size, for which root is needed. copy_of: a standby of that one (`standby`).
     """
 
-    def __init__(self, programs: Path, *, disk: bool = False) -> None:
+    def __init__(
+        self, programs: Path, *, disk: bool = False, disk_mb: int = 0, copy_of: Cluster | None = None
+    ) -> None:
         self._programs = programs
         self._settings = SETTINGS | ({"fsync": "on", "full_page_writes": "on"} if disk else {})
         self.folder = Path(tempfile.mkdtemp(prefix="fairdial-pg-"))
         [self.port] = free_ports(1)
+        self._frozen: list[int] = []
+        self._mounted: Path | None = None
         self._names = itertools.count(1)
         self._free: list[str] = []
         self._server: subprocess.Popen[bytes] | None = None
@@ -111,6 +119,17 @@ class Cluster:
             user = pwd.getpwnam(PLAIN_USER)
             os.chown(self.folder, user.pw_uid, user.pw_gid)
             self._as = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
+        if disk_mb:
+            # One file of what is logged, and the next.
+            self._settings |= {"min_wal_size": "32MB", "max_wal_size": "48MB"}
+            self._mount(disk_mb)
+        if copy_of is not None:
+            self._run(
+                *("pg_basebackup", "--write-recovery-conf", "--checkpoint=fast", "--no-sync"),
+                *("--wal-method=stream", "--pgdata", str(self.folder / "data")),
+                *("--dbname", f"{copy_of.url('postgres')}&application_name={STANDBY}"),
+            )
+            return
         self._run(
             "initdb",
             *("--pgdata", str(self.folder / "data"), "--username", "fairdial", "--auth", "trust"),
@@ -118,12 +137,7 @@ class Cluster:
         )
 
     def _run(self, program: str, *arguments: str) -> None:
-        command = [str(self._programs / program), *arguments]
-        done = subprocess.run(
-            command, cwd="/", capture_output=True, text=True, timeout=COMMAND_WITHIN_S, **self._as
-        )
-        if done.returncode:
-            raise TestbedError(f"{program} failed: {done.stderr.strip()[-500:]}")
+        _done([str(self._programs / program), *arguments], **self._as)
 
     def url(self, database: str, *, user: str = "fairdial") -> str:
         """As `store.url`, on the server's socket."""
@@ -132,6 +146,11 @@ class Cluster:
     def tcp_url(self, database: str, *, user: str = "fairdial") -> str:
         """As `store.url`, on loopback."""
         return f"postgresql://{user}@{LOOPBACK}:{self.port}/{database}"
+
+    def with_standby_url(self, standby: Cluster, database: str) -> str:
+        """As `store.url`, of whichever of the two leads."""
+        hosts = ",".join(f"{LOOPBACK}:{each.port}" for each in (self, standby))
+        return f"postgresql://fairdial@{hosts}/{database}?target_session_attrs=read-write"
 
     def start(self) -> None:
         """Start it and wait until it answers. Raises `TestbedError`."""
@@ -167,44 +186,95 @@ class Cluster:
             self._server.wait(START_WITHIN_S)
             self._server = None
 
+    def standby(self) -> Cluster:
+        """A running server that follows this one, which from now on commits nothing without it."""
+        following = Cluster(self._programs, copy_of=self)
+        try:
+            following.start()
+            self.set(synchronous_standby_names=STANDBY)
+            self._wait_for(
+                "SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync'", "its standby follows"
+            )
+        except BaseException:
+            following.remove()
+            raise
+        return following
+
+    def promote(self) -> None:
+        """Let a standby take the lead, whether or not the server that it follows is there."""
+        self.admin("SELECT pg_promote()")
+        self._wait_for("SELECT (NOT pg_is_in_recovery())::int", "it leads")
+
+    def set(self, **settings: str) -> None:
+        """Change settings that need no restart; they hold for this server and its data."""
+        for name, value in settings.items():
+            self.admin(f"ALTER SYSTEM SET {name} = '{value}'")
+        self.admin("SELECT pg_reload_conf()")
+
+    def _wait_for(self, sql: str, what: str) -> None:
+        until = time.monotonic() + START_WITHIN_S
+        while not self.admin(sql)[0][0]:
+            if time.monotonic() > until:
+                raise TestbedError(f"after {START_WITHIN_S} s it is not so that {what}")
+            time.sleep(0.02)
+
+    def freeze(self) -> None:
+        """Stop all its processes where they are: connections stay, and nothing is answered, until `thaw`."""
+        assert self._server is not None
+        # The first makes no more of them.
+        self._send(signal.SIGSTOP, self._server.pid)
+        self._frozen = [self._server.pid, *_children(self._server.pid)]
+        for pid in self._frozen:
+            self._send(signal.SIGSTOP, pid)
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        for pid in reversed(self._frozen):
+            self._send(signal.SIGCONT, pid)
+        self._frozen = []
+
+    def _send(self, number: signal.Signals, pid: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+    @contextlib.contextmanager
+    def full(self) -> Iterator[None]:
+        """Until the block ends its disk has no room, of a server that has a disk of its own (`disk_mb`)."""
+        ballast = self.folder / "data" / "ballast"
+        with ballast.open("wb", buffering=0) as file:
+            for size in (1_048_576, 4_096, 1):
+                with contextlib.suppress(OSError):
+                    while file.write(b"x" * size):
+                        pass
+        try:
+            yield
+        finally:
+            ballast.unlink()
+
+    def _mount(self, size_mb: int) -> None:
+        place = self.folder / "data"
+        place.mkdir(mode=0o700)
+        owner = f",uid={self._as['user']},gid={self._as['group']}" if self._as else ""
+        _done(["mount", "-t", "tmpfs", "-o", f"size={size_mb}m,mode=0700{owner}", "tmpfs", str(place)])
+        self._mounted = place
+
     def remove(self) -> None:
         """Stop it and remove all that it holds."""
+        self.thaw()
         self.stop(signal.SIGQUIT)
+        if self._mounted is not None:
+            _done(["umount", str(self._mounted)])
         shutil.rmtree(self.folder, ignore_errors=True)
 
     @contextlib.contextmanager
-    def pooler(self) -> Iterator[int]:
-        """PgBouncer before this server: three connections, another for each transaction. Its port on loopback."""
-        program, environment = obtain_pgbouncer()
-        [port] = free_ports(1)
-        settings = self.folder / "pgbouncer.ini"
-        settings.write_text(
-            f"[databases]\n* = host={LOOPBACK} port={self.port} user=fairdial\n[pgbouncer]\n"
-            f"listen_addr = {LOOPBACK}\nlisten_port = {port}\nunix_socket_dir =\nauth_type = any\n"
-            "pool_mode = transaction\ndefault_pool_size = 3\nmax_client_conn = 200\n"
-        )
-        settings.chmod(0o644)
-        # It becomes a plain user by itself, who could not reach it in root's cache.
-        plain = ["-u", PLAIN_USER] if self._as else []
-        with (self.folder / "pooler.log").open("ab") as output:
-            running = subprocess.Popen(
-                [program, *plain, str(settings)],
-                cwd="/",
-                env={**os.environ, **environment},
-                stdout=output,
-                stderr=output,
-            )
+    def pooler(self) -> Iterator[Pooler]:
+        """PgBouncer before this server, running."""
+        pooler = Pooler(self)
+        pooler.start()
         try:
-            until = time.monotonic() + START_WITHIN_S
-            while not _answers(port):
-                if time.monotonic() > until or running.poll() is not None:
-                    said = (self.folder / "pooler.log").read_text(errors="replace")[-500:]
-                    raise TestbedError(f"PgBouncer does not start: {said}")
-                time.sleep(0.02)
-            yield port
+            yield pooler
         finally:
-            running.terminate()
-            running.wait(START_WITHIN_S)
+            pooler.stop()
 
     def admin(self, sql: str, database: str = "postgres", **parameters: Any) -> list[tuple[Any, ...]]:
         """Run a statement, and what it found."""
@@ -215,12 +285,13 @@ class Cluster:
     @contextlib.contextmanager
     def database(self) -> Iterator[str]:
         """A database with an empty ledger, by its name; emptied afterwards, and given to the next who asks."""
-        name = self._free.pop() if self._free else self._made()
+        name = self._free.pop() if self._free else self.made()
         yield name
         self._empty(name)
         self._free.append(name)
 
-    def _made(self) -> str:
+    def made(self) -> str:
+        """A database with an empty ledger, by its name; it goes with the server."""
         name = f"ledger_{next(self._names)}"
         self.admin(f"CREATE DATABASE {name}")
         with psycopg.connect(self.url(name), autocommit=True, cursor_factory=psycopg.RawCursor) as connection:
@@ -233,6 +304,55 @@ class Cluster:
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %(name)s", name=name
         )
         self.admin(_EMPTY, name)
+
+
+class Pooler:
+    """PgBouncer before a server: three connections, another for each transaction. It may be stopped and started."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._program, environment = obtain_pgbouncer()
+        self._environment = {**os.environ, **environment}
+        [self.port] = free_ports(1)
+        self._folder = cluster.folder
+        self._settings = cluster.folder / "pgbouncer.ini"
+        self._settings.write_text(
+            f"[databases]\n* = host={LOOPBACK} port={cluster.port} user=fairdial\n[pgbouncer]\n"
+            f"listen_addr = {LOOPBACK}\nlisten_port = {self.port}\nunix_socket_dir =\nauth_type = any\n"
+            "pool_mode = transaction\ndefault_pool_size = 3\nmax_client_conn = 200\n"
+        )
+        self._settings.chmod(0o644)
+        self._running: subprocess.Popen[bytes] | None = None
+
+    def url(self, database: str) -> str:
+        """As `store.url`."""
+        return f"postgresql://fairdial@{LOOPBACK}:{self.port}/{database}"
+
+    def start(self) -> None:
+        """Start it and wait until it takes connections. Raises `TestbedError`."""
+        # It becomes a plain user by itself, who could not reach it in root's cache.
+        plain = ["-u", PLAIN_USER] if os.geteuid() == 0 else []
+        with (self._folder / "pooler.log").open("ab") as output:
+            running = subprocess.Popen(
+                [self._program, *plain, str(self._settings)],
+                cwd="/",
+                env=self._environment,
+                stdout=output,
+                stderr=output,
+            )
+        self._running = running
+        until = time.monotonic() + START_WITHIN_S
+        while not _answers(self.port):
+            if time.monotonic() > until or running.poll() is not None:
+                said = (self._folder / "pooler.log").read_text(errors="replace")[-500:]
+                raise TestbedError(f"PgBouncer does not start: {said}")
+            time.sleep(0.02)
+
+    def stop(self) -> None:
+        """Cut all connections, at once."""
+        if self._running is not None:
+            self._running.terminate()
+            self._running.wait(START_WITHIN_S)
+            self._running = None
 
 
 _EMPTY = """
@@ -260,3 +380,16 @@ def shared_cluster() -> Cluster:
 def _answers(port: int) -> bool:
     with socket.socket() as trying:
         return trying.connect_ex((LOOPBACK, port)) == 0
+
+
+def _children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def _done(command: list[str], **run_as: Any) -> None:
+    """Run a command to its end. Raises `TestbedError` where it fails."""
+    done = subprocess.run(
+        command, cwd="/", capture_output=True, text=True, timeout=COMMAND_WITHIN_S, **run_as
+    )
+    if done.returncode:
+        raise TestbedError(f"{Path(command[0]).name} failed: {done.stderr.strip()[-500:]}")

@@ -8,7 +8,8 @@ key, and the step is run again: it then finds what the other wrote. So a step ma
 
 Nothing is kept in a session but prepared statements, and those only where the server itself is at the other end, not a
 pooler that gives each transaction another connection. A connection that is lost is made again by the next step that
-needs it. Lost before COMMIT, nothing was changed; in COMMIT, nobody knows, and that is what is said.
+needs it. Lost before COMMIT, nothing was changed; in COMMIT, nobody knows, and that is what is said. A server that
+falls silent is not waited for longer than it may take (heard.py).
 """
 
 import asyncio
@@ -18,6 +19,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, ClassVar, Final, TypeVar
 
@@ -38,6 +40,7 @@ from fairdial.ledger.contract import (
 )
 from fairdial.ledger.database import Cursor, Of, SharedDatabase, Unstorable
 from fairdial.ledger.dialect import translated
+from fairdial.ledger.heard import Doubts, HeardConnection, Servers, Silent, Trouble, each_host
 from fairdial.ledger.stepped import Step
 
 T = TypeVar("T")
@@ -51,11 +54,11 @@ STATEMENT_MS: Final = 2_000
 IDLE_MS: Final = 5_000
 """After which the server takes back the transaction of a FairDial that froze in it, and its locks."""
 READING_MS: Final = 10_000
+ANSWER_MS: Final = 1_000
+"""So much longer than the longest statement a server may be silent: it ends that itself, unless it hangs."""
 RUNS_MAX: Final = 5
 """Of one step, where others were in its way or its connection was lost."""
 AGAIN_AFTER_S: Final = 0.01
-DOWN_S: Final = 0.2
-"""For so long after a connection could not be made nobody else tries, but hears why."""
 PREPARED_MAX: Final = 512
 """Statements that a connection keeps prepared; there are some two hundred."""
 SERVER_MIN: Final = 150_000
@@ -95,6 +98,7 @@ _LOST: Final = (
 """After these a new connection may do."""
 
 _CURES: Final[dict[type[psycopg.Error], str]] = {
+    Silent: "see whether the server hangs, or the way to it, or the standby without which it commits nothing",
     errors.LockNotAvailable: "another step holds the account, such as an import; repeat it",
     errors.QueryCanceled: "see what keeps the server busy (pg_stat_activity)",
     errors.ReadOnlySqlTransaction: "`store.url` leads to a standby or a server that only reads; name the primary,"
@@ -205,9 +209,9 @@ class _Again(Exception):
         self.at_once = at_once
 
 
-def connect(url: str, password: str | None) -> "psycopg.Connection[_Row]":
+def connect(url: str, password: str | None) -> "HeardConnection[_Row]":
     """A connection on which transactions are begun and ended by word. Raises psycopg.Error."""
-    connection = psycopg.connect(
+    connection: HeardConnection[_Row] = HeardConnection.connect(
         url,
         password=password,
         autocommit=True,
@@ -222,6 +226,7 @@ def connect(url: str, password: str | None) -> "psycopg.Connection[_Row]":
         tcp_user_timeout=5_000,
     )
     try:
+        connection.patience_s = (STATEMENT_MS + ANSWER_MS) / 1000
         connection.adapters.register_loader("numeric", _NumberLoader)
         # One type for all whole numbers: psycopg's own choice, by size, prepares each statement many times over.
         connection.adapters.register_dumper(int, Int8Dumper)
@@ -234,6 +239,16 @@ def connect(url: str, password: str | None) -> "psycopg.Connection[_Row]":
         connection.close()
         raise
     return connection
+
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """How transactions of a kind are run. limits: `_LIMITS`. patience_s: for a server that says nothing."""
+
+    begin: str
+    limits: tuple[str, str, str]
+    patience_s: float
+    trouble: Trouble = field(default_factory=Trouble)
 
 
 def told(where: str, error: Exception) -> LedgerUnavailable:
@@ -265,10 +280,13 @@ class Pool:
         within_s: float = 10.0,
         locked_ms: int = LOCKED_MS,
     ) -> None:
-        self._limits = (str(locked_ms), str(STATEMENT_MS), str(IDLE_MS))
-        self._url = url
-        self._password = password
+        patience_s = (STATEMENT_MS + ANSWER_MS) / 1000
+        self._writing = _Way(BEGIN, (str(locked_ms), str(STATEMENT_MS), str(IDLE_MS)), patience_s)
+        reading_ms = str(READING_MS)
+        self._looking = _Way(BEGIN_READING, (reading_ms,) * 3, (READING_MS + ANSWER_MS) / 1000)
         self.where = shown(url)
+        self._doubts = Doubts()
+        self._servers = Servers(url, self.where, lambda each: connect(each, password), self._doubts)
         self._waiting_max = waiting_max
         self._reading_max = reading_max
         self._within_s = within_s
@@ -277,8 +295,7 @@ class Pool:
         self._readers = ThreadPoolExecutor(max(1, connections // 2), "ledger-read")
         self._counting = threading.Lock()
         self._mine = threading.local()
-        self._all: set[psycopg.Connection[_Row]] = set()
-        self._down: tuple[float, LedgerUnavailable] | None = None
+        self._all: set[HeardConnection[_Row]] = set()
         self._closing: asyncio.Task[None] | None = None
 
     async def open(self, prepare: Callable[["psycopg.Connection[_Row]"], None]) -> None:
@@ -291,7 +308,7 @@ class Pool:
             raise
 
     def _prepared(self, prepare: Callable[["psycopg.Connection[_Row]"], None]) -> None:
-        connection = self._connection()
+        connection = self._connection(self._writing)
         try:
             if connection.info.server_version < SERVER_MIN:
                 raise LedgerUnavailable(
@@ -302,6 +319,8 @@ class Pool:
                 raise LedgerUnavailable(
                     f"{self.where}: the database is not in UTF-8", "make one with `createdb --encoding=UTF8`"
                 )
+            # It may make an index on a large table.
+            connection.patience_s = None
             prepare(connection)
         except psycopg.Error as error:
             raise told(self.where, error) from error
@@ -379,7 +398,7 @@ class Pool:
     def _step(self, step: Step[T]) -> T:
         began_s, outcome = time.monotonic(), "ok"
         try:
-            return self._repeatedly(step, BEGIN, self._limits)
+            return self._repeatedly(step, self._writing)
         except LedgerUnavailable:
             outcome = "failed"
             raise
@@ -389,12 +408,12 @@ class Pool:
                 self.traffic.commits.add(time.monotonic() - began_s, outcome)
 
     def _reading(self, step: Step[T]) -> T:
-        return self._repeatedly(step, BEGIN_READING, (str(READING_MS),) * 3)
+        return self._repeatedly(step, self._looking)
 
-    def _repeatedly(self, step: Step[T], begin: str, limits: tuple[str, ...]) -> T:
+    def _repeatedly(self, step: Step[T], way: _Way) -> T:
         for run in range(1, RUNS_MAX + 1):
             try:
-                return self._run(step, begin, limits)
+                return self._run(step, way)
             except _Again as again:
                 if run == RUNS_MAX:
                     raise again.error from again.error.__cause__
@@ -403,15 +422,16 @@ class Pool:
                     time.sleep(AGAIN_AFTER_S * run * random.random())  # noqa: S311
         raise AssertionError("the last run ends the loop")
 
-    def _run(self, step: Step[T], begin: str, limits: tuple[str, ...]) -> T:
-        connection = self._connection()
+    def _run(self, step: Step[T], way: _Way) -> T:
+        connection = self._connection(way)
+        connection.patience_s = way.patience_s
         committing = False
         try:
             # What is sent waits for no answer until the step reads one: five or six round trips to a call's step, not
             # one for each of its statements.
             with connection.pipeline() as pipeline:
-                connection.execute(begin.encode())
-                connection.execute(_LIMITS, limits)
+                connection.execute(way.begin.encode())
+                connection.execute(_LIMITS, way.limits)
                 result = step(PostgresDatabase(connection, pipeline))
                 committing = True
                 ending = connection.execute("COMMIT")
@@ -420,9 +440,12 @@ class Pool:
             # With its transaction. What was sent after the error was passed over, PREPARE too, of which the client does
             # not know; and after a change of the schema none of its prepared statements does any more.
             self._drop(connection)
+            if isinstance(error, Silent):
+                self._fell_silent(way, error)
             if committing and lost:
+                how = "fell silent" if isinstance(error, Silent) else "was lost"
                 raise LedgerSlow(
-                    f"{self.where}: the connection was lost while it committed", _UNKNOWN_CURE
+                    f"{self.where}: the connection {how} while it committed", _UNKNOWN_CURE
                 ) from error
             raise self._after(error) from error
         except BaseException:
@@ -438,29 +461,42 @@ class Pool:
         found = _unstorable(error) if isinstance(error, _UNSTORABLE) else told(self.where, error)
         if isinstance(error, _AGAIN):
             return _Again(found, at_once=False)
+        if isinstance(error, Silent):
+            return found
         lost = isinstance(error, _LOST) or (isinstance(error, errors.OperationalError) and not error.sqlstate)
         return _Again(found, at_once=True) if lost else found
 
-    def _connection(self) -> "psycopg.Connection[_Row]":
-        """This thread's, made anew where it has none. Raises LedgerUnavailable."""
-        connection: psycopg.Connection[_Row] | None = getattr(self._mine, "connection", None)
+    def _fell_silent(self, way: _Way, error: Silent) -> None:
+        """No connection that was made before is used again, nor waited on."""
+        self._doubts.silent_s = time.monotonic()
+        way.trouble.found(told(self.where, error))
+        log.error("ledger_silent", store=self.where, error=str(error))
+
+    def _connection(self, way: _Way) -> "HeardConnection[_Row]":
+        """This thread's, made anew where it has none, or none that is relied on. Raises LedgerUnavailable."""
+        connection: HeardConnection[_Row] | None = getattr(self._mine, "connection", None)
         if connection is not None and not connection.closed:
-            return connection
-        down = self._down
-        if down is not None and time.monotonic() < down[0]:
-            raise LedgerUnavailable(down[1].found, down[1].cure)
+            if not connection.doubted:
+                return connection
+            self._drop(connection)
+        doubted = way.trouble.admit()
         try:
-            connection = connect(self._url, self._password)
+            connection = self._servers.connect(doubted=doubted)
         except psycopg.Error as error:
+            if isinstance(error, errors.ConnectionTimeout):
+                self._doubts.silent_s = time.monotonic()
             why = told(self.where, error)
-            self._down = time.monotonic() + DOWN_S, why
+            way.trouble.found(why)
             raise why from error
-        self._down = None
+        except LedgerUnavailable as why:
+            way.trouble.found(why)
+            raise
+        way.trouble.over()
         self._mine.connection = connection
         self._all.add(connection)
         return connection
 
-    def _roll_back(self, connection: "psycopg.Connection[_Row]") -> None:
+    def _roll_back(self, connection: "HeardConnection[_Row]") -> None:
         if connection.closed:
             self._all.discard(connection)
             return
@@ -469,7 +505,7 @@ class Pool:
         except psycopg.Error:
             self._drop(connection)
 
-    def _drop(self, connection: "psycopg.Connection[_Row]") -> None:
+    def _drop(self, connection: "HeardConnection[_Row]") -> None:
         self._all.discard(connection)
         with contextlib.suppress(psycopg.Error):
             connection.close()
@@ -478,8 +514,12 @@ class Pool:
 def shown(url: str) -> str:
     """Which server and database, for people. Raises ValueError."""
     try:
-        given = conninfo_to_dict(url)
+        given = [conninfo_to_dict(each) for each in each_host(url)]
     except psycopg.Error as error:
         raise ValueError(f"no PostgreSQL address: {str(error).strip()}") from None
-    host, port = given.get("host", "localhost"), given.get("port", "")
-    return f"postgresql://{host}{port and ':'}{port}/{given.get('dbname', '')}"
+    hosts = (f"{each.get('host', 'localhost')}{_port(each.get('port'))}" for each in given)
+    return f"postgresql://{','.join(hosts)}/{given[0].get('dbname', '')}"
+
+
+def _port(port: object) -> str:
+    return f":{port}" if port else ""

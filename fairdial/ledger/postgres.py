@@ -10,16 +10,22 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 import psycopg
+import structlog
 
 from fairdial.ledger import notices
 from fairdial.ledger.contract import LedgerError, LedgerUnavailable
 from fairdial.ledger.database import Database
 from fairdial.ledger.dialect import translated_schema
+from fairdial.ledger.durability import Durability, durability
+from fairdial.ledger.heard import Doubts, HeardConnection, Servers
 from fairdial.ledger.notice import Channel, Delivery
 from fairdial.ledger.pool import BEGIN_READING, LOCKED_MS, Pool, PostgresDatabase, connect, shown, told
 from fairdial.ledger.schema import files
 from fairdial.ledger.stepped import SteppedLedger, Steps
 
+log = structlog.get_logger(__name__)
+
+DURABLE_CURE: Final = "what was answered is lost if the server crashes: switch it on in postgresql.conf"
 LEASE_MS: Final = 60_000
 """After which another node takes over what one alone does, where that one is heard of no more."""
 _MIGRATION: Final = 0x44_69_61_6C
@@ -40,7 +46,13 @@ class PostgresLedger(SteppedLedger):
         locked_ms: how long an account is waited for that another step has.
         """
         pool = Pool(url, password, connections=connections, locked_ms=locked_ms)
-        await pool.open(migrate)
+
+        def prepare(connection: "psycopg.Connection[Any]") -> None:
+            migrate(connection)
+            for fault in durability(connection).faults:
+                log.warning("ledger_may_forget", store=pool.where, found=fault, cure=DURABLE_CURE)
+
+        await pool.open(prepare)
         return cls(pool)
 
     def __init__(self, steps: Steps) -> None:
@@ -72,15 +84,32 @@ class PostgresLedger(SteppedLedger):
         await super().close()
 
 
+def examine(url: str, password: str | None = None) -> Durability:
+    """What the server may lose of what it acknowledged. Raises LedgerUnavailable."""
+    with _connected(url, password) as connection:
+        return durability(connection)
+
+
 @contextmanager
 def reading(url: str, password: str | None = None) -> Iterator[Database]:
     """One moment of the database, for who copies from it. Raises LedgerUnavailable."""
+    with _connected(url, password) as connection:
+        # A million accounts take a while.
+        connection.patience_s = None
+        connection.execute(BEGIN_READING.encode())
+        yield PostgresDatabase(connection)
+
+
+@contextmanager
+def _connected(url: str, password: str | None) -> "Iterator[HeardConnection[Any]]":
+    """A connection of its own. Errors on it are told as LedgerUnavailable."""
+    where = shown(url)
     try:
-        with contextlib.closing(connect(url, password)) as connection:
-            connection.execute(BEGIN_READING.encode())
-            yield PostgresDatabase(connection)
+        servers = Servers(url, where, lambda each: connect(each, password), Doubts())
+        with contextlib.closing(servers.connect(doubted=False)) as connection:
+            yield connection
     except psycopg.Error as error:
-        raise told(shown(url), error) from error
+        raise told(where, error) from error
 
 
 def migrate(connection: "psycopg.Connection[Any]") -> None:

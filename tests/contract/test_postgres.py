@@ -216,8 +216,8 @@ async def test_who_waits_for_an_account_hears_so_in_time_and_the_others_go_on(st
 async def test_through_a_pooler_that_gives_each_transaction_another_connection_nothing_is_confused(
     store: PostgresStore,
 ) -> None:
-    with store.cluster.pooler() as port:
-        url = f"postgresql://fairdial@127.0.0.1:{port}/{store.database}"
+    with store.cluster.pooler() as pooler:
+        url = pooler.url(store.database)
         nodes = [await PostgresLedger.open(url, connections=4, locked_ms=2_000) for _ in range(3)]
         await provision(nodes[0])
         granted = await asyncio.gather(*(dial_at_once(node, f"n{n}", 40) for n, node in enumerate(nodes)))

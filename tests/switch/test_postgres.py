@@ -64,6 +64,10 @@ async def test_doctor_and_ready_name_the_database_and_a_backup_is_pg_dumps(
     assert (done.status, store["well"]) == (0, True)
     assert store["text"].startswith("postgresql://")
     assert store["text"].endswith(": can be written")
+    examined = (await east.server.command("doctor", "--json")).json
+    [standby] = [part for part in examined if part["part"] == "standby"]
+    # The testbed's server keeps what it is told from processes that die, and from nothing else.
+    assert (standby["severity"], "fsync is off" in standby["text"]) == ("warning", True)
     refused = await east.server.command("backup", str(tmp_path / "copy"))
     assert refused.status == 2
     assert "pg_dump" in refused.error

@@ -16,6 +16,7 @@ from fairdial.ledger.contract import (
     GrantState,
     Judge,
     LedgerBusy,
+    LedgerSlow,
     LedgerUnavailable,
     NotFound,
     Plan,
@@ -35,9 +36,10 @@ PREMIUM = "09098790000"
 
 
 class Store(SqliteLedger):
-    """The real ledger with switches: it can be down, and it can be stopped before or after a decision."""
+    """The real ledger with switches: it can be down, be stopped before or after a decision, or not confirm it."""
 
     error: Exception | None = None
+    unknown: LedgerSlow | None = None
     before: asyncio.Event | None = None
     after: asyncio.Event | None = None
     decided: asyncio.Event | None = None
@@ -52,6 +54,8 @@ class Store(SqliteLedger):
             self.decided.set()
         if self.after is not None:
             await self.after.wait()
+        if self.unknown is not None:
+            raise self.unknown
         return verdict
 
     async def record(self, dial: Dial, verdict: Verdict) -> None:
@@ -217,6 +221,16 @@ async def test_a_late_decision_is_taken_back(desk: Desk, store: Store) -> None:
     late = quick(desk)
     assert await late.authorise(asked()) == Failed(Reason.TOO_LATE)
     await late.close()
+    assert (await grant_of(store)).used_s == 0
+    assert await reserved_s(store) == 0
+
+
+async def test_a_decision_of_which_nobody_knows_whether_it_was_written_is_taken_back(
+    desk: Desk, store: Store
+) -> None:
+    store.unknown = LedgerSlow("the connection was lost while it committed")
+    assert await desk.authorise(asked()) == Failed(Reason.STORE_UNAVAILABLE)
+    await desk.close()
     assert (await grant_of(store)).used_s == 0
     assert await reserved_s(store) == 0
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from fairdial.config import Config, ConfigError, load, with_secrets
+from fairdial.main import replaying
 
 URL = 'switch = "east"\nstore.url = "postgresql://fairdial@db.example:5432/ledger?sslmode=require"\n'
 
@@ -40,6 +41,24 @@ def test_its_password_comes_from_a_file_or_the_environment(tmp_path: Path) -> No
     for config in (by_file, by_environment):
         assert config.store.password.get_secret_value() == "hunter2"
         assert "hunter2" not in repr(config)
+
+
+def test_a_replay_in_another_folder_reads_the_same_password_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a configuration file a path counts from the folder in which FairDial was started."""
+    monkeypatch.chdir(tmp_path)
+    setting = {
+        "FAIRDIAL_SWITCH": "east",
+        "FAIRDIAL_STORE__URL": "postgresql://fairdial@db.example/ledger",
+        "FAIRDIAL_STORE__PASSWORD_FILE": "password",
+    }
+    _, runner = replaying(load(None, setting))
+    assert runner.environment["FAIRDIAL_STORE__PASSWORD_FILE"] == str(tmp_path / "password")
+    # The folder of systemd's credentials is no relative one.
+    named = "$CREDENTIALS_DIRECTORY/password"
+    _, runner = replaying(load(None, setting | {"FAIRDIAL_STORE__PASSWORD_FILE": named}))
+    assert "FAIRDIAL_STORE__PASSWORD_FILE" not in runner.environment
 
 
 def test_other_secrets_are_not_read_for_it(tmp_path: Path) -> None:
