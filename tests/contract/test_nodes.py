@@ -1,0 +1,260 @@
+"""Who looks after a switch: the lease, and what a node that was thought dead may no longer do."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import Any
+
+import pytest
+
+from fairdial.ledger.contract import (
+    Difference,
+    DifferenceKind,
+    Fenced,
+    Grant,
+    Ledger,
+    OrderKind,
+    Seen,
+    Tenure,
+)
+from fairdial.policy.account import Kind, Standing
+from fairdial.policy.decide import Allow
+from testbed.postgres import shared_cluster
+from tests.contract.conftest import PostgresStore
+from tests.samples import NOON_MS, authorise, outbound, plan, provision
+
+HOUR_MS = 3_600_000
+PAST_MS = -1
+"""A lease that has run out when it begins."""
+
+
+async def take(ledger: Ledger, switch: str, owner: str, lease_ms: int = HOUR_MS, **how: bool) -> Tenure:
+    tenure = await ledger.take_switch(switch, owner, f"{owner}.example:1", lease_ms, NOON_MS, **how)
+    assert tenure is not None
+    return tenure
+
+
+def nothing(*_: object) -> Any:
+    """No meters, and no more seconds."""
+    return None
+
+
+STEPS: dict[str, Callable[[Ledger], Awaitable[object]]] = {
+    "authorise": lambda ledger: authorise(ledger, outbound("new")),
+    "answered": lambda ledger: ledger.answered("ringing", "leg", NOON_MS + 1000),
+    "assume_answered": lambda ledger: ledger.assume_answered("ringing", NOON_MS),
+    "renew": lambda ledger: ledger.renew("talking", lambda _grant, _account: (), nothing),
+    "settle": lambda ledger: ledger.settle("talking", 9, NOON_MS + 9000),
+    "release": lambda ledger: ledger.release("ringing"),
+    "unsend": lambda ledger: ledger.unsend("ringing", NOON_MS),
+    "saw": lambda ledger: ledger.saw("east", NOON_MS + 5000),
+    "compared": lambda ledger: ledger.compared("east", NOON_MS + 5000, ()),
+    "differ": lambda ledger: ledger.differ(
+        Difference("talking", DifferenceKind.USAGE, NOON_MS, 1, 2, "left as settled")
+    ),
+    "renew_switch": lambda ledger: ledger.renew_switch(HOUR_MS, NOON_MS),
+}
+"""All that a node does to calls and its switch."""
+
+
+async def two_calls(ledger: Ledger) -> None:
+    """One that rings and one that talks."""
+    await provision(ledger)
+    for call_id in ("ringing", "talking"):
+        await authorise(ledger, outbound(call_id))
+    await ledger.answered("talking", "leg", NOON_MS)
+    await ledger.saw("east", NOON_MS)
+
+
+async def picture(
+    ledger: Ledger,
+) -> tuple[tuple[Grant, ...], object, Seen | None, tuple[Difference, ...], int]:
+    """What those steps could have changed."""
+    return (
+        await ledger.live_grants(),
+        (await ledger.sheet("acme")).usage,
+        await ledger.seen("east"),
+        await ledger.differences(),
+        len(await ledger.decisions()),
+    )
+
+
+@pytest.mark.parametrize("step", STEPS)
+async def test_by_an_epoch_that_is_over_nothing_is_changed_and_by_the_one_that_holds_it_is(
+    ledger: Ledger, step: str
+) -> None:
+    await two_calls(ledger)
+    old = ledger.on_behalf(await take(ledger, "east", "first"))
+    new = await take(ledger, "east", "second")
+    before = await picture(ledger)
+    with pytest.raises(Fenced, match="it takes them back by itself"):
+        await STEPS[step](old)
+    assert await picture(ledger) == before
+    await STEPS[step](ledger.on_behalf(new))
+
+
+async def test_a_ledger_that_looks_after_no_switch_is_never_fenced(ledger: Ledger) -> None:
+    await two_calls(ledger)
+    for step in STEPS.values():
+        await step(ledger)
+
+
+async def test_a_switch_is_taken_over_once_its_lease_has_run_out_and_not_before(ledger: Ledger) -> None:
+    held = await take(ledger, "east", "first")
+    assert await ledger.take_over("east", "west", HOUR_MS) is None
+    await ledger.renew_switch(PAST_MS, NOON_MS)
+    [lapsed] = await ledger.nodes()
+    assert lapsed.lapsed
+    assert await ledger.take_over("east", "east", HOUR_MS) is None, "nobody takes over from itself"
+    taken = await ledger.take_over("east", "west", HOUR_MS)
+    assert taken is not None
+    assert taken.epoch == held.epoch + 1
+    [node] = await ledger.nodes()
+    assert (node.taken_by, node.lapsed, node.lapsed_ms) == ("west", False, lapsed.until_ms)
+    assert await ledger.take_over("east", "north", HOUR_MS) is None
+    # Who took it over can die too.
+    await ledger.hold_over(taken, PAST_MS)
+    assert await ledger.take_over("east", "north", HOUR_MS) is not None
+    with pytest.raises(Fenced):
+        await ledger.hold_over(taken, HOUR_MS)
+    [node] = await ledger.nodes()
+    assert (node.taken_by, node.lapsed_ms) == ("north", lapsed.until_ms)
+
+
+async def test_who_served_it_takes_it_back_unless_another_serves_it_now(ledger: Ledger) -> None:
+    await take(ledger, "east", "first", PAST_MS)
+    taken = await ledger.take_over("east", "west", HOUR_MS)
+    assert taken is not None
+    back = await take(ledger, "east", "first", again=True)
+    assert back.epoch == taken.epoch + 1
+    [node] = await ledger.nodes()
+    assert (node.owner, node.taken_by, node.lapsed_ms) == ("first", "", None)
+    with pytest.raises(Fenced):
+        await ledger.on_behalf(taken).settle("none", 1, NOON_MS)
+    await take(ledger, "east", "second")
+    assert await ledger.take_switch("east", "first", "here", HOUR_MS, NOON_MS, again=True) is None
+    [node] = await ledger.nodes()
+    assert (node.owner, node.epoch) == ("second", back.epoch + 1)
+
+
+async def test_time_is_the_stores_and_a_nodes_own_is_kept_as_its_difference(ledger: Ledger) -> None:
+    await ledger.take_switch("east", "first", "here", 60_000, NOON_MS)
+    [node] = await ledger.nodes()
+    assert abs(node.until_ms - node.now_ms - 60_000) < 30_000
+    assert abs(node.now_ms + node.skew_ms - NOON_MS) < 30_000
+    await ledger.renew_switch(60_000, NOON_MS + HOUR_MS)
+    [later] = await ledger.nodes()
+    assert abs(later.skew_ms - node.skew_ms - HOUR_MS) < 30_000
+    assert not later.lapsed, "a clock that is wrong by an hour makes no lease longer or shorter"
+
+
+async def test_what_was_bought_and_barred_needs_no_lease(ledger: Ledger) -> None:
+    await provision(ledger)
+    old = ledger.on_behalf(await take(ledger, "east", "first"))
+    await take(ledger, "east", "second")
+    assert (await old.set_standing("acme", Standing.SUSPENDED, NOON_MS)).standing is Standing.SUSPENDED
+    assert len(await old.accounts()) == 1
+
+
+async def test_an_order_is_seen_and_what_became_of_it_is_what_was_said_first(ledger: Ledger) -> None:
+    first = await ledger.order(OrderKind.HANGUP, "east-1.1-1")
+    await ledger.order(OrderKind.LOOK)
+    await ledger.carried_out(first, "hung up")
+    await ledger.carried_out(first, "not live")
+    await ledger.forget_orders()
+    found = {(order.what, order.call_id, order.outcome) for order in await ledger.orders()}
+    assert (OrderKind.HANGUP, "east-1.1-1", "hung up") in found
+    assert (OrderKind.LOOK, None, None) in found
+
+
+# --- several nodes -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def server() -> Iterator[PostgresStore]:
+    """An empty database."""
+    cluster = shared_cluster()
+    with cluster.database() as name:
+        yield PostgresStore(cluster, name)
+
+
+@pytest.fixture
+async def three(server: PostgresStore) -> AsyncIterator[list[Ledger]]:
+    """Three ledgers on one database."""
+    opened: list[Ledger] = [await server.open() for _ in range(3)]
+    yield opened
+    for each in opened:
+        await each.close()
+
+
+async def test_of_nodes_that_take_over_at_once_one_does(three: list[Ledger]) -> None:
+    for n in range(10):
+        await take(three[0], "east", f"start-{n}", PAST_MS)
+        found = await asyncio.gather(
+            *(node.take_over("east", f"node-{k}", HOUR_MS) for k, node in enumerate(three))
+        )
+        [taken] = [tenure for tenure in found if tenure is not None]
+        assert taken.epoch == 2 * n + 2
+
+
+async def test_what_waited_for_the_account_while_the_switch_was_taken_is_refused(
+    server: PostgresStore, three: list[Ledger]
+) -> None:
+    """Looked at before the account is locked, a renewal would slip in behind a settlement of who took over."""
+    await two_calls(three[0])
+    await take(three[0], "east", "first", PAST_MS)
+    held = server.cluster.admin
+    with server.connected() as theirs:
+        theirs.execute("BEGIN")
+        theirs.execute("SELECT 1 FROM accounts WHERE id = 'acme' FOR NO KEY UPDATE")
+        waiting = asyncio.create_task(three[0].answered("ringing", "leg", NOON_MS + 1000))
+        async with asyncio.timeout(10):
+            while not held("SELECT 1 FROM pg_locks WHERE NOT granted", server.database):
+                await asyncio.sleep(0.01)
+        assert await three[1].take_over("east", "west", HOUR_MS) is not None
+        theirs.execute("COMMIT")
+        with pytest.raises(Fenced):
+            await waiting
+    assert {grant.answered_ms for grant in await three[1].live_grants()} == {None, NOON_MS}
+
+
+async def test_an_old_node_fenced_in_a_flood_grants_nothing_more(three: list[Ledger]) -> None:
+    await provision(three[0])
+    await take(three[0], "east", "first", PAST_MS)
+
+    async def dial(n: int) -> bool:
+        try:
+            verdict = await authorise(three[0], outbound(f"east-{n}"), plan(limit_s=None))
+        except Fenced:
+            return False
+        return isinstance(verdict.decision, Allow)
+
+    flood = [asyncio.create_task(dial(n)) for n in range(60)]
+    await asyncio.wait(flood[:10], return_when=asyncio.FIRST_COMPLETED)
+    assert await three[1].take_over("east", "west", HOUR_MS) is not None
+    granted = sum(await asyncio.gather(*flood))
+    assert len(await three[1].live_grants()) == granted
+    assert not await dial(99)
+
+
+async def test_one_node_alone_does_a_task_and_another_once_it_is_heard_of_no_more(
+    server: PostgresStore, three: list[Ledger]
+) -> None:
+    found = [await node.leads("watch") for node in three]
+    assert found == [True, False, False]
+    assert await three[1].leads("another")
+    server.cluster.admin("UPDATE leases SET until_ms = 0 WHERE task = 'watch'", server.database)
+    assert await three[2].leads("watch")
+    assert not await three[0].leads("watch")
+    await three[2].close()
+    assert await three[0].leads("watch")
+
+
+async def test_who_bars_an_account_through_one_node_asks_the_others_to_look(three: list[Ledger]) -> None:
+    await provision(three[0])
+    await three[0].set_standing("acme", Standing.ACTIVE, NOON_MS)
+    await three[0].restrict("acme", {Kind.OUTBOUND}, NOON_MS, lift=True)
+    assert await three[1].orders() == ()
+    await three[0].set_standing("acme", Standing.SUSPENDED, NOON_MS)
+    await three[0].restrict("acme", {Kind.OUTBOUND}, NOON_MS)
+    await three[0].set_line_standing("alice", Standing.SUSPENDED)
+    assert [order.what for order in await three[1].orders()] == [OrderKind.LOOK] * 3
