@@ -19,6 +19,8 @@ from fairdial.ledger.pool import BEGIN_READING, LOCKED_MS, Pool, PostgresDatabas
 from fairdial.ledger.schema import files
 from fairdial.ledger.stepped import SteppedLedger
 
+ASIDE_WITHIN_S: Final = 3.0
+"""For what nodes ask of each other: on two connections of their own, which no call waits for."""
 _MIGRATION: Final = 0x44_69_61_6C
 """The advisory lock of who brings the schema up to date."""
 MIGRATION_LOCKED_MS: Final = 3_000
@@ -38,7 +40,9 @@ class PostgresLedger(SteppedLedger):
         """
         pool = Pool(url, password, connections=connections, locked_ms=locked_ms)
         await pool.open(migrate)
-        return cls(pool)
+        ledger = cls(pool)
+        ledger._aside = Pool(url, password, connections=1, within_s=ASIDE_WITHIN_S)
+        return ledger
 
     async def due_notices(self, channel: Channel, now_ms: int, limit: int) -> tuple[Delivery, ...]:
         """As the contract has it, but for one node at a time, lest each tells all: while one asks again and again, the
@@ -53,6 +57,7 @@ class PostgresLedger(SteppedLedger):
     async def close(self) -> None:
         with contextlib.suppress(LedgerError):
             await self._steps.do(lambda db: db.execute("DELETE FROM leases WHERE holder = ?", (self._name,)))
+        await self._aside.close()
         await super().close()
 
 

@@ -99,6 +99,8 @@ class SteppedLedger:
 
     def __init__(self, steps: Steps) -> None:
         self._steps = steps
+        # Where a flood of calls does not keep a lease from being renewed.
+        self._aside = steps
         self._name = secrets.token_hex(8)
         self._tenure: Tenure | None = None
 
@@ -179,7 +181,7 @@ class SteppedLedger:
     async def take_switch(
         self, switch: str, owner: str, place: str, lease_ms: int, wall_ms: int, *, again: bool = False
     ) -> Tenure | None:
-        taken = await self._steps.do(
+        taken = await self._aside.do(
             lambda db: nodes.take_switch(db, switch, owner, place, lease_ms, wall_ms, again)
         )
         self._tenure = taken or self._tenure
@@ -188,13 +190,13 @@ class SteppedLedger:
     async def renew_switch(self, lease_ms: int, wall_ms: int) -> None:
         tenure = self._tenure
         if tenure is not None:
-            await self._steps.do(lambda db: nodes.renew_switch(db, tenure, lease_ms, wall_ms))
+            await self._aside.do(lambda db: nodes.renew_switch(db, tenure, lease_ms, wall_ms))
 
     async def take_over(self, switch: str, by: str, lease_ms: int) -> Tenure | None:
-        return await self._steps.do(lambda db: nodes.take_over(db, switch, by, lease_ms))
+        return await self._aside.do(lambda db: nodes.take_over(db, switch, by, lease_ms))
 
     async def hold_over(self, tenure: Tenure, lease_ms: int) -> None:
-        await self._steps.do(lambda db: nodes.hold_over(db, tenure, lease_ms))
+        await self._aside.do(lambda db: nodes.hold_over(db, tenure, lease_ms))
 
     def on_behalf(self, tenure: Tenure) -> Self:
         other = copy.copy(self)
@@ -202,22 +204,22 @@ class SteppedLedger:
         return other
 
     async def nodes(self) -> tuple[Node, ...]:
-        return await self._steps.read(nodes.nodes)
+        return await self._aside.read(nodes.nodes)
 
     async def leads(self, task: str) -> bool:
         return await self._steps.do(lambda db: nodes.leads(db, task, self._name))
 
     async def order(self, what: OrderKind, call_id: str | None = None) -> int:
-        return await self._steps.do(lambda db: nodes.order(db, what, call_id))
+        return await self._aside.do(lambda db: nodes.order(db, what, call_id))
 
     async def orders(self) -> tuple[Order, ...]:
-        return await self._steps.read(nodes.orders)
+        return await self._aside.read(nodes.orders)
 
     async def carried_out(self, order_id: int, outcome: str) -> None:
-        await self._steps.do(lambda db: nodes.carried_out(db, order_id, outcome))
+        await self._aside.do(lambda db: nodes.carried_out(db, order_id, outcome))
 
     async def forget_orders(self) -> None:
-        await self._steps.do(nodes.forget_orders)
+        await self._aside.do(nodes.forget_orders)
 
     # Reading goes past the writer: a long listing must not stand in a dial's way.
 
