@@ -348,7 +348,9 @@ class Service:
         desk.onlookers.append(reporter)
         self.dials.followed.on_change(self._tell_call, self._tell_gone)
         self.cases = Cases(desk.ledger, lambda: desk.policies, self._cut, reporter.case_changed)
-        self.watch = Watch(desk.ledger, lambda: desk.policies, self.cases, self._clock)
+        self.watch = Watch(
+            desk.ledger, lambda: desk.policies, self.cases, self._clock, shared=bool(config.store.url)
+        )
         desk.listeners.append(self.watch)
         logins = config.logins
         self.logins = Logins(

@@ -1140,6 +1140,14 @@ class Ledger(Protocol):
         """What happened to calls that were dialled from `since_ms` on, `limit` dials of it, after the dial `after`."""
         ...
 
+    async def happened(self, after_ms: int, until_ms: int) -> Past:
+        """Dials that were placed, answered or over after `after_ms` and up to `until_ms`, whole, each."""
+        ...
+
+    async def what_became(self, call_ids: Sequence[str]) -> Past:
+        """Those dials as they are now, some hundreds at a time."""
+        ...
+
     async def uses(
         self, policy: str, allowance: str, now_ms: int, after: str = "", limit: int = 2_000
     ) -> tuple[Use, ...]:

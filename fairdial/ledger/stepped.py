@@ -410,6 +410,12 @@ class SteppedLedger:
     async def past(self, since_ms: int, after: tuple[int, str] | None, limit: int) -> Past:
         return await self._steps.read(lambda db: cases.past(db, since_ms, after, limit))
 
+    async def happened(self, after_ms: int, until_ms: int) -> Past:
+        return await self._steps.read(lambda db: cases.happened(db, after_ms, until_ms))
+
+    async def what_became(self, call_ids: Sequence[str]) -> Past:
+        return await self._steps.read(lambda db: cases.what_became(db, call_ids))
+
     async def uses(
         self, policy: str, allowance: str, now_ms: int, after: str = "", limit: int = 2_000
     ) -> tuple[Use, ...]:

@@ -18,9 +18,12 @@ from fairdial.ledger.contract import (
 )
 from fairdial.policy.account import Kind, Standing
 from fairdial.policy.decide import Allow
+from fairdial.watch import OPEN_EVERY, _Follower
 from testbed.postgres import shared_cluster
 from tests.contract.conftest import PostgresStore
-from tests.samples import NOON_MS, authorise, outbound, plan, provision
+from tests.contract.test_watch import Counter
+from tests.samples import NOON_MS, SetClock, authorise, outbound, plan, provision
+from tests.watched import detector, watched
 
 HOUR_MS = 3_600_000
 PAST_MS = -1
@@ -258,3 +261,77 @@ async def test_who_bars_an_account_through_one_node_asks_the_others_to_look(thre
     await three[0].restrict("acme", {Kind.OUTBOUND}, NOON_MS)
     await three[0].set_line_standing("alice", Standing.SUSPENDED)
     assert [order.what for order in await three[1].orders()] == [OrderKind.LOOK] * 3
+
+
+async def test_calls_through_several_nodes_are_watched_by_one_and_by_another_once_that_is_gone(
+    server: PostgresStore, three: list[Ledger]
+) -> None:
+    await provision(three[0])
+    policy, clock = watched(detector("many", "attempts", 6)), SetClock()
+    at = [Counter(node, policy, clock, shared=True) for node in three]
+    await at[0].watch.start()
+    async with asyncio.timeout(20):
+        while not await at_work(server):
+            await asyncio.sleep(0.01)
+    await at[1].watch.start()
+    await at[2].watch.start()
+    try:
+        for n in range(5):
+            await at[n % 3].dial(100 + 7 * n)
+        clock.forward(10_000)
+        await watched_on(at)
+        assert await three[0].cases() == (), "five are no six, whoever sees them"
+        assert [each.watch.accounts for each in at] == [1, 0, 0]
+        await at[0].watch.stop()
+        server.cluster.admin("UPDATE leases SET until_ms = 0", server.database)
+        await at[2].dial(150)
+        clock.forward(10_000)
+        async with asyncio.timeout(20):
+            while not await three[0].cases():
+                await asyncio.sleep(0.02)
+        [case] = await three[0].cases()
+        assert (case.value, case.hits, len(case.calls)) == (6, 1, 6)
+        await watched_on(at[1:])
+        assert sum(each.cases.hits.counts.get(("many",), 0) for each in at) == 1
+    finally:
+        for each in at:
+            await each.watch.stop()
+            await each.desk.close()
+
+
+async def at_work(server: PostgresStore) -> bool:
+    """Whether some node watches."""
+    return bool(server.cluster.admin("SELECT 1 FROM leases WHERE task = 'watch'", server.database))
+
+
+async def watched_on(at: list[Counter], looks: int = 5) -> None:
+    """Until the watches have looked at the ledger so many times more."""
+    for each in at:
+        before = each.ledger.traffic.steps.counts[("ok",)]
+        async with asyncio.timeout(20):
+            while each.ledger.traffic.steps.counts[("ok",)] < before + looks:
+                await asyncio.sleep(0.01)
+
+
+async def test_an_end_that_is_written_late_is_seen_all_the_same(ledger: Ledger) -> None:
+    await provision(ledger)
+    follower = _Follower(ledger, NOON_MS - 1)
+    await authorise(ledger, outbound("late"))
+    await authorise(ledger, outbound("early"))
+    await ledger.answered("early", "leg", NOON_MS + 1000)
+    await ledger.settle("early", 2, NOON_MS + 3000)
+    first = [event async for event, _ in follower.until(NOON_MS + 60_000)]
+    assert [(type(event).__name__, event.at_ms - NOON_MS) for event in first] == [
+        ("Attempt", 0),
+        ("Attempt", 0),
+        ("Answer", 1000),
+        ("End", 3000),
+    ]
+    await ledger.settle("late", 5, NOON_MS + 9000, answered_ms=NOON_MS + 4000)
+    found: list[tuple[str, int]] = []
+    for _ in range(2 * OPEN_EVERY):
+        found += [
+            (type(event).__name__, event.at_ms - NOON_MS)
+            async for event, _ in follower.until(NOON_MS + 60_000)
+        ]
+    assert found == [("Answer", 4000), ("End", 9000)]

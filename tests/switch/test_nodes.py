@@ -7,7 +7,6 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -87,8 +86,7 @@ async def three(installation: Installation, tmp_path_factory: pytest.TempPathFac
             server = await undo.enter_async_context(Server.start(switch, folder, settings | own, policy))
             return Spine(switch, carrier, server)
 
-        starting = [started(switch, name) for name, switch in zip(NAMES, switches, strict=True)]
-        spines = dict(zip(NAMES, await asyncio.gather(*starting), strict=True))
+        spines = {name: await started(switch, name) for name, switch in zip(NAMES, switches, strict=True)}
         yield Three(spines)
         for spine in spines.values():
             if spine.switch.is_running:
