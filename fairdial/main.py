@@ -59,6 +59,7 @@ from fairdial.console.health import (
     Readiness,
     examine_ami,
     examine_ari,
+    examine_node,
     examine_policies,
     examine_store,
 )
@@ -595,6 +596,8 @@ class Service:
                     ("unreadable",): client.unreadable,
                     ("no_room",): self._queues.dropped,
                 },
+                "fairdial_node_holds": alone(lambda: self.nodes is None or self.nodes.lease_left_s > 0),
+                "fairdial_nodes_looked_after": alone(lambda: len(self.nodes.taken) if self.nodes else 0),
                 "fairdial_store_commit_seconds": traffic.commits,
                 "fairdial_store_steps_total": traffic.steps,
                 "fairdial_store_steps_waiting": alone(lambda: traffic.steps_waiting),
@@ -641,7 +644,21 @@ class Service:
 
     async def _examine(self) -> list[Finding]:
         store = await examine_store(self._desk, self._config.store.shown)
-        return [store, *self._links(), examine_policies(self._desk, self.reload.failure)]
+        return [store, *self._node(), *self._links(), examine_policies(self._desk, self.reload.failure)]
+
+    def _node(self) -> list[Finding]:
+        nodes = self.nodes
+        if nodes is None:
+            return []
+        return [
+            examine_node(
+                self._config.switch,
+                left_s=nodes.lease_left_s,
+                taken=nodes.taken,
+                skew_ms=nodes.skew_ms,
+                replaced=nodes.replaced.is_set(),
+            )
+        ]
 
     def _links(self) -> list[Finding]:
         ari, ami = self._config.ari, self._config.ami

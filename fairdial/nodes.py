@@ -38,8 +38,6 @@ HANG_UP_WITHIN_S: Final = 4.0
 ASKED_EVERY_S: Final = 0.2
 ENDLESS_MS: Final = 4 * 3_600_000
 """After which a call without an end counts as over, where the node that followed it is gone for so long."""
-SKEW_MAX_MS: Final = 1_000
-"""By which a node's clock may be off before people hear of it."""
 
 
 class OutOfReach(ValueError):
@@ -139,7 +137,7 @@ def surely_over(grant: Grant, node: Node, settle_after_ms: int) -> bool:
 class Nodes:
     """This node among the others. records_of: those of another's switch, None where they cannot be read here.
 
-    replaced: another FairDial serves this switch now.
+    replaced: another FairDial serves this switch now. skew_ms: by how much its clock is ahead of the store's.
     """
 
     def __init__(
@@ -160,6 +158,7 @@ class Nodes:
         self._held_until_ms = 0
         self._obeyed: frozenset[int] = frozenset()
         self._looks = 0
+        self.skew_ms = 0
         self._tasks: list[asyncio.Task[None]] = []
         self.replaced = asyncio.Event()
 
@@ -262,6 +261,8 @@ class Nodes:
                     self._taken[node.switch] = taken
                     log.error("switch_taken_over", switch=node.switch, place=node.place, epoch=taken.epoch)
         for node in await ledger.nodes():
+            if node.switch == rules.switch:
+                self.skew_ms = node.skew_ms
             if node.switch in self._taken:
                 await self._settle(node, self._taken[node.switch])
 
