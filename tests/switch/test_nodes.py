@@ -172,22 +172,24 @@ async def test_a_node_that_is_cut_off_from_the_store_has_its_failure_rules_and_t
     three: Three,
 ) -> None:
     east, west = three["east"], three["west"]
-    await east.server.account("cut", "ten", "encrypted", "either")
+    await east.server.account("cut", "ten", "pbx")
     before = await three.node("west", "east")
     three.to_store.cut()
-    refused, emergency, elsewhere = await asyncio.gather(
-        west.call("either", ANSWERED),
-        west.call("either", "112", hang_up_after_s=0.5),
-        east.call("encrypted", ANSWERED, hang_up_after_s=0.5),
-    )
-    assert (refused.final_status, emergency.final_status, elsewhere.final_status) == (503, 200, 200)
-    assert (await three.until("west", "east", state="taken over"))["epoch"] == before["epoch"] + 1
-    said = await west.server.command("ready", "--json")
-    parts = {part["part"]: part["well"] for part in said.json["parts"]}
-    assert (said.status, parts["node"], parts["store"], parts["ari"]) == (1, False, False, True)
-    three.to_store.mend()
+    try:
+        refused, emergency, elsewhere = await asyncio.gather(
+            west.call("pbx", ANSWERED),
+            west.call("pbx", "112", hang_up_after_s=0.5),
+            east.call("pbx", ANSWERED, hang_up_after_s=0.5),
+        )
+        assert (refused.final_status, emergency.final_status, elsewhere.final_status) == (503, 200, 200)
+        assert (await three.until("west", "east", state="taken over"))["epoch"] == before["epoch"] + 1
+        said = await west.server.command("ready", "--json")
+        parts = {part["part"]: part["well"] for part in said.json["parts"]}
+        assert (said.status, parts["node"], parts["store"], parts["ari"]) == (1, False, False, True)
+    finally:
+        three.to_store.mend()
     assert (await three.until("west", "east", state="serves"))["epoch"] == before["epoch"] + 2
-    again = await west.call("either", ANSWERED, hang_up_after_s=0.5)
+    again = await west.call("pbx", ANSWERED, hang_up_after_s=0.5)
     assert (again.final_status, again.ended_by) == (200, "caller")
     [node] = [part for part in (await west.server.ask("ready"))["parts"] if part["part"] == "node"]
     assert node["well"]
@@ -198,9 +200,8 @@ async def test_a_last_minute_and_a_conferences_seats_are_shared_by_the_phones_of
     three: Three,
 ) -> None:
     east = three["east"].server
-    await east.account("acme", "minute", "alice", "bob", "carol")
-    lines = dict(zip(NAMES, ("alice", "bob", "carol"), strict=True))
-    loads = await asyncio.gather(*(load(three[name], lines[name], 100) for name in NAMES))
+    await east.account("acme", "minute", "alice")
+    loads = await asyncio.gather(*(load(three[name], "alice", 100) for name in NAMES))
     answered = [call for each in loads for call in each.calls if call.answered]
     refused = sum(count for each in loads for count in each.failed.values())
     assert (sum(each.lost for each in loads), len(answered) + refused) == (0, 300)
@@ -213,11 +214,11 @@ async def test_a_last_minute_and_a_conferences_seats_are_shared_by_the_phones_of
     # A phone hears the end of its call after the switch has cut it.
     assert 50 < talked_s <= 60 + 0.5 * len(answered)
 
-    await east.account("room", "kryptotel", "erin", "frank", "grace")
+    await east.account("room", "kryptotel", "erin")
     joins = await asyncio.gather(
         *(
-            load(three[name], line, count, number="8000", hang_up_after_s=8)
-            for name, line, count in zip(NAMES, ("erin", "frank", "grace"), (7, 7, 6), strict=True)
+            load(three[name], "erin", count, number="8000", hang_up_after_s=8)
+            for name, count in zip(NAMES, (7, 7, 6), strict=True)
         )
     )
     assert sum(each.answered for each in joins) == 4
@@ -232,13 +233,13 @@ async def test_a_last_minute_and_a_conferences_seats_are_shared_by_the_phones_of
 async def test_calls_of_a_node_that_is_killed_are_settled_once_each_by_another(three: Three) -> None:
     """East loses its FairDial, west its Asterisk too; east-2 is left."""
     left = three["east-2"].server
-    await left.account("missed", "ten", "pbx", "camera", "clear")
+    await left.account("missed", "ten", "bob")
     tasks = [
-        asyncio.create_task(load(three["east"], "pbx", 5)),
-        asyncio.create_task(load(three["west"], "camera", 5, timeout_s=15)),
+        asyncio.create_task(load(three["east"], "bob", 5)),
+        asyncio.create_task(load(three["west"], "bob", 5, timeout_s=15)),
     ]
     easts, wests = await asyncio.gather(talking(three["east"], 5), talking(three["west"], 5))
-    own = asyncio.create_task(load(three["east-2"], "clear", 2, hang_up_after_s=9, timeout_s=20))
+    own = asyncio.create_task(load(three["east-2"], "bob", 2, hang_up_after_s=9, timeout_s=20))
     # Long enough for a sign of life that proves the calls of west.
     await asyncio.sleep(3)
     await three["west"].server.kill()
