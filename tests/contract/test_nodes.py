@@ -16,13 +16,16 @@ from fairdial.ledger.contract import (
     Seen,
     Tenure,
 )
+from fairdial.ledger.schema import files
 from fairdial.policy.account import Kind, Standing
-from fairdial.policy.decide import Allow
+from fairdial.policy.decide import Allow, Refuse
+from fairdial.policy.document import parse_policy
+from fairdial.policy.outcomes import Reason
 from fairdial.watch import OPEN_EVERY, _Follower
 from testbed.postgres import shared_cluster
 from tests.contract.conftest import PostgresStore
 from tests.contract.test_watch import Counter
-from tests.samples import NOON_MS, SetClock, authorise, outbound, plan, provision
+from tests.samples import NOON_MS, PLAN, SetClock, authorise, outbound, plan, provision
 from tests.watched import detector, watched
 
 HOUR_MS = 3_600_000
@@ -311,6 +314,52 @@ async def watched_on(at: list[Counter], looks: int = 5) -> None:
         async with asyncio.timeout(20):
             while each.ledger.traffic.steps.counts[("ok",)] < before + looks:
                 await asyncio.sleep(0.01)
+
+
+async def test_nodes_of_two_versions_go_on_side_by_side_and_the_old_one_is_replaced_with_calls_up(
+    server: PostgresStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"{server.database}_upgraded"
+    server.cluster.admin(f"CREATE DATABASE {name}")
+    store = PostgresStore(server.cluster, name)
+    try:
+        with monkeypatch.context() as before:
+            known = {version: file for version, file in files().items() if version < 14}
+            before.setattr("fairdial.ledger.postgres.files", lambda: known)
+            old = await store.open()
+        await provision(old)
+        # Prepared often enough to be kept by the connections that the change of the tables meets.
+        for n in range(8):
+            await authorise(old, outbound(f"east-1.{n}-1"), plan(limit_s=None))
+        new = await store.open()
+        await take(new, "west", "west of today")
+        await authorise(new, outbound("west-1.1-1"), plan(limit_s=None))
+        for n in range(4):
+            await old.answered(f"east-1.{n}-1", "leg", NOON_MS)
+            assert (await old.settle(f"east-1.{n}-1", 5, NOON_MS + 5_000)).used_s == 5
+        assert [node.switch for node in await new.nodes()] == ["west"], "nobody takes from who has no lease"
+        await old.close()
+        replaced = await store.open()
+        await take(replaced, "east", "east of today")
+        left = {grant.call_id for grant in await replaced.live_grants()}
+        assert left == {f"east-1.{n}-1" for n in range(4, 8)} | {"west-1.1-1"}
+        assert (await replaced.settle("east-1.4-1", 9, NOON_MS + 9_000)).repeated is False
+        await new.close()
+        await replaced.close()
+    finally:
+        server.cluster.admin(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+async def test_calls_at_once_are_counted_over_all_nodes(three: list[Ledger]) -> None:
+    await provision(three[0])
+    cap = "[caps]\nsimultaneous_calls = { limit = 2, clause = 'P9' }\n"
+    policy = parse_policy(PLAN + cap, "plan.toml")
+    verdicts = await asyncio.gather(
+        *(authorise(three[n % 3], outbound(f"call-{n}"), policy) for n in range(9))
+    )
+    reasons = [verdict.decision.reason for verdict in verdicts if isinstance(verdict.decision, Refuse)]
+    assert reasons == [Reason.TOO_MANY_CALLS] * 7
+    assert len(await three[1].live_grants()) == 2
 
 
 async def test_an_end_that_is_written_late_is_seen_all_the_same(ledger: Ledger) -> None:
