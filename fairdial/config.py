@@ -378,6 +378,19 @@ class Notices(_Section):
     sip: SipMessages | None = None
 
 
+class Nodes(_Section):
+    """Several FairDials on one ledger (docs/several-switches.md).
+
+    lease_s: a node that was not heard of for so long has its calls looked after by the others. settle_after_s: so long
+    after such a call's own lease must have cut it, it is settled. cdr: files of other switches' call records
+    (Master.csv, in UTC) that can be read from here, by switch.
+    """
+
+    lease_s: Annotated[float, Field(ge=1, le=600)] = 15.0
+    settle_after_s: Annotated[float, Field(ge=0, le=86_400)] = 30.0
+    cdr: dict[str, Path] = {}
+
+
 class Logs(_Section):
     """level of what is logged; format: console for people, json for collectors; numbers: telephone numbers in
     it are masked but for their first and last digits, or written in full.
@@ -414,6 +427,7 @@ class Config(_Section):
     cdr: Cdr = Cdr()
     logins: Logins = Logins()
     notices: Notices = Notices()
+    nodes: Nodes = Nodes()
     logs: Logs = Logs()
     _holds_secret: Path | None = PrivateAttr(None)
     _read_from: Path | None = PrivateAttr(None)
@@ -601,6 +615,9 @@ def _anchored(config: Config, folder: Path) -> Config:
             "control": anchor(config.control),
             "asterisk_etc": anchor(config.asterisk_etc),
             "notices": _anchored_notices(config.notices, anchored),
+            "nodes": config.nodes.model_copy(
+                update={"cdr": {switch: anchor(file) for switch, file in config.nodes.cdr.items()}}
+            ),
             "ari": anchored(config.ari, "password_file", "ca_file"),
             "ami": anchored(config.ami, "secret_file", "ca_file"),
             "store": anchored(config.store, "path", "password_file"),

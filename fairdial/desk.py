@@ -10,6 +10,7 @@ in memory, within a bound, and written in its order when the store is back.
 """
 
 import asyncio
+import copy
 import re
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -20,6 +21,8 @@ import structlog
 from fairdial.attempts import By, Guard, Refusals
 from fairdial.clock import Clock, Moment
 from fairdial.ledger.contract import (
+    Difference,
+    DifferenceKind,
     Grant,
     IdempotencyConflict,
     Ledger,
@@ -220,6 +223,12 @@ class Desk:
         self._undoing: set[asyncio.Task[Any]] = set()
         self._unwritten = Unwritten()
 
+    def on_behalf(self, ledger: Ledger) -> "Desk":
+        """The same desk, which writes to that ledger what it is told from now on."""
+        other = copy.copy(self)
+        other.ledger = ledger
+        return other
+
     @property
     def unwritten(self) -> int:
         """Steps of calls that are kept until the store can take them."""
@@ -382,9 +391,25 @@ class Desk:
 
         async def write() -> None:
             grant = await self.settle(call_id, used_s, ended, estimated=estimated)
+            if grant.repeated and grant.estimated and grant.used_s is not None:
+                await self._differ(grant, used_s)
             log.info("settled", call=call_id, used_s=grant.used_s, granted_s=grant.granted_s)
 
         return await self._unwritten.write(call_id, "end", write)
+
+    async def _differ(self, grant: Grant, used_s: int) -> None:
+        """Another node took the call for over, and settled it by what it knew; by how much it erred is told."""
+        if grant.ended_ms is not None and grant.used_s is not None and abs(grant.used_s - used_s) > 1:
+            await self.ledger.differ(
+                Difference(
+                    grant.call_id,
+                    DifferenceKind.USAGE,
+                    grant.ended_ms,
+                    grant.used_s,
+                    used_s,
+                    "left as settled",
+                )
+            )
 
     async def renew(self, call_id: str, lease_left_ms: int) -> Grant:
         """Ask for more seconds for a call whose lease still holds for `lease_left_ms`. Raises LedgerError.

@@ -82,9 +82,12 @@ def probes(config: Config) -> dict[str, Probe]:
         except OperationError as error:
             raise Ailment(str(error), "look into the server's log") from error
         for each in health["parts"]:
-            if each["part"] == "store" and not each["well"]:
+            if each["part"] in {"store", "node"} and not each["well"]:
                 raise Ailment(each["text"], each["cure"])
-        return f"{config.store.shown}: in use by the running server, {status['calls']} calls in progress"
+        held = "".join(f"; {each['text']}" for each in health["parts"] if each["part"] == "node")
+        return (
+            f"{config.store.shown}: in use by the running server, {status['calls']} calls in progress{held}"
+        )
 
     async def standby() -> str:
         return await asyncio.to_thread(_standby, config)

@@ -23,6 +23,7 @@ from fairdial.ledger.contract import Grant, LedgerError
 from fairdial.policy.periods import MS_PER_S
 from fairdial.reconcile import Channel, Follower, reconcile
 from fairdial.records import SwitchRecords
+from fairdial.whose import is_of
 
 log = structlog.get_logger(__name__)
 
@@ -159,11 +160,7 @@ class Rounds(Generic[Channel]):
             raise
         # Only now: calls that died with an earlier Asterisk were settled by what was known of that one.
         self._proves_since_ms = began_ms
-        for call_id in await self._desk.ledger.barred_grants():
-            # Their account or line was suspended while the switch could not be told (K12).
-            if await self._hands.cut(call_id):
-                sip_call_id = await self._desk.ledger.sip_call_id(call_id)
-                log.warning("barred_call_ended", call=call_id, sip_call_id=sip_call_id)
+        await self.end_barred()
         await self._hands.orphans()
         await self._records.refresh()
         await self._meter_late()
@@ -177,6 +174,13 @@ class Rounds(Generic[Channel]):
         )
         await self._forget_records()
         return made.waiting > 0
+
+    async def end_barred(self) -> None:
+        """End calls whose account or line was suspended while the switch could not be told (K12)."""
+        for call_id in await self._desk.ledger.barred_grants():
+            if await self._hands.cut(call_id):
+                sip_call_id = await self._desk.ledger.sip_call_id(call_id)
+                log.warning("barred_call_ended", call=call_id, sip_call_id=sip_call_id)
 
     async def _forget_records(self) -> None:
         """Of calls that were compared nothing more is wanted, except where a channel of theirs is in a call."""
@@ -246,5 +250,4 @@ class Rounds(Generic[Channel]):
         return self._belongs(grant.call_id)
 
     def _belongs(self, call_id: str) -> bool:
-        # With systemname set, Asterisk begins each channel id with it.
-        return call_id.startswith(f"{self._switch}-" if self._switch else "")
+        return is_of(self._switch, call_id)

@@ -9,7 +9,9 @@ next start follows them again.
 import asyncio
 import contextlib
 import os
+import secrets
 import signal
+import socket
 import sys
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
@@ -43,7 +45,7 @@ from ari_handlers.whisper import Warnings
 from fairdial import call_log, logs
 from fairdial.cases import Cases
 from fairdial.clock import SystemClock
-from fairdial.config import Config, read_again, with_secrets
+from fairdial.config import Config, by_systemd, read_again, with_secrets
 from fairdial.console.access import Gate
 from fairdial.console.api import HttpServer, create_app
 from fairdial.console.control import ControlServer
@@ -52,6 +54,7 @@ from fairdial.console.health import (
     Readiness,
     examine_ami,
     examine_ari,
+    examine_node,
     examine_policies,
     examine_store,
 )
@@ -75,6 +78,7 @@ from fairdial.loading import (
 )
 from fairdial.logins import EVENTS, LoginRules, Logins
 from fairdial.news import News
+from fairdial.nodes import NodeHands, NodeRules, Nodes, OutOfReach
 from fairdial.notice_text import Composer, Templates
 from fairdial.notice_ways import EmailWay, SipWay, WebhookWay
 from fairdial.notices import Pace, Post, Unreachable, Way
@@ -205,7 +209,9 @@ class Service:
         desk.onlookers.append(reporter)
         self.dials.followed.on_change(self._tell_call, self._tell_gone)
         self.cases = Cases(desk.ledger, lambda: desk.policies, self._cut, reporter.case_changed)
-        self.watch = Watch(desk.ledger, lambda: desk.policies, self.cases, self._clock)
+        self.watch = Watch(
+            desk.ledger, lambda: desk.policies, self.cases, self._clock, shared=bool(config.store.url)
+        )
         desk.listeners.append(self.watch)
         logins = config.logins
         self.logins = Logins(
@@ -257,6 +263,7 @@ class Service:
         self.http = HttpServer(app, config.http.host, config.http.port)
         self._control = ControlServer(config.control, self.operations)
         self.rounds = self._rounds()
+        self.nodes = self._nodes() if config.store.url else None
         self.dials.unseen.on_unseen(self.rounds.soon)
         self.client.on_connected(self._on_connected)
 
@@ -273,6 +280,9 @@ class Service:
             if self._config.http.enabled:
                 await self.http.start()
                 undo.push_async_callback(self.http.stop)
+            if self.nodes is not None:
+                await self.nodes.start()
+                undo.push_async_callback(self.nodes.stop)
             await self.rounds.start()
             undo.push_async_callback(self.rounds.stop)
             await self.watch.start()
@@ -295,6 +305,8 @@ class Service:
         self.dials.stop_timers()
         self.news.close()
         await self.pulse.stop()
+        if self.nodes is not None:
+            await self.nodes.stop()
         await self.rounds.stop()
         await self.own.stop()
         await asyncio.gather(self._queues.stop(STOP_WITHIN_S), self.http.stop())
@@ -310,8 +322,14 @@ class Service:
         log.info("stopped", calls_handed_over=len(self.dials.calls))
 
     async def until_fenced(self) -> None:
-        """Return when another client has taken the application over."""
-        await self.client.fenced.wait()
+        """Return when another FairDial has taken the application or the switch over."""
+        fenced = [self.client.fenced] if self.nodes is None else [self.client.fenced, self.nodes.replaced]
+        waits = [asyncio.create_task(event.wait()) for event in fenced]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
 
     async def _reload(self) -> dict[str, object]:
         await self._systemd.reloading()
@@ -355,7 +373,11 @@ class Service:
         if call is not None:
             call_log.speak_of(call_id, call.queue.sip_call_id)
         try:
-            return await self.dials.hangup(call_id)
+            if await self.dials.hangup(call_id):
+                return True
+            return self.nodes is not None and await self.nodes.hang_up(call_id)
+        except OutOfReach as error:
+            raise OperationError(str(error)) from error
         except AriError as error:
             raise OperationError(
                 f"the switch did not answer ({error}); try again, or hang up there"
@@ -434,6 +456,8 @@ class Service:
                     ("unreadable",): client.unreadable,
                     ("no_room",): self._queues.dropped,
                 },
+                "fairdial_node_holds": alone(lambda: self.nodes is None or self.nodes.lease_left_s > 0),
+                "fairdial_nodes_looked_after": alone(lambda: len(self.nodes.taken) if self.nodes else 0),
                 "fairdial_store_commit_seconds": traffic.commits,
                 "fairdial_store_steps_total": traffic.steps,
                 "fairdial_store_steps_waiting": alone(lambda: traffic.steps_waiting),
@@ -480,7 +504,21 @@ class Service:
 
     async def _examine(self) -> list[Finding]:
         store = await examine_store(self._desk, self._config.store.shown)
-        return [store, *self._links(), examine_policies(self._desk, self.reload.failure)]
+        return [store, *self._node(), *self._links(), examine_policies(self._desk, self.reload.failure)]
+
+    def _node(self) -> list[Finding]:
+        nodes = self.nodes
+        if nodes is None:
+            return []
+        return [
+            examine_node(
+                self._config.switch,
+                left_s=nodes.lease_left_s,
+                taken=nodes.taken,
+                skew_ms=nodes.skew_ms,
+                replaced=nodes.replaced.is_set(),
+            )
+        ]
 
     def _links(self) -> list[Finding]:
         ari, ami = self._config.ari, self._config.ami
@@ -522,6 +560,24 @@ class Service:
             evidence=Evidence(self.records, config.cdr.wait_s if config.cdr.wanted else 0.0),
             records=self.records,
         )
+
+    def _nodes(self) -> Nodes:
+        config, rules = self._config, self._config.nodes
+        hands = NodeHands(
+            live=lambda: tuple(self.dials.calls),
+            cut=lambda call_id: self.dials.hangup(call_id, CUT_CAUSE),
+            hang_up=self.dials.hangup,
+            compare=partial(self.rounds.make, after_gap=True),
+            end_barred=self.rounds.end_barred,
+            failure=AriError,
+        )
+        place = f"{socket.gethostname()}:{os.getpid()}"
+        made = NodeRules(config.switch, secrets.token_hex(8), place, rules.lease_s, rules.settle_after_s)
+        return Nodes(self._desk, hands, self._clock, made, self._records_of)
+
+    def _records_of(self, switch: str) -> SwitchRecords | None:
+        file, utc = self._config.nodes.cdr.get(switch), zone_named("UTC")
+        return None if file is None else SwitchRecords(file, utc, utc, self._clock)
 
     async def _on_connected(self, restarted: bool) -> None:
         del restarted  # the listing shows it: no channel of before is up

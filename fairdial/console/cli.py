@@ -267,6 +267,17 @@ def calls(
     show(rows, as_json, lambda: table_of(CALL_COLUMNS, rows))
 
 
+NODE_COLUMNS = ("switch", "state", "looked_after_by", "left_s", "epoch", "calls", "skew_ms", "place")
+
+
+@app.command()
+def nodes(context: typer.Context, as_json: AsJson = False) -> None:
+    """List the FairDials that share this ledger: who looks after which switch, and for how long."""
+    session: Session = context.obj
+    rows = session.run("node_list")
+    show(rows, as_json, lambda: table_of(NODE_COLUMNS, rows))
+
+
 @app.command()
 def hangup(
     context: typer.Context, call: Annotated[str, typer.Argument(help="Call id, as `calls` shows it.")]

@@ -4,7 +4,7 @@ The same answer for `fairdial ready` and `/readyz`. It looks at what runs; what 
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from pathlib import Path
 
 from fairdial.console.shapes import Json
@@ -15,6 +15,9 @@ from fairdial.ledger.contract import LedgerUnavailable
 STORE_WITHIN_S = 1.0
 FRESH_S = 1.0
 """How long an answer is good for: the store is written to be sure of it, not once for each who asks."""
+
+SKEW_TOLD_MS = 1_000
+"""By so much a node's clock may be off before it is told: past two seconds its calls are watched late."""
 
 Examine = Callable[[], Awaitable[Sequence[Finding]]]
 
@@ -80,6 +83,24 @@ def examine_ari(url: str, app: str, *, connected: bool, fenced: bool) -> Finding
 def examine_ami(address: str, *, connected: bool) -> Finding:
     """The link on which leases are renewed."""
     return _link("ami", address, connected, "[ami] fits its manager.conf")
+
+
+def examine_node(
+    switch: str, *, left_s: float, taken: Collection[str], skew_ms: int, replaced: bool
+) -> Finding:
+    """Whether this node looks after its switch's calls. taken: switches of others that it looks after as well."""
+    if replaced:
+        cure = "stop one of the two; `fairdial nodes` says where the newer runs"
+        return Finding("node", False, f"{switch}: another FairDial serves this switch now", cure)
+    if not left_s:
+        found = f"{switch}: its lease has run out, and another node may look after its calls"
+        return Finding("node", False, found, "see that the store can be reached: it is taken back by itself")
+    text = f"{switch}: held for {left_s:.0f} s more"
+    if taken:
+        text += f"; looks after the calls of {', '.join(sorted(taken))} too"
+    if abs(skew_ms) > SKEW_TOLD_MS:
+        text += f"; its clock is {abs(skew_ms) / 1000:.1f} s {'ahead of' if skew_ms > 0 else 'behind'} the store's"
+    return Finding("node", True, text)
 
 
 def _link(part: str, where: str, connected: bool, fits: str) -> Finding:

@@ -70,6 +70,9 @@ FAMILIES: Final = (
     Family("fairdial_ari_fenced", "gauge", "1 where another FairDial took the application over"),
     Family("fairdial_ari_request_seconds", "histogram", "Requests on the event socket", ("outcome",)),
     Family("fairdial_ari_events_lost_total", "counter", "Events that nobody could take", ("why",)),
+    # --- nodes -----------------------------------------------------------------------------------
+    Family("fairdial_node_holds", "gauge", "1 while the lease on its own switch's calls holds"),
+    Family("fairdial_nodes_looked_after", "gauge", "Switches of other nodes whose calls it settles"),
     # --- store -----------------------------------------------------------------------------------
     Family("fairdial_store_commit_seconds", "histogram", "Transactions that write", ("outcome",)),
     Family("fairdial_store_steps_total", "counter", "Steps written, many to a commit", ("outcome",)),

@@ -21,6 +21,7 @@ from fairdial.console.events import item_json, tell_operation
 from fairdial.console.health import not_serving
 from fairdial.console.looking_up import LookingUp
 from fairdial.console.messages import Messages
+from fairdial.console.nodes import NodeList
 from fairdial.console.policy_views import difference_json, policy_json, rules_json, version_of
 from fairdial.console.replays import Replays
 from fairdial.console.requesting import Renew, Requesting, as_now
@@ -266,6 +267,7 @@ class Operations:
             "reload": self._take_in,
             "status": self._server_status,
             "ready": self._readiness,
+            "node_list": NodeList(desk.ledger),
             "message": self._messages.ask,
             "message_list": self._messages.latest,
             "grants": self._grants,

@@ -257,17 +257,42 @@ def dialled_since(db: Database, count: int) -> int:
     return 0 if row is None else int(row["at_ms"])
 
 
+_DIALS = (
+    "SELECT d.*, g.state, g.answered_ms, g.ended_ms, g.used_s,"
+    " (SELECT sum(c.amount_micros) FROM charges c WHERE c.call_id = d.call_id) AS cost_micros, m.text"
+    " FROM decisions d LEFT JOIN grants g USING (call_id) LEFT JOIN messages m USING (call_id)"
+    " WHERE d.account_id IS NOT NULL AND "
+)
+
+
 def past(db: Database, since_ms: int, after: tuple[int, str] | None, limit: int) -> Past:
     after_ms, after_id = after or (since_ms - 1, "\U0010ffff")
     rows = db.execute(
-        "SELECT d.*, g.state, g.answered_ms, g.ended_ms, g.used_s,"
-        " (SELECT sum(c.amount_micros) FROM charges c WHERE c.call_id = d.call_id) AS cost_micros, m.text"
-        " FROM decisions d LEFT JOIN grants g USING (call_id) LEFT JOIN messages m USING (call_id)"
-        " WHERE d.account_id IS NOT NULL AND (d.at_ms, d.call_id) > (?, ?)"
-        " ORDER BY d.at_ms, d.call_id LIMIT ?",
+        f"{_DIALS} (d.at_ms, d.call_id) > (?, ?) ORDER BY d.at_ms, d.call_id LIMIT ?",
         (after_ms, after_id, limit),
     ).fetchall()
     last = (rows[-1]["at_ms"], rows[-1]["call_id"]) if len(rows) == limit else None
+    return _past(db, rows, last)
+
+
+def happened(db: Database, after_ms: int, until_ms: int) -> Past:
+    rows = db.execute(
+        f"{_DIALS} d.call_id IN (SELECT call_id FROM decisions WHERE at_ms > ?1 AND at_ms <= ?2"  # noqa: S608
+        " UNION SELECT call_id FROM grants WHERE state <> 'settled' AND answered_ms > ?1 AND answered_ms <= ?2"
+        " UNION SELECT call_id FROM grants WHERE state = 'settled' AND ended_ms > ?1 AND ended_ms <= ?2)"
+        " ORDER BY d.at_ms, d.call_id",
+        (after_ms, until_ms),
+    ).fetchall()
+    return _past(db, rows, None)
+
+
+def what_became(db: Database, call_ids: Sequence[str]) -> Past:
+    places = ", ".join("?" for _ in call_ids)
+    rows = db.execute(f"{_DIALS} d.call_id IN ({places}) ORDER BY d.at_ms, d.call_id", call_ids).fetchall()
+    return _past(db, rows, None)
+
+
+def _past(db: Database, rows: Sequence[Row], last: tuple[int, str] | None) -> Past:
     accounts = {row["account_id"] for row in rows}
     return Past(
         tuple(tuple(_events(row)) for row in rows),

@@ -114,6 +114,16 @@ class LedgerBusy(LedgerUnavailable):
     """More steps wait than the bound allows. Nothing was changed."""
 
 
+class Fenced(LedgerUnavailable):
+    """Another has looked after the switch since: nothing was changed, and by this epoch nothing will be."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "another node has looked after this switch's calls since this one's lease",
+            "it takes them back by itself; where two FairDials serve one switch, stop one (`fairdial nodes`)",
+        )
+
+
 class IdempotencyConflict(LedgerError):
     """The call id was used before, with another dial, or its call is over."""
 
@@ -269,6 +279,55 @@ class Seen:
 
     proven_ms: int
     compared_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tenure:
+    """Who looks after a switch, as counted in the ledger: a step by an epoch that is over is refused."""
+
+    switch: str
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A FairDial and its switch. Instants are UTC milliseconds by the store's clock, `now_ms` too.
+
+    owner: the FairDial that serves it, another at each start; place: where that runs. skew_ms: by how much its clock
+    was ahead. taken_by: the switch of the node that looks after its calls, "" for none, since lapsed_ms.
+    """
+
+    switch: str
+    epoch: int
+    owner: str
+    place: str
+    until_ms: int
+    skew_ms: int
+    taken_by: str
+    lapsed_ms: int | None
+    now_ms: int
+
+    @property
+    def lapsed(self) -> bool:
+        """Whether the lease, whoever holds it, has run out."""
+        return self.until_ms < self.now_ms
+
+
+class OrderKind(StrEnum):
+    """What a node asks of others. LOOK: accounts or lines were barred; HANGUP: that call is to end."""
+
+    LOOK = "look"
+    HANGUP = "hangup"
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """outcome: of a hang-up, what the call's own node made of it; None: nothing yet."""
+
+    id: int
+    what: OrderKind
+    call_id: str | None
+    outcome: str | None
 
 
 class DifferenceKind(StrEnum):
@@ -705,6 +764,54 @@ class Ledger(Protocol):
         """
         ...
 
+    async def take_switch(
+        self, switch: str, owner: str, place: str, lease_ms: int, wall_ms: int, *, again: bool = False
+    ) -> Tenure | None:
+        """Look after a switch from now on, by a new epoch; steps of this ledger about calls are by it. wall_ms: what
+        the node's own clock says. again: only where the same owner serves it still; None: another FairDial does now.
+        """
+        ...
+
+    async def renew_switch(self, lease_ms: int, wall_ms: int) -> None:
+        """The lease holds so much longer from now on. Raises Fenced."""
+        ...
+
+    async def take_over(self, switch: str, by: str, lease_ms: int) -> Tenure | None:
+        """Look after another's switch whose lease has run out; None: it has not, or another node was quicker."""
+        ...
+
+    async def hold_over(self, tenure: Tenure, lease_ms: int) -> None:
+        """As `renew_switch`, of a switch that was taken over. Raises Fenced."""
+        ...
+
+    def on_behalf(self, tenure: Tenure) -> "Ledger":
+        """The same ledger, whose steps about calls are by that tenure."""
+        ...
+
+    async def nodes(self) -> tuple[Node, ...]:
+        """All nodes by their switch."""
+        ...
+
+    async def leads(self, task: str) -> bool:
+        """Whether this ledger's node does what one alone does; another takes over a minute after it was asked last."""
+        ...
+
+    async def order(self, what: OrderKind, call_id: str | None = None) -> int:
+        """Ask something of the other nodes; the order's id."""
+        ...
+
+    async def orders(self) -> tuple[Order, ...]:
+        """The orders of the last seconds, in which each node looks some ten times."""
+        ...
+
+    async def carried_out(self, order_id: int, outcome: str) -> None:
+        """What became of an order; the first to say so is right."""
+        ...
+
+    async def forget_orders(self) -> None:
+        """Forget orders of before."""
+        ...
+
     async def saw(self, switch: str, proven_ms: int) -> None:
         """Note that the switch was heard at `proven_ms` with all its live calls followed."""
         ...
@@ -1031,6 +1138,14 @@ class Ledger(Protocol):
 
     async def past(self, since_ms: int, after: tuple[int, str] | None, limit: int) -> Past:
         """What happened to calls that were dialled from `since_ms` on, `limit` dials of it, after the dial `after`."""
+        ...
+
+    async def happened(self, after_ms: int, until_ms: int) -> Past:
+        """Dials that were placed, answered or over after `after_ms` and up to `until_ms`, whole, each."""
+        ...
+
+    async def what_became(self, call_ids: Sequence[str]) -> Past:
+        """Those dials as they are now, some hundreds at a time."""
         ...
 
     async def uses(

@@ -32,6 +32,7 @@ from psycopg.conninfo import conninfo_to_dict
 from psycopg.types.numeric import Int8Dumper
 
 from fairdial.ledger.contract import (
+    Fenced,
     LedgerBusy,
     LedgerError,
     LedgerSlow,
@@ -458,6 +459,8 @@ class Pool:
 
     def _after(self, error: psycopg.Error) -> Exception:
         """What is to be raised of an error after which nothing was changed."""
+        if isinstance(error, errors.DivisionByZero):
+            return Fenced()  # nodes.py: nothing else divides
         found = _unstorable(error) if isinstance(error, _UNSTORABLE) else told(self.where, error)
         if isinstance(error, _AGAIN):
             return _Again(found, at_once=False)

@@ -4,7 +4,6 @@ Each names its switch (`switch` in fairdial.toml), with which its calls begin, a
 """
 
 import contextlib
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
@@ -12,7 +11,7 @@ from typing import Any, Final
 import psycopg
 import structlog
 
-from fairdial.ledger import notices
+from fairdial.ledger import nodes, notices
 from fairdial.ledger.contract import LedgerError, LedgerUnavailable
 from fairdial.ledger.database import Database
 from fairdial.ledger.dialect import translated_schema
@@ -21,13 +20,13 @@ from fairdial.ledger.heard import Doubts, HeardConnection, Servers
 from fairdial.ledger.notice import Channel, Delivery
 from fairdial.ledger.pool import BEGIN_READING, LOCKED_MS, Pool, PostgresDatabase, connect, shown, told
 from fairdial.ledger.schema import files
-from fairdial.ledger.stepped import SteppedLedger, Steps
+from fairdial.ledger.stepped import SteppedLedger
 
 log = structlog.get_logger(__name__)
 
 DURABLE_CURE: Final = "what was answered is lost if the server crashes: switch it on in postgresql.conf"
-LEASE_MS: Final = 60_000
-"""After which another node takes over what one alone does, where that one is heard of no more."""
+ASIDE_WITHIN_S: Final = 3.0
+"""For what nodes ask of each other: on two connections of their own, which no call waits for."""
 _MIGRATION: Final = 0x44_69_61_6C
 """The advisory lock of who brings the schema up to date."""
 MIGRATION_LOCKED_MS: Final = 3_000
@@ -53,11 +52,9 @@ class PostgresLedger(SteppedLedger):
                 log.warning("ledger_may_forget", store=pool.where, found=fault, cure=DURABLE_CURE)
 
         await pool.open(prepare)
-        return cls(pool)
-
-    def __init__(self, steps: Steps) -> None:
-        super().__init__(steps)
-        self._name = secrets.token_hex(8)
+        ledger = cls(pool)
+        ledger._aside = Pool(url, password, connections=1, within_s=ASIDE_WITHIN_S)
+        return ledger
 
     async def due_notices(self, channel: Channel, now_ms: int, limit: int) -> tuple[Delivery, ...]:
         """As the contract has it, but for one node at a time, lest each tells all: while one asks again and again, the
@@ -66,21 +63,13 @@ class PostgresLedger(SteppedLedger):
         if not await super().due_notices(channel, now_ms, 1):
             return ()
         return await self._steps.do(
-            lambda db: notices.due(db, channel, now_ms, limit) if self._leads(db, channel, now_ms) else ()
+            lambda db: notices.due(db, channel, now_ms, limit) if nodes.leads(db, channel, self._name) else ()
         )
-
-    def _leads(self, db: Database, task: str, now_ms: int) -> bool:
-        taken = db.execute(
-            "INSERT INTO leases (task, holder, until_ms) VALUES (?1, ?2, ?3) ON CONFLICT (task) DO UPDATE"
-            " SET holder = excluded.holder, until_ms = excluded.until_ms"
-            " WHERE leases.holder = excluded.holder OR leases.until_ms <= ?4 RETURNING task",
-            (task, self._name, now_ms + LEASE_MS, now_ms),
-        )
-        return taken.fetchone() is not None
 
     async def close(self) -> None:
         with contextlib.suppress(LedgerError):
             await self._steps.do(lambda db: db.execute("DELETE FROM leases WHERE holder = ?", (self._name,)))
+        await self._aside.close()
         await super().close()
 
 

@@ -30,6 +30,7 @@ from fairdial.ledger.contract import (
 )
 from fairdial.ledger.crediting import forfeit, note_credit
 from fairdial.ledger.database import Database, Of, Unstorable, alone, apart, lock
+from fairdial.ledger.nodes import barred
 from fairdial.policy.account import (
     Account,
     Agreement,
@@ -211,6 +212,8 @@ def set_standing(
     fraud = standing is Standing.TERMINATED and (fraud or account.fraud)
     db.execute("UPDATE accounts SET standing = ?, fraud = ? WHERE id = ?", (standing, int(fraud), account_id))
     forfeit(db, account_id, at_ms)
+    if standing is not Standing.ACTIVE:
+        barred(db)
     if told:
         notices.of_standing(db, account_id, account.standing, standing, at_ms)
     return reading.need_account(db, account_id)
@@ -234,6 +237,8 @@ def restrict(
         "UPDATE accounts SET restricted = ? WHERE id = ?",
         (reading.from_services(account.restricted), account_id),
     )
+    if not lift:
+        barred(db)
     if told:
         notices.of_services(db, account_id, account.restricted ^ taken, at_ms, lifted=lift)
     return account
@@ -245,6 +250,8 @@ def set_line_standing(db: Database, line_id: str, standing: Standing, *, harder:
     if harder:
         _need_harder(f"line {line_id!r}", line.standing, standing)
     db.execute("UPDATE lines SET standing = ? WHERE id = ?", (standing, line_id))
+    if standing is not Standing.ACTIVE:
+        barred(db)
     return replace(line, standing=standing)
 
 

@@ -1,13 +1,16 @@
 """The ledger whose methods are steps: each of the contract's is one transaction, or one reading."""
 
+import copy
+import secrets
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Protocol, TypeVar
+from typing import Protocol, Self, TypeVar
 
 from fairdial.ledger import (
     cases,
     daily,
     granting,
     messages,
+    nodes,
     notices,
     provisioning,
     reading,
@@ -35,6 +38,9 @@ from fairdial.ledger.contract import (
     LimitsOf,
     LinesMax,
     LoadedCard,
+    Node,
+    Order,
+    OrderKind,
     Past,
     Payment,
     PeriodOf,
@@ -45,10 +51,11 @@ from fairdial.ledger.contract import (
     Rule,
     Seen,
     SettledPage,
+    Tenure,
     Token,
     Traffic,
 )
-from fairdial.ledger.database import Database
+from fairdial.ledger.database import Database, Of
 from fairdial.ledger.notice import Channel, Contact, Delivery, DeliveryState, Notice, NoticeRules
 from fairdial.policy.account import (
     Account,
@@ -92,6 +99,10 @@ class SteppedLedger:
 
     def __init__(self, steps: Steps) -> None:
         self._steps = steps
+        # Where a flood of calls does not keep a lease from being renewed.
+        self._aside = steps
+        self._name = secrets.token_hex(8)
+        self._tenure: Tenure | None = None
 
     @property
     def traffic(self) -> Traffic:
@@ -104,19 +115,19 @@ class SteppedLedger:
         await self._steps.probe()
 
     async def authorise(self, dial: Dial, plan: Plan, judge: Judge) -> Verdict:
-        return await self._steps.do(lambda db: granting.authorise(db, dial, plan, judge))
+        return await self._by(Of.LINE, dial.line_id, lambda db: granting.authorise(db, dial, plan, judge))
 
     async def record(self, dial: Dial, verdict: Verdict) -> None:
-        await self._steps.do(lambda db: granting.keep_record(db, dial, verdict))
+        await self._by_switch(lambda db: granting.keep_record(db, dial, verdict))
 
     async def answered(self, call_id: str, leg: str, at_ms: int) -> Grant:
-        return await self._steps.do(lambda db: granting.answered(db, call_id, leg, at_ms))
+        return await self._by(Of.CALL, call_id, lambda db: granting.answered(db, call_id, leg, at_ms))
 
     async def assume_answered(self, call_id: str, at_ms: int) -> None:
-        await self._steps.do(lambda db: granting.assume_answered(db, call_id, at_ms))
+        await self._by_switch(lambda db: granting.assume_answered(db, call_id, at_ms))
 
     async def renew(self, call_id: str, plan: PlanMore, extend: Extend) -> Grant:
-        return await self._steps.do(lambda db: granting.renew(db, call_id, plan, extend))
+        return await self._by(Of.CALL, call_id, lambda db: granting.renew(db, call_id, plan, extend))
 
     async def settle(
         self,
@@ -128,15 +139,17 @@ class SteppedLedger:
         answered_ms: int | None = None,
         limits: LimitsOf | None = None,
     ) -> Grant:
-        return await self._steps.do(
-            lambda db: granting.settle(db, call_id, used_s, ended_ms, estimated, answered_ms, limits)
+        return await self._by(
+            Of.CALL,
+            call_id,
+            lambda db: granting.settle(db, call_id, used_s, ended_ms, estimated, answered_ms, limits),
         )
 
     async def release(self, call_id: str) -> Grant | None:
-        return await self._steps.do(lambda db: granting.release(db, call_id))
+        return await self._by(Of.CALL, call_id, lambda db: granting.release(db, call_id))
 
     async def unsend(self, call_id: str, at_ms: int) -> bool:
-        return await self._steps.do(lambda db: messages.unsend(db, call_id, at_ms))
+        return await self._by(Of.CALL, call_id, lambda db: messages.unsend(db, call_id, at_ms))
 
     async def forget_texts(self, before_ms: int) -> int:
         return await self._steps.do(lambda db: messages.forget_texts(db, before_ms))
@@ -149,13 +162,64 @@ class SteppedLedger:
         return await self._steps.do(lambda db: messages.secret(db, name, fresh))
 
     async def saw(self, switch: str, proven_ms: int) -> None:
-        await self._steps.do(lambda db: witnessing.saw(db, switch, proven_ms))
+        await self._by_switch(lambda db: witnessing.saw(db, switch, proven_ms))
 
     async def compared(self, switch: str, until_ms: int, differences: Sequence[Difference]) -> None:
-        await self._steps.do(lambda db: witnessing.compared(db, switch, until_ms, differences))
+        await self._by_switch(lambda db: witnessing.compared(db, switch, until_ms, differences))
 
     async def differ(self, difference: Difference) -> None:
-        await self._steps.do(lambda db: witnessing.differ(db, difference))
+        await self._by_switch(lambda db: witnessing.differ(db, difference))
+
+    # Nodes.
+
+    async def _by(self, of: Of, key: str, step: Step[T]) -> T:
+        return await self._steps.do(nodes.by(self._tenure, of, key, step))
+
+    async def _by_switch(self, step: Step[T]) -> T:
+        return await self._steps.do(nodes.by_switch(self._tenure, step))
+
+    async def take_switch(
+        self, switch: str, owner: str, place: str, lease_ms: int, wall_ms: int, *, again: bool = False
+    ) -> Tenure | None:
+        taken = await self._aside.do(
+            lambda db: nodes.take_switch(db, switch, owner, place, lease_ms, wall_ms, again)
+        )
+        self._tenure = taken or self._tenure
+        return taken
+
+    async def renew_switch(self, lease_ms: int, wall_ms: int) -> None:
+        tenure = self._tenure
+        if tenure is not None:
+            await self._aside.do(lambda db: nodes.renew_switch(db, tenure, lease_ms, wall_ms))
+
+    async def take_over(self, switch: str, by: str, lease_ms: int) -> Tenure | None:
+        return await self._aside.do(lambda db: nodes.take_over(db, switch, by, lease_ms))
+
+    async def hold_over(self, tenure: Tenure, lease_ms: int) -> None:
+        await self._aside.do(lambda db: nodes.hold_over(db, tenure, lease_ms))
+
+    def on_behalf(self, tenure: Tenure) -> Self:
+        other = copy.copy(self)
+        other._tenure = tenure
+        return other
+
+    async def nodes(self) -> tuple[Node, ...]:
+        return await self._aside.read(nodes.nodes)
+
+    async def leads(self, task: str) -> bool:
+        return await self._steps.do(lambda db: nodes.leads(db, task, self._name))
+
+    async def order(self, what: OrderKind, call_id: str | None = None) -> int:
+        return await self._aside.do(lambda db: nodes.order(db, what, call_id))
+
+    async def orders(self) -> tuple[Order, ...]:
+        return await self._aside.read(nodes.orders)
+
+    async def carried_out(self, order_id: int, outcome: str) -> None:
+        await self._aside.do(lambda db: nodes.carried_out(db, order_id, outcome))
+
+    async def forget_orders(self) -> None:
+        await self._aside.do(nodes.forget_orders)
 
     # Reading goes past the writer: a long listing must not stand in a dial's way.
 
@@ -345,6 +409,12 @@ class SteppedLedger:
 
     async def past(self, since_ms: int, after: tuple[int, str] | None, limit: int) -> Past:
         return await self._steps.read(lambda db: cases.past(db, since_ms, after, limit))
+
+    async def happened(self, after_ms: int, until_ms: int) -> Past:
+        return await self._steps.read(lambda db: cases.happened(db, after_ms, until_ms))
+
+    async def what_became(self, call_ids: Sequence[str]) -> Past:
+        return await self._steps.read(lambda db: cases.what_became(db, call_ids))
 
     async def uses(
         self, policy: str, allowance: str, now_ms: int, after: str = "", limit: int = 2_000

@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+import psycopg
 import pytest
 
 from fairdial.ledger import granting
@@ -41,6 +42,10 @@ class PostgresStore:
     @property
     def url(self) -> str:
         return self.cluster.url(self.database)
+
+    def connected(self) -> "psycopg.Connection[Any]":
+        """A connection beside the ledger's, on which transactions are begun and ended by word."""
+        return psycopg.connect(self.url, autocommit=True)
 
     async def open(self) -> PostgresLedger:
         # Patient: who shares a machine with other tests waits longer than a call would.

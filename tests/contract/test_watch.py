@@ -38,6 +38,7 @@ class Counter:
         *,
         accounts_max: int = 100,
         compare_every_s: float = watching.COMPARE_EVERY_S,
+        shared: bool = False,
     ) -> None:
         self.ledger, self.clock = ledger, clock
         # Patient: what is broken on purpose is told with long tracebacks, which take the loop their time.
@@ -52,6 +53,8 @@ class Counter:
             clock,
             accounts_max=accounts_max,
             compare_every_s=compare_every_s,
+            shared=shared,
+            follow_every_s=0.02,
         )
         self.desk.listeners.append(self.watch)
         self._calls = 0

@@ -14,6 +14,7 @@ PROMISED = {
     "classify": ("--region", "--json"),
     "check": ("--account", "--line", "--kind", "--from", "--at", "--explain", "--json"),
     "calls": ("--watch", "--json"),
+    "nodes": ("--json",),
     "hangup": (),
     "usage": ("--json",),
     "account add": (),

@@ -387,7 +387,13 @@ def test_the_dashboard_shows_every_family_and_no_panel_covers_another() -> None:
     assert len(set(places)) == len(places) == len({panel["id"] for panel in panels})
 
 
-NOT_SHOWN = ["fairdial_ari_fenced", "fairdial_store_answers", "fairdial_unwritten_given_up_total"]
+NOT_SHOWN = [
+    "fairdial_ari_fenced",
+    "fairdial_node_holds",
+    "fairdial_nodes_looked_after",
+    "fairdial_store_answers",
+    "fairdial_unwritten_given_up_total",
+]
 """What is nothing or an alert."""
 
 
@@ -432,6 +438,8 @@ SWITCH = 'instance="a",job="fairdial"'
 WELL = {
     "up": "1+0x60",
     "fairdial_ari_fenced": "0+0x60",
+    "fairdial_node_holds": "1+0x60",
+    "fairdial_nodes_looked_after": "0+0x60",
     'fairdial_link_up{link="ari"}': "1+0x60",
     'fairdial_link_connects_total{link="ari"}': "1+0x60",
     'fairdial_answer_seconds_count{gate="stasis",result="failed"}': "0+1x60",
@@ -459,6 +467,8 @@ WELL = {
 ALARMS = [
     ("FairDialDown", {"up": "0+0x60"}),
     ("FairDialFenced", {"fairdial_ari_fenced": "1+0x60"}),
+    ("FairDialSwitchNotHeld", {"fairdial_node_holds": "0+0x60"}),
+    ("FairDialNodeGone", {"fairdial_nodes_looked_after": "1+0x60"}),
     ("FairDialLinkDown", {'fairdial_link_up{link="ari"}': "0+0x60"}),
     ("FairDialLinkUnsteady", {'fairdial_link_connects_total{link="ari"}': "1+1x60"}),
     ("FairDialDoesNotDecide", {'fairdial_answer_seconds_count{gate="stasis",result="failed"}': "0+10x60"}),

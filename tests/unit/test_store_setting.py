@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from fairdial.config import Config, ConfigError, load, with_secrets
-from fairdial.main import replaying
+from fairdial.serving import replaying
 
 URL = 'switch = "east"\nstore.url = "postgresql://fairdial@db.example:5432/ledger?sslmode=require"\n'
 
@@ -89,3 +89,19 @@ def test_what_cannot_be_meant_is_refused_and_no_password_is_shown(
         configured(tmp_path, text)
     assert said in str(told.value)
     assert "hunter2" not in str(told.value)
+
+
+def test_the_records_of_other_switches_are_named_by_switch(tmp_path: Path) -> None:
+    config = configured(
+        tmp_path, URL + '[nodes]\nlease_s = 5\ncdr.west = "west.csv"\ncdr.north-2 = "/mnt/north.csv"\n'
+    )
+    assert config.nodes.lease_s == 5
+    assert config.nodes.cdr == {"west": tmp_path / "west.csv", "north-2": Path("/mnt/north.csv")}
+
+
+@pytest.mark.parametrize(
+    "text", ["[nodes]\nlease_s = 0.5\n", "[nodes]\nsettle_after_s = -1\n", "[nodes]\nlease = 5\n"]
+)
+def test_a_lease_that_cannot_be_kept_is_refused(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ConfigError, match=r"nodes\."):
+        configured(tmp_path, URL + text)
