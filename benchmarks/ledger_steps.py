@@ -84,22 +84,22 @@ async def call(ledger: Ledger, policy: Policy, line: str, call_id: str) -> float
     return took_s
 
 
-async def measure(name: str, ledger: Ledger, callers: int, seconds: float) -> Figure:
-    """Let so many callers dial for so long."""
+async def measure(name: str, ledger: Ledger, callers: int, seconds: float, who: str = "") -> Figure:
+    """Let so many callers dial for so long. who: in their names, where others call beside them."""
     policy = parse_policy(POLICY, "bench.toml")
     took: list[float] = []
     for number in range(callers):
-        await ledger.add_account(Account(f"account-{number}", "bench", "UTC"))
-        await ledger.add_line(Line(f"line-{number}", f"account-{number}"))
+        await ledger.add_account(Account(f"account-{who}{number}", "bench", "UTC"))
+        await ledger.add_line(Line(f"line-{who}{number}", f"account-{who}{number}"))
 
     async def dials(number: int, until_s: float) -> None:
         made = 0
         while time.perf_counter() < until_s:
-            call_id = f"{callers}-{number}-{made}"
-            took.append(await call(ledger, policy, f"line-{number}", call_id))
+            call_id = f"{who}{callers}-{number}-{made}"
+            took.append(await call(ledger, policy, f"line-{who}{number}", call_id))
             made += 1
 
-    await call(ledger, policy, "line-0", f"{callers}-warm")
+    await call(ledger, policy, f"line-{who}0", f"{who}{callers}-warm")
     began_s = time.perf_counter()
     await asyncio.gather(*(dials(number, began_s + seconds) for number in range(callers)))
     lasted_s = time.perf_counter() - began_s

@@ -209,14 +209,16 @@ class Process:
 
     rss_kib: int
     cpu_s: float
+    files: int
 
     @classmethod
     def of(cls, pid: int) -> Process:
-        """Of that process now: its resident memory, and the CPU seconds of all its threads."""
+        """Of that process now: its resident memory, the CPU seconds of all its threads, the files it has open."""
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
         ticks = int(fields[11]) + int(fields[12])
-        return cls(pages * os.sysconf("SC_PAGE_SIZE") // 1024, ticks / os.sysconf("SC_CLK_TCK"))
+        files = len(list(Path(f"/proc/{pid}/fd").iterdir()))
+        return cls(pages * os.sysconf("SC_PAGE_SIZE") // 1024, ticks / os.sysconf("SC_CLK_TCK"), files)
 
 
 @dataclass(frozen=True)
@@ -243,7 +245,6 @@ async def site(
     logged: bool = False,
     tls: bool = False,
     launch: bool = True,
-    log_levels: str = "notice,warning,error",
 ) -> AsyncIterator[Site]:
     """A switch with the project's dialplan and `extra` behind it, its carrier, and FairDial, until the block ends.
 
@@ -260,7 +261,6 @@ async def site(
                 files={**shipped, **(files or {})},
                 lines=lines,
                 tls=tls,
-                log_levels=log_levels,
             ) as switch,
             Carrier.start(switch, logged=logged) as carrier,
         ):
