@@ -35,6 +35,8 @@ from testbed.installation import obtain
 from testbed.server import Server, dialplan
 from testbed.sipp import Carrier, LoadOutcome
 
+RECORD = "FAIRDIAL_BENCH_RECORD"
+"""The folder of `--record`, for who runs all benchmarks alike."""
 BARE = "Dial() alone"
 BARE_DIALPLAN = """
 [bench-bare]
@@ -75,7 +77,13 @@ class Outcome:
 def parser(text: str | None) -> argparse.ArgumentParser:
     """A command line whose help is the benchmark's docstring, and which can record."""
     made = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--record", type=Path, metavar="FOLDER", help="write what was found there, as JSON")
+    made.add_argument(
+        "--record",
+        type=Path,
+        metavar="FOLDER",
+        default=os.environ.get(RECORD),
+        help="write what was found there, as JSON",
+    )
     return made
 
 

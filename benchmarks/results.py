@@ -1,8 +1,8 @@
 """RESULTS.md from what the benchmarks recorded: budgets with their figures at the top, then each benchmark's tables.
 
 `--record FOLDER` of a benchmark writes FOLDER/NAME.json; `python -m benchmarks.results` puts all of a folder together,
-with the reasons of budgets that were missed (`benchmarks/reasons/`). Status 1 where a budget has no figure, a missed one no
-reason, or a benchmark failed. Nothing here is typed by hand: measure again, and write it anew.
+with the reasons of budgets that were missed (`benchmarks/reasons/`). Status 1 where a budget has no figure, a missed
+one no reason, or a benchmark failed. Nothing here is typed by hand: measure again, and write it anew.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ LAST_WORDS = 3_000
 
 HEAD = """# What FairDial costs
 
-Written by `python -m benchmarks.results` from what the benchmarks measured; nothing here is typed by hand. `make bench` measures all of
-it anew. How to read it: [docs/benchmarks.md](../docs/benchmarks.md).
+Written by `python -m benchmarks.results` from what the benchmarks measured; nothing here is typed by hand. `make bench`
+measures all of it anew. How to read it: [docs/benchmarks.md](../docs/benchmarks.md).
 """
 
 Record = Mapping[str, Any]
@@ -34,7 +34,7 @@ Record = Mapping[str, Any]
 
 def read(folder: Path) -> list[Record]:
     """The records of a folder, by name. Raises ValueError naming a file that is none."""
-    records = []
+    records: list[Record] = []
     for path in sorted(folder.glob("*.json")):
         try:
             record = json.loads(path.read_text(encoding="utf-8"))

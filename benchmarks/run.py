@@ -23,7 +23,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from benchmarks import results
-from benchmarks.measure import command_of, machine, progress
+from benchmarks.measure import RECORD, command_of, machine, progress
 
 HERE = Path(__file__).parent
 QUICK_WITHIN_S = 120.0
@@ -63,8 +63,9 @@ def run(benchmark: Benchmark, arguments: Sequence[str], folder: Path, within_s: 
     began = datetime.now(UTC)
     with tempfile.TemporaryFile("w+") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", f"benchmarks.{benchmark.name}", *arguments, "--record", str(folder)],
+            [sys.executable, "-m", f"benchmarks.{benchmark.name}", *arguments],
             cwd=HERE.parent,
+            env={**os.environ, RECORD: str(folder.resolve())},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
