@@ -77,15 +77,14 @@ async def seek(
     probe: Callable[[str, int], Awaitable[bool]],
     is_over: Callable[[], bool],
 ) -> None:
-    """A step of each search in turn, until each is done or the time is over."""
-    while not is_over():
-        left = [(path, search) for path, search in searches.items() if search.next_rate is not None]
-        if not left:
+    """A step of each search in turn, until each is done, or all had as many and the time is over."""
+    while left := [path for path, search in searches.items() if search.next_rate is not None]:
+        for path in left:
+            rate = searches[path].next_rate
+            assert rate is not None
+            searches[path].found(rate, await probe(path, rate))
+        if is_over():
             return
-        for path, search in left:
-            rate = search.next_rate
-            if rate is not None and not is_over():
-                search.found(rate, await probe(path, rate))
 
 
 async def measure(first: int, seconds: float, minutes: float) -> Outcome:
@@ -97,7 +96,6 @@ async def measure(first: int, seconds: float, minutes: float) -> Outcome:
     async with site(extra, lines=lines, settings=QUIET) as at:
         await customers(at.server)
         await at.server.account("rooms", "kryptotel-in-shadow", conferences.PATHS[conferences.GATED])
-        until_s = time.monotonic() + minutes * 60
 
         async def load(path: str, rate: int, lasts_s: float) -> LoadOutcome:
             line, number = numbers[path]
@@ -128,6 +126,7 @@ async def measure(first: int, seconds: float, minutes: float) -> Outcome:
 
         for path in numbers:
             await load(path, first, 1)  # warm
+        until_s = time.monotonic() + minutes * 60
         searches = {path: Search(first) for path in numbers}
         await seek(searches, probe, lambda: time.monotonic() > until_s)
         return report(searches, seconds, at.versions)

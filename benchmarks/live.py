@@ -50,7 +50,7 @@ FILES_BESIDE = 400
 UP_SHARE = 0.98
 """So many of the calls must have come up, or figures by the call say little."""
 MEASURES_S = 60.0
-"""So long calls stay up after the last was placed: time for what is looked at, and for a restart."""
+"""So long calls stay up after they were waited for: time for what is looked at, and for a restart."""
 POLL_S = 0.1
 COUNT_EVERY_S = 0.5
 """Asking costs the switch something too."""
@@ -117,7 +117,8 @@ def allowed(wanted: int) -> int:
 @asynccontextmanager
 async def calls_up(at: Site, line: str, count: int, rate_per_s: float) -> AsyncIterator[int]:
     """So many calls of a line, as long as the block lasts; how many there are."""
-    stays_s = count / rate_per_s + MEASURES_S
+    within_s = 2 * count / rate_per_s + 30
+    stays_s = within_s + MEASURES_S
     load = place_calls(
         at.switch,
         line=line,
@@ -128,7 +129,7 @@ async def calls_up(at: Site, line: str, count: int, rate_per_s: float) -> AsyncI
         timeout_s=stays_s + 30,
     )
     async with going_on(load):
-        yield await _all_up(at, count, 2 * count / rate_per_s + 30)
+        yield await _all_up(at, count, within_s)
 
 
 async def _all_up(at: Site, count: int, within_s: float) -> int:
@@ -172,7 +173,7 @@ async def gated(wanted: int, count: int, rate_per_s: float, seconds: float) -> H
             switch, fairdial = (
                 Taken.between(*each, max(1, calls), lasted_s) for each in zip(before, up, later, strict=True)
             )
-            return Held(wanted, calls, switch, fairdial, await _started_again(at, calls))
+            return Held(wanted, calls, switch, fairdial, await _started_again(at))
 
 
 async def _warm(at: Site, line: str) -> None:
@@ -188,7 +189,8 @@ async def _while_up(seconds: float, *pids: int) -> tuple[list[Process], float]:
     return [Process.of(pid) for pid in pids], time.monotonic() - began_s
 
 
-async def _started_again(at: Site, calls: int) -> Restart:
+async def _started_again(at: Site) -> Restart:
+    calls = await _followed(at)
     await at.server.kill()
     seen = at.server.log_path.stat().st_size
     began_at, began_s = time.time(), time.monotonic()
@@ -201,9 +203,14 @@ async def _started_again(at: Site, calls: int) -> Restart:
         adopted = _adopted(at.server.log_path, seen)
     if not adopted:
         raise TestbedError(f"no call was followed again:\n{at.server.last_words()}")
+    left = max(0, calls - await _followed(at))
+    return Restart(links_s, min(adopted) - began_at, max(adopted) - began_at, left)
+
+
+async def _followed(at: Site) -> int:
+    """Calls that are followed, metered and held by a lease."""
     rows = await at.server.ask("calls")
-    followed = sum(row["state"] == "talking" and row["left_s"] is not None for row in rows)
-    return Restart(links_s, min(adopted) - began_at, max(adopted) - began_at, max(0, calls - followed))
+    return sum(row["state"] == "talking" and row["left_s"] is not None for row in rows)
 
 
 def _adopted(log: Path, seen: int) -> list[float]:

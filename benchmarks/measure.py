@@ -35,7 +35,7 @@ from testbed.installation import obtain
 from testbed.server import Server, dialplan
 from testbed.sipp import Carrier, LoadOutcome
 
-RECORD = "FAIRDIAL_BENCH_RECORD"
+RECORD = "BENCH_RECORD"
 """The folder of `--record`, for who runs all benchmarks alike."""
 BARE = "Dial() alone"
 BARE_DIALPLAN = """

@@ -58,15 +58,21 @@ def figures(records: Sequence[Record]) -> dict[str, tuple[float, Record]]:
     return {name: (value, record) for record in records for name, value in record.get("budgets", {}).items()}
 
 
-def faults(records: Sequence[Record], why: Mapping[str, str]) -> list[str]:
-    """What is missing or went wrong, a line each."""
-    found = figures(records)
+def failures(records: Sequence[Record]) -> list[str]:
+    """What went wrong, a line each."""
     wrong = [
         f"{record['benchmark']} failed: {record['failed'].splitlines()[0]}"
         for record in records
         if record.get("failed")
     ]
-    wrong += [f"{record['benchmark']}: {each}" for record in records for each in record.get("wrong", ())]
+    return wrong + [
+        f"{record['benchmark']}: {each}" for record in records for each in record.get("wrong", ())
+    ]
+
+
+def gaps(records: Sequence[Record], why: Mapping[str, str]) -> list[str]:
+    """Budgets without a figure, and missed ones without a reason, a line each."""
+    found, wrong = figures(records), []
     for budget in BUDGETS:
         if budget.name not in found:
             wrong.append(f"no figure for {budget.name} ({budget.what})")
@@ -152,6 +158,16 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, words: int,
     return "".join(f"| {line} |\n" for line in text)
 
 
+def put_together(folder: Path, path: Path, *, whole: bool = True) -> list[str]:
+    """Write RESULTS.md; what went wrong. whole: budgets are to have their figures, too. Raises ValueError."""
+    records, why = read(folder), reasons()
+    if not records:
+        raise ValueError(f"{folder}: no records; measure with `make bench` first")
+    path.write_text(page(records, why), encoding="utf-8")
+    print(f"{path}: {len(records)} benchmarks")
+    return failures(records) + (gaps(records, why) if whole else [])
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Put a folder's records together; the exit status."""
     parser = argparse.ArgumentParser(
@@ -163,17 +179,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--page", type=Path, default=PAGE, help="what to write (benchmarks/RESULTS.md)")
     options = parser.parse_args(arguments)
     try:
-        records = read(options.results)
+        wrong = put_together(options.results, options.page)
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
-    if not records:
-        print(f"{options.results}: no records; measure with `make bench` first", file=sys.stderr)
-        return 2
-    why = reasons()
-    options.page.write_text(page(records, why), encoding="utf-8")
-    print(f"{options.page}: {len(records)} benchmarks")
-    wrong = faults(records, why)
     for each in wrong:
         print(f"wrong: {each}")
     return int(bool(wrong))
