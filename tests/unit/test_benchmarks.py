@@ -200,6 +200,8 @@ def test_one_that_takes_too_long_is_ended(tmp_path: Path) -> None:
 def test_every_benchmark_is_in_the_plan() -> None:
     modules = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"}
     assert modules == {each.name for each in run.PLAN} | FRAME | OTHERS
+    page = (PACKAGE.parent / "docs" / "benchmarks.md").read_text()
+    assert [each.name for each in run.PLAN if f"\n| `{each.name}` |" not in page] == []
 
 
 def test_there_is_a_budget_for_each_reason() -> None:
