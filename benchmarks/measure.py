@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import gc
 import json
 import os
 import platform
@@ -181,19 +182,24 @@ def percentile(values: Sequence[float], percent: float) -> float:
     return sorted(values)[max(0, -int(-len(values) * percent // 100) - 1)]
 
 
-async def in_turn(
-    rounds: int, works: Mapping[str, Callable[[], Awaitable[T]]], *, warm: bool = False
-) -> dict[str, list[T]]:
-    """Do each work `rounds` times, one after the other in turn, so that the machine's moods fall on all alike.
-
-    warm: once before, of which nothing is kept.
-    """
-    done: dict[str, list[T]] = {name: [] for name in works}
-    for number in range(-1 if warm else 0, rounds):
+def rates_per_s(works: Mapping[str, Callable[[], object]], count: int, rounds: int) -> dict[str, list[float]]:
+    """How often a second each work, which does `count` things, does one of them: once a round, in turn."""
+    found: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(rounds):
         for name, work in works.items():
-            made = await work()
-            if number >= 0:
-                done[name].append(made)
+            gc.collect()
+            began_s = time.perf_counter()
+            work()
+            found[name].append(count / (time.perf_counter() - began_s))
+    return found
+
+
+async def in_turn(rounds: int, works: Mapping[str, Callable[[], Awaitable[T]]]) -> dict[str, list[T]]:
+    """Do each work `rounds` times, one after the other in turn, so that the machine's moods fall on all alike."""
+    done: dict[str, list[T]] = {name: [] for name in works}
+    for _ in range(rounds):
+        for name, work in works.items():
+            done[name].append(await work())
     return done
 
 
