@@ -16,14 +16,14 @@ from functools import partial
 from benchmarks.measure import Outcome, Sheet, in_turn, parser, percentile, program, site
 from testbed.asterisk import Switch
 from testbed.configuration import Line
+from testbed.server import Server
 from testbed.sipp import CallOutcome, place_calls
 
 PARTIES = 4
 STAY_S = 5.0
 BARE = "ConfBridge() alone"
 GATED = "a room of FairDial's"
-PATHS = {BARE: "bare-rooms", GATED: "rooms"}
-"""The line that calls on each path."""
+PATHS = (BARE, GATED)
 # Answered at once on both paths: else Answer() waits half a second for media.
 DIALPLAN = """
 [bench-bare-rooms]
@@ -36,7 +36,6 @@ exten => _7XXX,1,NoOp(sip=${CHANNEL(pjsip,call-id)})
 exten => _7XXX,1,NoOp(sip=${CHANNEL(pjsip,call-id)})
  same => n,Goto(fairdial-rooms,${EXTEN},1)
 """
-LINES = (Line("bare-rooms", context="bench-bare-rooms"), Line("rooms", context="bench-rooms"))
 # Unix time, and who joins what.
 LOGGED = {
     "logger.conf": "[general]\ndateformat=%s.%3q\n[logfiles]\nmessages => notice,warning,error,verbose(5)\n"
@@ -53,12 +52,34 @@ def joined_at(log: str) -> dict[str, float]:
     return {call_id: at[channel] for channel, call_id in _DIALLED.findall(log) if channel in at}
 
 
-async def join(switch: Switch, line: str, conferences: int, rate_per_s: float) -> Sequence[CallOutcome]:
-    """So many conferences of a line; all who called."""
+def rooms(count: int) -> list[str]:
+    """So many numbers that lead into a room each."""
+    return [f"7{number:03}" for number in range(count)]
+
+
+def callers(path: str, count: int) -> list[str]:
+    """The lines that call so many rooms on a path, one for each room."""
+    return [f"{'bare' if path == BARE else 'gated'}-{number}" for number in rooms(count)]
+
+
+def lines(count: int) -> list[Line]:
+    """Those lines, as the switch has them."""
+    contexts = {BARE: "bench-bare-rooms", GATED: "bench-rooms"}
+    return [Line(name, context=contexts[path]) for path in PATHS for name in callers(path, count)]
+
+
+async def customers(server: Server, count: int) -> None:
+    """An account for each room of FairDial's: nobody shares a plan's hours with all others."""
+    for name in callers(GATED, count):
+        await server.account(name, "kryptotel-in-shadow", name)
+
+
+async def join(switch: Switch, path: str, conferences: int, rate_per_s: float) -> Sequence[CallOutcome]:
+    """So many conferences on a path; all who called."""
     load = await place_calls(
         switch,
-        line=line,
-        number=[f"7{number:03}" for number in range(conferences)],
+        line=callers(path, conferences),
+        number=rooms(conferences),
         count=conferences * PARTIES,
         rate_per_s=rate_per_s,
         hang_up_after_s=STAY_S,
@@ -69,13 +90,11 @@ async def join(switch: Switch, line: str, conferences: int, rate_per_s: float) -
 
 async def measure(conferences: int, rate_per_s: float, rounds: int) -> Outcome:
     """Both paths in turn."""
-    async with site(DIALPLAN, lines=LINES, files=LOGGED) as at:
-        await at.server.account("bench", "kryptotel", PATHS[GATED])
-        works = {
-            path: partial(join, at.switch, line, conferences, rate_per_s) for path, line in PATHS.items()
-        }
+    async with site(DIALPLAN, lines=lines(conferences), files=LOGGED) as at:
+        await customers(at.server, conferences)
+        works = {path: partial(join, at.switch, path, conferences, rate_per_s) for path in PATHS}
         done = await in_turn(rounds, works)
-        await at.server.idle()
+        await at.server.idle(timeout_s=30)
         joins = joined_at(at.switch.log_path.read_text(errors="replace"))
     took_ms = {
         path: [
