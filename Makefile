@@ -50,15 +50,9 @@ demo: venv
 serve: venv
 	$(PYTHON) -m testbed.demo --stay
 
-## make bench   what FairDial adds, beside the bare switch (BENCH="--rate 50 --seconds 10"), and decisions, replayed calls and ledger steps a second
+## make bench   what FairDial costs, beside the bare switch, into benchmarks/RESULTS.md: twenty minutes (BENCH=--quick: a few, no file)
 bench: venv
-	$(PYTHON) -m benchmarks.cut_off
-	$(PYTHON) -m benchmarks.setup_time $(BENCH)
-	$(PYTHON) -m benchmarks.decisions $(DECISIONS)
-	$(PYTHON) -m benchmarks.conferences $(CONFERENCES)
-	$(PYTHON) -m benchmarks.replay $(REPLAY)
-	$(PYTHON) -m benchmarks.page $(PAGE)
-	$(PYTHON) -m benchmarks.ledger_steps $(LEDGER_STEPS)
+	$(PYTHON) -m benchmarks.run $(BENCH)
 
 ## make pictures   the README's pictures of the page anew, from a running system
 pictures: venv

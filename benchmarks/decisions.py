@@ -5,18 +5,15 @@ on credit, refused by the class, refused by an allowance. The target stands besi
 """
 
 import argparse
-import gc
-import platform
 import statistics
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
 
-from rich.console import Console
-from rich.table import Table
+import phonenumbers
 
+from benchmarks.measure import Outcome, Sheet, parser, program, rates_per_s
 from fairdial.policy.account import (
     Account,
     Credit,
@@ -40,6 +37,7 @@ TARGET_PER_S = 20_000
 AT_MS = 1_795_262_400_000
 """2026-11-21 12:00:00 UTC."""
 CARD_PREFIXES = 40_000
+PREFIXES = resources.files("fairdial.policy").joinpath("data/prefixes.csv").read_text(encoding="utf-8")
 KINDS = ("outbound", "inbound", "internal", "callback", "message")
 
 HEAD = """
@@ -183,26 +181,19 @@ def _case(
     return Case(dial, number, snapshot, reason)
 
 
-def per_second(work: Callable[[], object], count: int, rounds: int) -> list[float]:
-    """How often a second `work`, which does `count` things, does one of them: once for each round."""
-    rates = []
-    for _ in range(rounds):
-        gc.collect()
-        started_s = time.perf_counter()
-        work()
-        rates.append(count / (time.perf_counter() - started_s))
-    return rates
-
-
-def decisions(count: int, rounds: int) -> dict[str, list[float]]:
-    """Decisions a second: of all sorts in turn, of each sort alone, and with the windows of its meters found first."""
+def decisions(count: int, rounds: int) -> tuple[dict[str, list[float]], str]:
+    """Decisions a second: of all sorts in turn, of each sort alone, and with the windows of its meters found first;
+    and what was decided about.
+    """
     policy = parse_policy(policy_text(), "bench.toml")
     card = RateCard.parse(card_text(), "bench", "EUR")
     numbering = Numbering(prefixes())
     rules, cards = GrantRules(), {card.name: card}
-    print(f"{rules_in(policy)} rules, {len(card)} prefixes, Python {platform.python_version()}")
     all_cases = cases(policy, numbering)
-    print(f"{len(all_cases[0].snapshot.meters)} meters of a call out")
+    about = (
+        f"{rules_in(policy)} rules, a card of {len(card):,} prefixes,"
+        f" {len(all_cases[0].snapshot.meters)} meters of a call out"
+    )
     for case in all_cases:
         found = decide(case.dial, case.number, case.snapshot, policy, rules, cards)
         assert found.reason is case.reason, found
@@ -218,21 +209,29 @@ def decisions(count: int, rounds: int) -> dict[str, list[float]]:
         return work
 
     count -= count % len(all_cases)
-    measured = {"all sorts in turn": per_second(deciding(all_cases), count, rounds)}
-    for case in all_cases:
-        measured[case.reason] = per_second(deciding([case]), count, rounds)
-    measured["all sorts, windows found first"] = per_second(deciding(all_cases, True), count, rounds)
-    return measured
+    works = {"all sorts in turn": deciding(all_cases)}
+    works |= {case.reason: deciding([case]) for case in all_cases}
+    works["all sorts, windows found first"] = deciding(all_cases, True)
+    return rates_per_s(works, count, rounds), about
 
 
 def prefixes() -> PrefixTable:
     """The shipped prefix table."""
-    text = resources.files("fairdial.policy").joinpath("data/prefixes.csv").read_text(encoding="utf-8")
-    return PrefixTable.parse(text)
+    return PrefixTable.parse(PREFIXES)
+
+
+def many_prefixes() -> PrefixTable:
+    """The shipped table, and as many prefixes besides as a carrier's has."""
+    rows = "".join(
+        f"+33{number:0{5 + number % 2}},,FR,,bench,bench,2026-01-01\n" for number in range(CARD_PREFIXES)
+    )
+    return PrefixTable.parse(PREFIXES + rows)
 
 
 def classified(count: int, rounds: int) -> dict[str, list[float]]:
-    """Numbers classified a second: seen for the first time, and seen before."""
+    """Numbers classified a second: seen for the first time, and seen before; and what the library alone does, which
+    knows no satellite phones, short codes or ranges that pay for being called.
+    """
     habit, table = Habit(region="GB"), prefixes()
     numbers = [
         pattern.format(number)
@@ -240,47 +239,71 @@ def classified(count: int, rounds: int) -> dict[str, list[float]]:
         for pattern in ("020794{:05}", "07400{:06}", "003314268{:04}", "004930{:06}")
     ]
     Numbering(table).warm(["GB", "FR", "DE"])
+    large = many_prefixes()
     unseen = iter([Numbering(table) for _ in range(rounds)])
+    unseen_large = iter([Numbering(large) for _ in range(rounds)])
     seen = Numbering(table, cache_size=len(numbers))
 
     def classify(numbering: Numbering) -> None:
         for number in numbers:
             numbering.classify(number, habit)
 
+    def by_library() -> None:
+        for number in numbers:
+            parsed = phonenumbers.parse(number, "GB")
+            phonenumbers.is_valid_number(parsed)
+            phonenumbers.number_type(parsed)
+            phonenumbers.region_code_for_number(parsed)
+
     classify(seen)
-    return {
-        "seen for the first time": per_second(lambda: classify(next(unseen)), len(numbers), rounds),
-        "seen before": per_second(lambda: classify(seen), len(numbers), rounds),
+    by_library()
+    works = {
+        "seen for the first time": lambda: classify(next(unseen)),
+        f"the same, with {len(large):,} prefixes": lambda: classify(next(unseen_large)),
+        "seen before": lambda: classify(seen),
+        "phonenumbers alone": by_library,
     }
+    return rates_per_s(works, len(numbers), rounds)
 
 
-def report(title: str, measured: dict[str, list[float]], target_per_s: int | None = None) -> Table:
+def report(
+    title: str, measured: dict[str, list[float]], target_per_s: int | None = None, caption: str = ""
+) -> Sheet:
     """The table of a run."""
-    shown = Table(title=title)
-    for column in ("case", "least", "median", "most", "target"):
-        shown.add_column(column, justify="left" if column == "case" else "right")
+    rows: list[Sequence[str]] = []
     for index, (name, rates) in enumerate(measured.items()):
         figures = (min(rates), statistics.median(rates), max(rates))
         target = f"{target_per_s:,}" if target_per_s and index == 0 else ""
-        shown.add_row(name, *(f"{rate:,.0f}" for rate in figures), target)
-    return shown
+        rows.append((name, *(f"{rate:,.0f}" for rate in figures), target))
+    return Sheet(title, ("case", "least", "median", "most", "target"), rows, caption=caption)
 
 
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+def measure(count: int, rounds: int) -> Outcome:
+    """Both, one after the other."""
+    decided, about = decisions(count, rounds)
+    return Outcome(
+        [
+            report("Decisions a second on one core, number known", decided, TARGET_PER_S, about),
+            report(
+                "Numbers classified a second on one core",
+                classified(count, rounds),
+                caption=f"the shipped table has {len(prefixes()):,} prefixes",
+            ),
+        ]
     )
-    parser.add_argument("--count", type=int, default=20_000, help="decisions, and numbers, a round (20000)")
-    parser.add_argument("--rounds", type=int, default=7, help="rounds of which the median is taken (7)")
-    options = parser.parse_args()
-    console = Console(width=None if sys.stdout.isatty() else 140)
-    decided = decisions(options.count, options.rounds)
-    console.print(report("Decisions a second on one core, number known", decided, TARGET_PER_S))
-    console.print(
-        report("Numbers classified a second on one core", classified(options.count, options.rounds))
-    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure and print; the exit status."""
+    options = parser(__doc__)
+    options.add_argument("--count", type=int, default=20_000, help="decisions, and numbers, a round (20000)")
+    options.add_argument("--rounds", type=int, default=7, help="rounds of which the median is taken (7)")
+
+    def run(given: argparse.Namespace) -> Outcome:
+        return measure(given.count, given.rounds)
+
+    return program("decisions", options, run, arguments)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

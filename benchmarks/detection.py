@@ -15,9 +15,7 @@ from pathlib import Path
 from random import Random
 from typing import Final
 
-from rich.console import Console
-from rich.table import Table
-
+from benchmarks.measure import Outcome, Sheet, parser, program
 from benchmarks.traffic import (
     ABUSER,
     ABUSES,
@@ -139,56 +137,51 @@ def found(policies: Sequence[Policy], seed: int, runs: int) -> dict[str, dict[st
     return result
 
 
-def main() -> int:
-    """Measure and print; the exit status."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--seed", type=int, default=1, help="of the traffic (1)")
-    parser.add_argument("--accounts", type=int, default=1000, help="ordinary customers (1000)")
-    parser.add_argument("--days", type=int, default=30, help="of theirs (30)")
-    parser.add_argument("--runs", type=int, default=RUNS, help=f"of each kind of abuse ({RUNS})")
-    options = parser.parse_args()
-    console = Console(width=None if sys.stdout.isatty() else 140)
-    policies, wrong = shipped(), list[str]()
-    table = Table(
-        title=f"Abuse, by the call at which it is found: median (latest) of {options.runs} runs, seed {options.seed}"
-    )
-    for column in ("policy", "abuse", "detector", "found", "at call"):
-        table.add_column(column, justify="right" if column in ("found", "at call") else "left")
-    hits = found(policies, options.seed, options.runs)
+def measure(seed: int, runs: int, accounts: int, days: int) -> Outcome:
+    """Abuse and ordinary customers, under all shipped policies."""
+    policies, outcome = shipped(), Outcome()
+    hits = found(policies, seed, runs)
+    rows: list[Sequence[str]] = []
     for name, by_abuse in hits.items():
         for abuse, by_detector in by_abuse.items():
             for detector, at in sorted(by_detector.items(), key=lambda item: statistics.median(item[1])):
-                share = f"{len(at)} of {options.runs}"
-                table.add_row(name, abuse, detector, share, f"{statistics.median(at):g} ({max(at)})")
-            if (
-                abuse in EXPECTED.get(name, ())
-                and 2 * max(map(len, by_detector.values()), default=0) < options.runs
-            ):
-                wrong.append(f"{name} does not find {abuse}")
-    console.print(table)
-    alarms, calls, messages = false_alarms(policies, options.seed, options.accounts, options.days)
-    table = Table(
-        title=f"Ordinary customers taken for abusers: {options.accounts} for {options.days} days,"
-        f" {calls:,} calls, {messages:,} messages, seed {options.seed}"
-    )
-    for column in ("policy", "detector", "customers"):
-        table.add_column(column, justify="right" if column == "customers" else "left")
+                share = f"{len(at)} of {runs}"
+                rows.append((name, abuse, detector, share, f"{statistics.median(at):g} ({max(at)})"))
+            if abuse in EXPECTED.get(name, ()) and 2 * max(map(len, by_detector.values()), default=0) < runs:
+                outcome.wrong.append(f"{name} does not find {abuse}")
+    title = f"Abuse, by the call at which it is found: median (latest) of {runs} runs, seed {seed}"
+    outcome.sheets.append(Sheet(title, ("policy", "abuse", "detector", "found", "at call"), rows, words=3))
+    alarms, calls, messages = false_alarms(policies, seed, accounts, days)
+    rows = []
     for policy in policies:
         by_name = alarms[policy.name]
-        for rule in policy.detectors:
-            table.add_row(policy.name, rule.name, str(len(by_name[rule.name])))
+        rows += [(policy.name, rule.name, str(len(by_name[rule.name]))) for rule in policy.detectors]
         taken = set().union(*by_name.values())
-        table.add_row(policy.name, "any", str(len(taken)), end_section=True)
-        if len(taken) * FALSE_ALARMS >= options.accounts:
-            wrong.append(
-                f"{policy.name} takes {len(taken)} of {options.accounts} ordinary customers for abusers"
+        rows.append((policy.name, "any", str(len(taken))))
+        if len(taken) * FALSE_ALARMS >= accounts:
+            outcome.wrong.append(
+                f"{policy.name} takes {len(taken)} of {accounts} ordinary customers for abusers"
             )
-    console.print(table)
-    for each in wrong:
-        print(f"wrong: {each}")
-    return int(bool(wrong))
+    title = (
+        f"Ordinary customers taken for abusers: {accounts} for {days} days,"
+        f" {calls:,} calls, {messages:,} messages, seed {seed}"
+    )
+    outcome.sheets.append(Sheet(title, ("policy", "detector", "customers"), rows, words=2))
+    return outcome
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure and print; the exit status."""
+    options = parser(__doc__)
+    options.add_argument("--seed", type=int, default=1, help="of the traffic (1)")
+    options.add_argument("--accounts", type=int, default=1000, help="ordinary customers (1000)")
+    options.add_argument("--days", type=int, default=30, help="of theirs (30)")
+    options.add_argument("--runs", type=int, default=RUNS, help=f"of each kind of abuse ({RUNS})")
+
+    def run(given: argparse.Namespace) -> Outcome:
+        return measure(given.seed, given.runs, given.accounts, given.days)
+
+    return program("detection", options, run, arguments)
 
 
 if __name__ == "__main__":

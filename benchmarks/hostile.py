@@ -9,23 +9,27 @@ its slowest took more than 100 ms longer.
 
 import argparse
 import asyncio
-import os
-import platform
 import sys
-import tempfile
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
+from benchmarks.measure import (
+    BARE,
+    BARE_DIALPLAN,
+    Outcome,
+    Sheet,
+    failures,
+    parser,
+    program,
+    progress,
+    site,
+    together,
+)
 from testbed.asterisk import Switch
 from testbed.configuration import Line
 from testbed.hostile import Probe, probing, scan_all, send_malformed
-from testbed.installation import obtain, obtain_sipvicious
-from testbed.server import Server, dialplan
-from testbed.sipp import Carrier, LoadOutcome, place_calls
+from testbed.installation import obtain_sipvicious
+from testbed.sipp import LoadOutcome, place_calls
 from testbed.tls import tunnel
 
 NUMBER, NUMBER_E164 = "02079460100", "+442079460100"
@@ -36,11 +40,6 @@ STALL_MS = 100.0
 ATTACK_WITHIN_S = 300.0
 PASSWORDS = ("secret", "1234", "7001", "admin", "password") * 20
 
-BARE = """
-[bench-bare]
-exten => _X.,1,Dial(PJSIP/+44${EXTEN:1}@carrier,60)
- same => n,Hangup(${HANGUPCAUSE})
-"""
 LINES = (
     Line("bare", accountcode="bare", context="bench-bare"),
     Line("gated", accountcode="gated", context="phones"),
@@ -64,38 +63,31 @@ class Seen:
         return self.gated.setup_ms[-1] - self.bare.setup_ms[-1]
 
 
-async def measure(seconds: int) -> tuple[list[Seen], set[str]]:
-    """All attacks in turn; what was seen, and the numbers that reached the carrier."""
-    installation = obtain(progress=lambda text: print(text, file=sys.stderr))
-    programs = obtain_sipvicious(progress=lambda text: print(text, file=sys.stderr))
-    extensions, files = dialplan()
+async def measure(seconds: int) -> Outcome:
+    """All attacks in turn."""
+    programs = obtain_sipvicious(progress=progress)
     seen = []
-    with tempfile.TemporaryDirectory() as directory:
-        async with (
-            Switch.start(installation, extensions + BARE, files=files, lines=LINES, tls=True) as switch,
-            tunnel(switch) as stream_port,
-            Carrier.start(switch) as carrier,
-            # With the guard as it is by default; the attacker has an address of its own.
-            Server.start(
-                switch, Path(directory), {"logs.level": "error", "desk.attempts_per_s_source": 50}
-            ) as server,
-        ):
-            print(
-                f"Asterisk {installation.version}, Python {platform.python_version()}, {os.cpu_count()} cores"
-            )
-            await server.account("good", "kryptotel-in-shadow", "gated", countries=("GB",))
-            await server.account("acme", "voxdirect-in-shadow", "bob", "7001", "probe", countries=("GB",))
-            attacks: dict[str, Callable[[], Awaitable[object]]] = {
-                "none": lambda: asyncio.sleep(seconds),
-                "scanner": lambda: scan_all(programs, switch, "7001", PASSWORDS),
-                "10,000 malformed": lambda: send_malformed(switch, stream_port, "bob", PREMIUM),
-            }
-            await load(switch, "gated", 10)  # warm
-            for name, attack in attacks.items():
-                seen.append(await under(switch, name, attack))
-                await switch.no_channels(40)
-            await server.idle(timeout_s=30)
-            return seen, {call.number for call in carrier.calls()}
+    # With the guard as it is by default; the attacker has an address of its own.
+    settings = {"logs.level": "error", "desk.attempts_per_s_source": 50}
+    async with (
+        site(BARE_DIALPLAN, lines=LINES, settings=settings, logged=True, tls=True) as at,
+        tunnel(at.switch) as stream_port,
+    ):
+        switch = at.switch
+        await at.server.account("good", "kryptotel-in-shadow", "gated", countries=("GB",))
+        await at.server.account("acme", "voxdirect-in-shadow", "bob", "7001", "probe", countries=("GB",))
+        attacks: dict[str, Callable[[], Awaitable[object]]] = {
+            "none": lambda: asyncio.sleep(seconds),
+            "scanner": lambda: scan_all(programs, switch, "7001", PASSWORDS),
+            "10,000 malformed": lambda: send_malformed(switch, stream_port, "bob", PREMIUM),
+        }
+        await load(switch, "gated", 10)  # warm
+        for name, attack in attacks.items():
+            seen.append(await under(switch, name, attack))
+            await switch.no_channels(40)
+        await at.server.idle(timeout_s=30)
+        reached = {call.number for call in at.carrier.calls()}
+    return Outcome([report(seen)], wrong=faults(seen, reached), versions=at.versions)
 
 
 async def under(switch: Switch, name: str, attack: Callable[[], Awaitable[object]]) -> Seen:
@@ -128,46 +120,24 @@ async def load(switch: Switch, line: str, count: int) -> LoadOutcome:
     )
 
 
-def together(outcomes: list[LoadOutcome]) -> LoadOutcome:
-    """All of one path."""
-    return LoadOutcome(
-        tuple(call for outcome in outcomes for call in outcome.calls),
-        sum(outcome.lost for outcome in outcomes),
-        sum(outcome.retransmissions for outcome in outcomes),
-    )
-
-
-def failures(outcome: LoadOutcome) -> int:
-    """Calls that came to no conversation."""
-    return outcome.lost + sum(outcome.failed.values())
-
-
-def report(seen: list[Seen]) -> Table:
+def report(seen: list[Seen]) -> Sheet:
     """The table of a run."""
-    table = Table(title=f"Set-up time in ms, {RATE_PER_S} calls/s on each path, while somebody attacks")
-    for column in ("attack", "path", "calls", "failed", "median", "p99", "slowest"):
-        table.add_column(column, justify="left" if column in ("attack", "path") else "right")
+    rows: list[Sequence[str]] = []
     for each in seen:
-        for path, found in (("Dial() alone", each.bare), ("FairDial", each.gated)):
+        for path, found in ((BARE, each.bare), ("FairDial", each.gated)):
             values = (found.setup_p50_ms, found.setup_p99_ms, found.setup_ms[-1])
             counts = (str(len(found.calls) + found.lost), str(failures(found)))
-            table.add_row(each.attack, path, *counts, *(f"{value:.1f}" for value in values))
+            rows.append((each.attack, path, *counts, *(f"{value:.1f}" for value in values)))
         asked = tuple(each.probe.percentile_s(share) * 1000 for share in (0.5, 0.99, 1.0))
         answers = str(len(each.probe.took_s))
         late = str(each.probe.answers.get("FAILED*too_late", 0))
-        table.add_row(each.attack, "question by AGI", answers, late, *(f"{value:.1f}" for value in asked))
-    return table
+        rows.append((each.attack, "question by AGI", answers, late, *(f"{value:.1f}" for value in asked)))
+    title = f"Set-up time in ms, {RATE_PER_S} calls/s on each path, while somebody attacks"
+    return Sheet(title, ("attack", "path", "calls", "failed", "median", "p99", "slowest"), rows, words=2)
 
 
-def main() -> int:
-    """Measure and print; the exit status."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--seconds", type=int, default=20, help="seconds without an attack (20)")
-    options = parser.parse_args()
-    seen, reached = asyncio.run(measure(options.seconds))
-    Console(width=None if sys.stdout.isatty() else 140).print(report(seen))
+def faults(seen: list[Seen], reached: set[str]) -> list[str]:
+    """What an attacker came to. reached: the numbers that reached the carrier."""
     wrong = [f"{number} was let through" for number in sorted(reached - {NUMBER_E164})]
     for each in seen:
         if failures(each.gated) > failures(each.bare):
@@ -176,9 +146,18 @@ def main() -> int:
             )
         if each.held_up_ms > STALL_MS:
             wrong.append(f"{each.attack}: a call was held up for {each.held_up_ms:.0f} ms longer")
-    for line in wrong:
-        print(line)
-    return 1 if wrong else 0
+    return wrong
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure and print; the exit status."""
+    options = parser(__doc__)
+    options.add_argument("--seconds", type=int, default=20, help="seconds without an attack (20)")
+
+    def run(given: argparse.Namespace) -> Outcome:
+        return asyncio.run(measure(given.seconds))
+
+    return program("hostile", options, run, arguments)
 
 
 if __name__ == "__main__":

@@ -7,18 +7,16 @@ second on SQLite, 4,000 on PostgreSQL.
 
 import argparse
 import asyncio
-import platform
 import statistics
+import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
+from benchmarks.measure import Outcome, Sheet, parser, percentile, postgres_version, program
 from fairdial.ledger.contract import Ledger
 from fairdial.ledger.postgres import PostgresLedger
 from fairdial.ledger.sqlite import SqliteLedger
@@ -32,6 +30,7 @@ from testbed.postgres import Cluster, obtain_postgres
 
 CALLERS = (1, 16, 256)
 TARGETS_PER_S = {"SQLite": 20_000, "PostgreSQL": 4_000}
+BUDGETS = {"SQLite": "steps-sqlite", "PostgreSQL": "steps-postgresql"}
 AT_MS = 1_795_262_400_000
 """2026-11-21 12:00:00 UTC."""
 LONDON = Number("02079460123", "+442079460123", NumberClass.GEOGRAPHIC, "GB")
@@ -85,26 +84,26 @@ async def call(ledger: Ledger, policy: Policy, line: str, call_id: str) -> float
     return took_s
 
 
-async def measure(name: str, ledger: Ledger, callers: int, seconds: float) -> Figure:
-    """Let so many callers dial for so long."""
+async def measure(name: str, ledger: Ledger, callers: int, seconds: float, who: str = "") -> Figure:
+    """Let so many callers dial for so long. who: in their names, where others call beside them."""
     policy = parse_policy(POLICY, "bench.toml")
     took: list[float] = []
     for number in range(callers):
-        await ledger.add_account(Account(f"account-{number}", "bench", "UTC"))
-        await ledger.add_line(Line(f"line-{number}", f"account-{number}"))
+        await ledger.add_account(Account(f"account-{who}{number}", "bench", "UTC"))
+        await ledger.add_line(Line(f"line-{who}{number}", f"account-{who}{number}"))
 
     async def dials(number: int, until_s: float) -> None:
         made = 0
         while time.perf_counter() < until_s:
-            call_id = f"{callers}-{number}-{made}"
-            took.append(await call(ledger, policy, f"line-{number}", call_id))
+            call_id = f"{who}{callers}-{number}-{made}"
+            took.append(await call(ledger, policy, f"line-{who}{number}", call_id))
             made += 1
 
-    await call(ledger, policy, "line-0", f"{callers}-warm")
+    await call(ledger, policy, f"line-{who}0", f"{who}{callers}-warm")
     began_s = time.perf_counter()
     await asyncio.gather(*(dials(number, began_s + seconds) for number in range(callers)))
     lasted_s = time.perf_counter() - began_s
-    return Figure(name, callers, len(took), lasted_s, tuple(sorted(1000 * each for each in took)))
+    return Figure(name, callers, len(took), lasted_s, tuple(1000 * each for each in took))
 
 
 @asynccontextmanager
@@ -134,39 +133,51 @@ async def _postgres(_folder: Path) -> AsyncIterator[Ledger]:
 STORES = {"SQLite": _sqlite, "PostgreSQL": _postgres}
 
 
-async def figures(seconds: float, stores: tuple[str, ...], told: Callable[[Figure], object]) -> None:
+async def figures(seconds: float, stores: Sequence[str]) -> list[Figure]:
     """Each store with each number of callers, one after the other."""
+    found = []
     for name in stores:
         with tempfile.TemporaryDirectory() as folder:
             async with STORES[name](Path(folder)) as ledger:
-                for callers in CALLERS:
-                    told(await measure(name, ledger, callers, seconds))
+                found += [await measure(name, ledger, callers, seconds) for callers in CALLERS]
+    return found
 
 
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=2.0, help="for each figure (default 2)")
-    parser.add_argument("--store", choices=sorted(STORES), action="append", help="only that one")
-    given = parser.parse_args(arguments)
-    table = Table("store", "callers", "steps/s", "target", "authorise ms, median", "99 of 100")
-
-    def tell(figure: Figure) -> None:
-        late = figure.took_ms[int(len(figure.took_ms) * 0.99)]
-        table.add_row(
-            figure.store,
-            str(figure.callers),
-            f"{figure.steps_per_s:,.0f}",
-            f"{TARGETS_PER_S[figure.store]:,}",
-            f"{statistics.median(figure.took_ms):.1f}",
-            f"{late:.1f}",
+def report(found: Sequence[Figure]) -> Outcome:
+    """The table of a run. The budget is what a store does at best, with as many callers as it likes."""
+    outcome = Outcome()
+    rows: list[Sequence[str]] = []
+    for figure in found:
+        name = BUDGETS[figure.store]
+        outcome.budgets[name] = max(outcome.budgets.get(name, 0.0), figure.steps_per_s)
+        rows.append(
+            (
+                figure.store,
+                str(figure.callers),
+                f"{figure.steps_per_s:,.0f}",
+                f"{TARGETS_PER_S[figure.store]:,}",
+                f"{statistics.median(figure.took_ms):.1f}",
+                f"{percentile(figure.took_ms, 99):.1f}",
+            )
         )
+    columns = ("store", "callers", "steps/s", "target", "authorise ms, median", "p99")
+    outcome.sheets.append(Sheet("Steps of the ledger a second, each on the disk", columns, rows))
+    if any(figure.store == "PostgreSQL" for figure in found):
+        outcome.versions["PostgreSQL"] = postgres_version(obtain_postgres())
+    return outcome
 
-    running: Awaitable[None] = figures(given.seconds, tuple(given.store or STORES), tell)
-    asyncio.run(running)  # type: ignore[arg-type]
-    console = Console(width=100)
-    console.print(table)
-    console.print(f"Python {platform.python_version()}, {platform.machine()}, {platform.system()}")
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure and print; the exit status."""
+    options = parser(__doc__)
+    options.add_argument("--seconds", type=float, default=2.0, help="for each figure (2)")
+    options.add_argument("--store", choices=sorted(STORES), action="append", help="only that one")
+
+    def run(given: argparse.Namespace) -> Outcome:
+        return report(asyncio.run(figures(given.seconds, given.store or tuple(STORES))))
+
+    return program("ledger_steps", options, run, arguments)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

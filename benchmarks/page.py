@@ -10,7 +10,6 @@ import asyncio
 import re
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,16 +17,14 @@ from pathlib import Path
 from posixpath import dirname, join, normpath
 
 import aiohttp
-from rich.console import Console
-from rich.table import Table
 
+from benchmarks.measure import Outcome, Sheet, going_on, parser, program, site
 from fairdial.ledger.sqlite import SqliteLedger
 from fairdial.policy.account import Account, Line, Options
-from testbed.asterisk import Switch
 from testbed.configuration import Line as Endpoint
-from testbed.installation import TestbedError, obtain
-from testbed.server import Server, dialplan
-from testbed.sipp import Carrier, place_calls
+from testbed.installation import TestbedError
+from testbed.server import Server
+from testbed.sipp import place_calls
 
 BUDGET_MS = 300.0
 ROUNDS = 20
@@ -103,44 +100,31 @@ async def timed(session: aiohttp.ClientSession, path: str) -> tuple[float, int]:
     return (time.perf_counter() - began) * 1_000, len(body)
 
 
-async def measure(accounts: int, calls: int, rounds: int) -> Answers:
+async def measure(accounts: int, calls: int, rounds: int) -> Outcome:
     """The answers of a server with that much in it."""
-    installation = obtain(progress=lambda text: print(text, file=sys.stderr))
-    extensions, files = dialplan()
-    with tempfile.TemporaryDirectory() as name:
-        directory = Path(name)
-        async with (
-            Switch.start(
-                installation, extensions, files=files, lines=[Endpoint("alice", context="phones")]
-            ) as switch,
-            Carrier.start(switch, logged=False),
-        ):
-            server = Server(switch, directory, {})
-            await fill(directory / "ledger.sqlite", accounts)
-            try:
-                await server.launch()
-                made = await server.command("token", "add", "bench", "--role", "operator", "--json")
-                stays_s = 2 * calls / RATE_PER_S + MEASURES_S
-                load = asyncio.create_task(
-                    place_calls(
-                        switch,
-                        line="alice",
-                        number=LONDON,
-                        # A busy machine loses some of so many; those that are there are what counts.
-                        count=calls * 6 // 5,
-                        rate_per_s=RATE_PER_S,
-                        hang_up_after_s=stays_s,
-                        timeout_s=stays_s + 30,
-                    )
-                )
-                try:
-                    await _all_talk(server, calls)
-                    return await _asked(server.http_url, str(made.json["token"]), rounds)
-                finally:
-                    load.cancel()
-                    await asyncio.gather(load, return_exceptions=True)
-            finally:
-                await server.stop()
+    async with site(lines=[Endpoint("alice", context="phones")], launch=False) as at:
+        server = at.server
+        await fill(server.directory / "ledger.sqlite", accounts)
+        await server.launch()
+        made = await server.command("token", "add", "bench", "--role", "operator", "--json")
+        stays_s = 2 * calls / RATE_PER_S + MEASURES_S
+        load = place_calls(
+            at.switch,
+            line="alice",
+            number=LONDON,
+            # A busy machine loses some of so many; those that are there are what counts.
+            count=calls * 6 // 5,
+            rate_per_s=RATE_PER_S,
+            hang_up_after_s=stays_s,
+            timeout_s=stays_s + 30,
+        )
+        async with going_on(load):
+            await _all_talk(server, calls)
+            found = await _asked(server.http_url, str(made.json["token"]), rounds)
+    outcome = Outcome([report(found, accounts, rounds)], versions=at.versions)
+    if found.sum_ms > BUDGET_MS:
+        outcome.wrong.append(f"all of it takes {found.sum_ms:.0f} ms, where {BUDGET_MS:.0f} are allowed")
+    return outcome
 
 
 async def _all_talk(server: Server, calls: int) -> None:
@@ -189,30 +173,31 @@ async def _asked(url: str, token: str, rounds: int) -> Answers:
     )
 
 
-def report(found: Answers, accounts: int, rounds: int) -> Table:
+def report(found: Answers, accounts: int, rounds: int) -> Sheet:
     """The table of a run."""
-    table = Table(
-        title=f"The page is opened: {found.calls:,} calls in progress, {accounts:,} accounts, median of {rounds}"
+    rows: list[Sequence[str]] = [
+        (path, f"{found.size[path] / 1_000:.1f}", f"{ms:.1f}") for path, ms in found.ms.items()
+    ]
+    rows.append(("all of it", "", f"{found.sum_ms:.1f}"))
+    title = (
+        f"The page is opened: {found.calls:,} calls in progress, {accounts:,} accounts, median of {rounds}"
     )
-    for column in ("asked", "KB", "ms"):
-        table.add_column(column, justify="left" if column == "asked" else "right")
-    for path, ms in found.ms.items():
-        table.add_row(path, f"{found.size[path] / 1_000:.1f}", f"{ms:.1f}")
-    table.add_row("all of it", "", f"{found.sum_ms:.1f}")
-    table.caption = f"budget {BUDGET_MS:.0f} ms"
-    return table
+    return Sheet(title, ("asked", "KB", "ms"), rows, caption=f"budget {BUDGET_MS:.0f} ms")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; 1 where it takes longer than the budget."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.page", description=__doc__)
-    parser.add_argument("--accounts", type=int, default=100_000)
-    parser.add_argument("--calls", type=int, default=1_000)
-    parser.add_argument("--rounds", type=int, default=ROUNDS)
-    options = parser.parse_args(arguments)
-    found = asyncio.run(measure(options.accounts, options.calls, options.rounds))
-    Console(width=None if sys.stdout.isatty() else 110).print(report(found, options.accounts, options.rounds))
-    return int(found.sum_ms > BUDGET_MS)
+    options = parser(__doc__)
+    options.add_argument("--accounts", type=int, default=100_000, help="in the ledger (100000)")
+    options.add_argument("--calls", type=int, default=1_000, help="in progress (1000)")
+    options.add_argument(
+        "--rounds", type=int, default=ROUNDS, help=f"of which the median is taken ({ROUNDS})"
+    )
+
+    def run(given: argparse.Namespace) -> Outcome:
+        return asyncio.run(measure(given.accounts, given.calls, given.rounds))
+
+    return program("page", options, run, arguments)
 
 
 if __name__ == "__main__":

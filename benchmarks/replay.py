@@ -10,20 +10,17 @@ import asyncio
 import heapq
 import json
 import os
-import platform
 import random
 import resource
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
+from benchmarks.measure import Outcome, Sheet, parser, program
 from fairdial.config import Config, Store
 from fairdial.main import replay_site
 from fairdial.replay.detectors import look_on
@@ -85,7 +82,7 @@ def _instant(at_s: int) -> str:
     return datetime.fromtimestamp(at_s, UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
-def measure(file: Path) -> dict[str, float]:
+def replayed(file: Path) -> dict[str, float]:
     """Replay the file in this process: rows, seconds, those of the CPU, calls refused, and the peak of memory in MB."""
     config = Config(store=Store(path=file.with_name("none.sqlite")))
     site = replay_site(config)
@@ -107,22 +104,12 @@ def measure(file: Path) -> dict[str, float]:
     }
 
 
-def main() -> None:
-    """Make the file, replay it, print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--rows", type=int, default=100_000, help="rows (100000; the long form is 1000000)")
-    parser.add_argument("--seed", type=int, default=1, help="of the file (1)")
-    parser.add_argument("--file", type=Path, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.file is not None:
-        print(json.dumps(measure(options.file)))
-        return
+def measure(count: int, seed: int) -> Outcome:
+    """Make a file and replay it in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "Master.csv")
         with file.open("w", encoding="utf-8") as opened:
-            opened.writelines(rows(options.rows, options.seed))
+            opened.writelines(rows(count, seed))
         size_mb = file.stat().st_size / 1024**2
         command = [sys.executable, "-m", "benchmarks.replay", "--file", str(file)]
         environment = {**os.environ, "TMPDIR": folder}
@@ -130,32 +117,43 @@ def main() -> None:
             command, check=True, stdout=subprocess.PIPE, text=True, env=environment
         ).stdout
     found = json.loads(output)
-    shown = Table(title=f"Replay on one core, Python {platform.python_version()}")
-    for column in (
-        "rows",
-        "file",
-        "refused",
-        "seconds",
-        "rows a second",
-        "a CPU second",
-        "target",
-        "peak memory",
-        "at most",
-    ):
-        shown.add_column(column, justify="right")
-    shown.add_row(
-        f"{found['rows']:,}",
-        f"{size_mb:,.0f} MB",
-        f"{found['refused']:,}",
-        f"{found['taken_s']:.1f}",
-        f"{found['rows'] / found['taken_s']:,.0f}",
-        f"{found['rows'] / found['cpu_s']:,.0f}",
-        f"{TARGET_PER_S:,}",
-        f"{found['peak_mb']:,.0f} MB",
-        f"{PEAK_MB_MAX} MB",
+    per_cpu_s = found["rows"] / found["cpu_s"]
+    figures = {
+        "rows": f"{found['rows']:,}",
+        "file": f"{size_mb:,.0f} MB",
+        "refused": f"{found['refused']:,}",
+        "seconds": f"{found['taken_s']:.1f}",
+        "rows a second": f"{found['rows'] / found['taken_s']:,.0f}",
+        "a CPU second": f"{per_cpu_s:,.0f}",
+        "target": f"{TARGET_PER_S:,}",
+        "peak memory": f"{found['peak_mb']:,.0f} MB",
+        "at most": f"{PEAK_MB_MAX} MB",
+    }
+    outcome = Outcome(
+        [Sheet("Replay on one core", tuple(figures), [tuple(figures.values())], words=0)],
+        {"replay": per_cpu_s},
     )
-    Console(width=None if sys.stdout.isatty() else 140).print(shown)
+    if found["peak_mb"] > PEAK_MB_MAX:
+        outcome.wrong.append(f"{found['peak_mb']:,.0f} MB at the peak, where {PEAK_MB_MAX} are allowed")
+    return outcome
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Make the file, replay it, print; the exit status."""
+    options = parser(__doc__)
+    options.add_argument("--rows", type=int, default=100_000, help="rows (100000; the long form is 1000000)")
+    options.add_argument("--seed", type=int, default=1, help="of the file (1)")
+    options.add_argument("--file", type=Path, help=argparse.SUPPRESS)
+    file = options.parse_args(arguments).file
+    if file is not None:
+        print(json.dumps(replayed(file)))
+        return 0
+
+    def run(given: argparse.Namespace) -> Outcome:
+        return measure(given.rows, given.seed)
+
+    return program("replay", options, run, arguments)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,94 +1,77 @@
 """Set-up time (INVITE to 200, on the caller's clock) through FairDial beside bare `Dial()`.
 
 One switch and one FairDial serve all paths, in turn, so that noise of the machine falls on each alike:
-`Dial()` alone, the question over Stasis, the question over AGI. The calls last one second.
+`Dial()` alone, the question over ARI (Stasis), the question by AGI. The calls last one second.
 Status 1 if a call failed or a message had to be sent again on an enforced path.
 """
 
 import argparse
 import asyncio
-import os
-import platform
 import sys
-import tempfile
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from functools import partial
 
-from rich.console import Console
-from rich.table import Table
-
+from benchmarks.measure import (
+    BARE,
+    BARE_DIALPLAN,
+    Outcome,
+    Sheet,
+    failures,
+    in_turn,
+    parser,
+    program,
+    site,
+    together,
+)
 from testbed.asterisk import Switch
 from testbed.configuration import Line
-from testbed.installation import obtain
-from testbed.server import Server, dialplan
-from testbed.sipp import Carrier, LoadOutcome, place_calls
+from testbed.server import Server
+from testbed.sipp import LoadOutcome, place_calls
 
 NUMBER = "02079460100"
 TALK_S = 1.0
-LINES = {"Dial() alone": "bare", "Stasis": "stasis", "AGI": "agi"}
+BUDGET_RATE_PER_S = 100
+PATHS = {BARE: "bare", "ARI": "ari", "AGI": "agi"}
+"""The line that calls on each path."""
+BUDGETS = {"ARI": ("setup-mean-ari", "setup-p99-ari"), "AGI": ("setup-mean-agi", "setup-p99-agi")}
 
-DIALPLAN = """
-[bench-bare]
-exten => _X.,1,Dial(PJSIP/+44${EXTEN:1}@carrier,60)
- same => n,Hangup(${HANGUPCAUSE})
+AGI_DIALPLAN = """
 [bench-agi]
 exten => _X.,1,Set(FAIRDIAL_AGI=127.0.0.1:${FAIRDIAL_AGI_PORT})
  same => n,Goto(phones,${EXTEN},1)
 """
+LINES = (
+    Line("bare", accountcode="bare", context="bench-bare"),
+    Line("ari", accountcode="ari", context="phones"),
+    Line("agi", accountcode="agi", context="bench-agi"),
+)
+QUIET = {"logs.level": "error"}
 
 
-@dataclass
-class CallPath:
-    """What one path showed over all rounds."""
-
-    name: str
-    outcomes: list[LoadOutcome] = field(default_factory=list)
-
-    @property
-    def all(self) -> LoadOutcome:
-        """All rounds as one."""
-        return LoadOutcome(
-            tuple(call for outcome in self.outcomes for call in outcome.calls),
-            sum(outcome.lost for outcome in self.outcomes),
-            sum(outcome.retransmissions for outcome in self.outcomes),
-        )
+async def customers(server: Server) -> None:
+    """Who calls on the enforced paths: an account with all the rules of a published policy."""
+    await server.account("bench", "kryptotel-in-shadow", "ari", "agi", countries=("GB",))
 
 
-async def measure(rate_per_s: int, seconds: int, rounds: int) -> list[CallPath]:
+async def measure(rate_per_s: int, seconds: int, rounds: int) -> Outcome:
     """Run all paths, `rounds` times in turn, `seconds` in all for each."""
-    installation = obtain(progress=lambda text: print(text, file=sys.stderr))
-    extensions, files = dialplan()
-    lines = [
-        Line("bare", accountcode="bare", context="bench-bare"),
-        Line("stasis", accountcode="stasis", context="phones"),
-        Line("agi", accountcode="agi", context="bench-agi"),
-    ]
-    paths = [CallPath(name) for name in LINES]
-    with tempfile.TemporaryDirectory() as directory:
-        async with (
-            Switch.start(installation, extensions + DIALPLAN, files=files, lines=lines) as switch,
-            Carrier.start(switch, logged=False),
-            Server.start(switch, Path(directory), {"logs.level": "error"}) as server,
-        ):
-            print(
-                f"Asterisk {installation.version}, Python {platform.python_version()}, {os.cpu_count()} cores"
-            )
-            await server.account("bench", "kryptotel-in-shadow", "stasis", "agi", countries=("GB",))
-            for path in paths:  # warm each once
-                await load(switch, path.name, rate_per_s, rate_per_s)
-            for _ in range(rounds):
-                for path in paths:
-                    count = rate_per_s * seconds // rounds
-                    path.outcomes.append(await load(switch, path.name, count, rate_per_s))
-            await server.idle(timeout_s=30)
-    return paths
+    async with site(BARE_DIALPLAN + AGI_DIALPLAN, lines=LINES, settings=QUIET) as at:
+        await customers(at.server)
+        count = max(1, rate_per_s * seconds // rounds)
+        works = {path: partial(load, at.switch, line, count, rate_per_s) for path, line in PATHS.items()}
+        for line in PATHS.values():
+            await load(at.switch, line, rate_per_s, rate_per_s)  # warm
+        done = await in_turn(rounds, works)
+        await at.server.idle(timeout_s=30)
+        found = {path: together(outcomes) for path, outcomes in done.items()}
+        return report(found, rate_per_s, seconds, at.versions)
 
 
-async def load(switch: Switch, path: str, count: int, rate_per_s: int) -> LoadOutcome:
-    """One load on one path."""
+async def load(switch: Switch, line: str, count: int, rate_per_s: int) -> LoadOutcome:
+    """One load of one line."""
     return await place_calls(
         switch,
-        line=LINES[path],
+        line=line,
         number=NUMBER,
         count=count,
         rate_per_s=rate_per_s,
@@ -97,54 +80,45 @@ async def load(switch: Switch, path: str, count: int, rate_per_s: int) -> LoadOu
     )
 
 
-def report(paths: list[CallPath], rate_per_s: int, seconds: int) -> Table:
+def report(
+    found: Mapping[str, LoadOutcome], rate_per_s: int, seconds: int, versions: dict[str, str]
+) -> Outcome:
     """The table of a run; "added" is against the first path."""
-    table = Table(
-        title=f"Set-up time in ms at {rate_per_s} calls/s for {seconds} s, SQLite, synchronous=FULL"
-    )
-    for column in (
-        "path",
-        "calls",
-        "failed",
-        "sent again",
-        "mean",
-        "median",
-        "p99",
-        "mean added",
-        "p99 added",
-    ):
-        table.add_column(column, justify="left" if column == "path" else "right")
-    bare = paths[0].all
-    for path in paths:
-        found = path.all
-        failed = found.lost + sum(found.failed.values())
-        table.add_row(
-            path.name,
-            str(len(found.calls) + found.lost),
-            str(failed),
-            str(found.retransmissions),
-            f"{found.setup_mean_ms:.1f}",
-            f"{found.setup_p50_ms:.1f}",
-            f"{found.setup_p99_ms:.1f}",
-            f"{found.setup_mean_ms - bare.setup_mean_ms:.1f}",
-            f"{found.setup_p99_ms - bare.setup_p99_ms:.1f}",
-        )
-    return table
+    bare = found[BARE]
+    rows: list[Sequence[str]] = []
+    outcome = Outcome(versions=versions)
+    for path, load in found.items():
+        added_ms = (load.setup_mean_ms - bare.setup_mean_ms, load.setup_p99_ms - bare.setup_p99_ms)
+        took_ms = (load.setup_mean_ms, load.setup_p50_ms, load.setup_p99_ms, *added_ms)
+        counts = (len(load.calls) + load.lost, failures(load), load.retransmissions)
+        rows.append((path, *map(str, counts), *(f"{value:.1f}" for value in took_ms)))
+        if path == BARE:
+            continue
+        if failures(load) or load.retransmissions:
+            outcome.wrong.append(
+                f"{path}: {failures(load)} calls failed, {load.retransmissions} messages were sent again"
+            )
+        if rate_per_s == BUDGET_RATE_PER_S:
+            outcome.budgets |= dict(zip(BUDGETS[path], added_ms, strict=True))
+    title = f"Set-up time in ms at {rate_per_s} calls/s for {seconds} s, SQLite, synchronous=FULL"
+    columns = ("path", "calls", "failed", "sent again", "mean", "median", "p99", "mean added", "p99 added")
+    outcome.sheets.append(Sheet(title, columns, rows))
+    return outcome
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print; the exit status."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    options = parser(__doc__)
+    options.add_argument(
+        "--rate", type=int, default=BUDGET_RATE_PER_S, help=f"calls a second ({BUDGET_RATE_PER_S})"
     )
-    parser.add_argument("--rate", type=int, default=100, help="calls a second (100)")
-    parser.add_argument("--seconds", type=int, default=30, help="seconds of load on each path (30)")
-    parser.add_argument("--rounds", type=int, default=1, help="turns among the paths (1)")
-    options = parser.parse_args()
-    paths = asyncio.run(measure(options.rate, options.seconds, options.rounds))
-    Console(width=None if sys.stdout.isatty() else 140).print(report(paths, options.rate, options.seconds))
-    enforced = [path.all for path in paths[1:]]
-    return int(any(found.lost or found.failed or found.retransmissions for found in enforced))
+    options.add_argument("--seconds", type=int, default=30, help="seconds of load on each path (30)")
+    options.add_argument("--rounds", type=int, default=3, help="turns among the paths (3)")
+
+    def run(given: argparse.Namespace) -> Outcome:
+        return asyncio.run(measure(given.rate, given.seconds, given.rounds))
+
+    return program("setup_time", options, run, arguments)
 
 
 if __name__ == "__main__":

@@ -16,24 +16,19 @@ import csv
 import dataclasses
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
+from benchmarks.measure import Outcome, Sheet, parser, program, site
 from fairdial.cdr import cdr_of_row, rows
 from fairdial.rounds import RECORDS_KEPT_MS
 from testbed.asterisk import Switch
 from testbed.books import Placed, Plan, open_account, place
 from testbed.configuration import Line
-from testbed.installation import obtain
-from testbed.server import Server, dialplan
-from testbed.sipp import Carrier
+from testbed.server import Server
 
 TALK_S = 5.0
 BATCH_S = 30
@@ -101,32 +96,27 @@ class Run:
     used_s: int = 0
     reserved_s: int = 0
     left: list[str] = field(default_factory=list)
+    versions: dict[str, str] = field(default_factory=dict)
 
 
 async def soak(run: Run, minutes: float, rate_per_s: int) -> None:
     """Load a switch with FairDial for so long; `run` is filled in meanwhile."""
-    installation = await asyncio.to_thread(obtain, lambda text: print(text, file=sys.stderr))
-    extensions, files = dialplan()
-    with tempfile.TemporaryDirectory() as directory:
-        async with (
-            Switch.start(
-                installation, extensions, files=files, lines=[Line(LINE, accountcode=LINE, context="phones")]
-            ) as switch,
-            Carrier.start(switch, logged=False),
-            Server.start(switch, Path(directory), {"logs.level": "warning"}) as server,
-        ):
-            await open_account(server, ACCOUNT, Plan(limit_s=1_000_000_000), LINE)
-            sampling = asyncio.create_task(sample(server, run.samples, rate_per_s))
-            try:
-                run.placed = await load(switch, round(minutes * 60), rate_per_s)
-            finally:
-                sampling.cancel()
-                await asyncio.gather(sampling, return_exceptions=True)
-            await server.idle(timeout_s=30)
-            run.left = await switch.no_channels()
-            usage = await server.usage(ACCOUNT)
-            run.used_s, run.reserved_s = usage["used_s"], usage["reserved_s"]
-            run.recorded = answered_by_record(switch.cdr_path.read_bytes())
+    lines = [Line(LINE, accountcode=LINE, context="phones")]
+    async with site(lines=lines, settings={"logs.level": "warning"}) as at:
+        switch, server = at.switch, at.server
+        run.versions = at.versions
+        await open_account(server, ACCOUNT, Plan(limit_s=1_000_000_000), LINE)
+        sampling = asyncio.create_task(sample(server, run.samples, rate_per_s))
+        try:
+            run.placed = await load(switch, round(minutes * 60), rate_per_s)
+        finally:
+            sampling.cancel()
+            await asyncio.gather(sampling, return_exceptions=True)
+        await server.idle(timeout_s=30)
+        run.left = await switch.no_channels()
+        usage = await server.usage(ACCOUNT)
+        run.used_s, run.reserved_s = usage["used_s"], usage["reserved_s"]
+        run.recorded = answered_by_record(switch.cdr_path.read_bytes())
 
 
 async def load(switch: Switch, seconds: int, rate_per_s: int) -> Placed:
@@ -195,23 +185,29 @@ def climbs(samples: Sequence[Sample], bound: Bound) -> tuple[float, float]:
     return more, bound.flat + bound.share * statistics.fmean(values) + bound.by_call * span
 
 
-def report(run: Run, minutes: float, rate_per_s: int) -> tuple[Table, list[str]]:
+def report(run: Run, minutes: float, rate_per_s: int) -> Outcome:
     """The table, and what is wrong."""
     is_long = minutes * 60 >= 2 * LEVEL_S
     begin_s, memory = (LEVEL_S, LEVEL) if is_long else (WARM_UP_S, FILLING)
-    table = Table(title=f"{minutes:g} minutes at {rate_per_s} calls/s of {TALK_S:g} s, after {begin_s:g} s")
-    for column in ("what", "first", "last", "most", "more by the fitted line", "may be"):
-        table.add_column(column, justify="left" if column == "what" else "right")
+    rows: list[Sequence[str]] = []
     wrong = []
     steady = [each for each in run.samples if begin_s <= each.at_s <= minutes * 60]
     for bound in (memory, *BOUNDS):
         values = [bound.of(each) for each in steady]
         more, most = climbs(steady, bound)
         cells = (*(f"{value:,.0f} {bound.unit}" for value in (values[0], values[-1], max(values))),)
-        table.add_row(bound.what, *cells, f"{more:+,.1f}", f"{most:,.1f}")
+        rows.append((bound.what, *cells, f"{more:+,.1f}", f"{most:,.1f}"))
         if more > most:
             wrong.append(f"{bound.what} climbs by {more:,.1f} {bound.unit}, where {most:,.1f} are allowed")
-    return table, wrong + faults(run)
+    talked_s = sum(made.outcome.talk_s for made in run.placed.calls)
+    summary = (
+        f"{len(run.placed.calls)} calls, {sum(made.outcome.answered for made in run.placed.calls)} answered,"
+        f" {run.recorded} in the switch's records; phones {talked_s:.1f} s, metered {run.used_s} s"
+    )
+    title = f"{minutes:g} minutes at {rate_per_s} calls/s of {TALK_S:g} s, after {begin_s:g} s"
+    columns = ("what", "first", "last", "most", "more by the fitted line", "may be")
+    sheet = Sheet(title, columns, rows, caption=summary)
+    return Outcome([sheet], wrong=wrong + faults(run), versions=run.versions)
 
 
 def faults(run: Run) -> list[str]:
@@ -234,33 +230,31 @@ def faults(run: Run) -> list[str]:
     return wrong
 
 
-def main() -> int:
-    """Soak and print; the exit status."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--minutes", type=float, default=60, help="how long, at least half a minute (60)")
-    parser.add_argument("--rate", type=int, default=40, help="calls a second (40)")
-    parser.add_argument("--samples", type=Path, help="a file to write what was seen to, as CSV")
-    options = parser.parse_args()
-    if options.minutes < 0.5:
-        parser.error(f"--minutes {options.minutes:g}: at least 0.5, for a line through enough samples")
+def measure(minutes: float, rate_per_s: int, samples: Path | None) -> Outcome:
+    """Soak, and write what was seen to `samples`."""
     run = Run()
     try:
-        asyncio.run(soak(run, options.minutes, options.rate))
+        asyncio.run(soak(run, minutes, rate_per_s))
     finally:
-        if options.samples is not None:
-            write(run.samples, options.samples)
-    table, wrong = report(run, options.minutes, options.rate)
-    Console(width=None if sys.stdout.isatty() else 140).print(table)
-    talked_s = sum(made.outcome.talk_s for made in run.placed.calls)
-    print(
-        f"{len(run.placed.calls)} calls, {sum(made.outcome.answered for made in run.placed.calls)} answered,"
-        f" {run.recorded} in the switch's records; phones {talked_s:.1f} s, metered {run.used_s} s"
-    )
-    for each in wrong:
-        print(f"wrong: {each}")
-    return int(bool(wrong))
+        if samples is not None:
+            write(run.samples, samples)
+    return report(run, minutes, rate_per_s)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Soak and print; the exit status."""
+    options = parser(__doc__)
+    options.add_argument("--minutes", type=float, default=60, help="how long, at least half a minute (60)")
+    options.add_argument("--rate", type=int, default=40, help="calls a second (40)")
+    options.add_argument("--samples", type=Path, help="a file to write what was seen to, as CSV")
+    minutes = options.parse_args(arguments).minutes
+    if minutes < 0.5:
+        options.error(f"--minutes {minutes:g}: at least 0.5, for a line through enough samples")
+
+    def run(given: argparse.Namespace) -> Outcome:
+        return measure(given.minutes, given.rate, given.samples)
+
+    return program("soak", options, run, arguments)
 
 
 if __name__ == "__main__":
