@@ -113,7 +113,7 @@ class HeardConnection(psycopg.Connection[Row]):
 class Trouble:
     """Whether a new connection is tried at all: while there is none to be had one at a time is, others hear why.
 
-    Else each would wait for itself. Used by several threads.
+    Else each would wait for itself. Used by several threads; times are of the monotonic clock.
     """
 
     def __init__(self) -> None:
@@ -122,12 +122,12 @@ class Trouble:
         self._until_s = 0.0
         self._tried = False
 
-    def admit(self) -> bool:
+    def admit(self, now_s: float) -> bool:
         """Whether the caller tries for all; `over` or `found` is due then. Raises LedgerUnavailable to the others."""
         with self._lock:
             why = self._why
             if why is not None:
-                if self._tried or time.monotonic() < self._until_s:
+                if self._tried or now_s < self._until_s:
                     raise type(why)(why.found, why.cure)
                 self._tried = True
             return why is not None
@@ -137,11 +137,11 @@ class Trouble:
         with self._lock:
             self._why, self._tried = None, False
 
-    def found(self, why: LedgerUnavailable) -> None:
+    def found(self, why: LedgerUnavailable, now_s: float) -> None:
         """There is none, and this is what others hear."""
         with self._lock:
             self._why, self._tried = why, False
-            self._until_s = time.monotonic() + PAUSE_S
+            self._until_s = now_s + PAUSE_S
 
 
 Connect = Callable[[str], "HeardConnection[Any]"]

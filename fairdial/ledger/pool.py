@@ -468,7 +468,7 @@ class Pool:
 
     def _fell_silent(self, way: _Way, connection: "HeardConnection[_Row]", error: Silent) -> None:
         """No connection that was made before is used again, nor waited on."""
-        way.trouble.found(told(self.where, error))
+        way.trouble.found(told(self.where, error), time.monotonic())
         if not connection.doubted:
             self._doubts.silent_s = time.monotonic()
             log.error("ledger_silent", store=self.where, error=str(error))
@@ -480,17 +480,17 @@ class Pool:
             if not connection.doubted:
                 return connection
             self._drop(connection)
-        doubted = way.trouble.admit()
+        doubted = way.trouble.admit(time.monotonic())
         try:
             connection = self._servers.connect(doubted=doubted)
         except psycopg.Error as error:
             if isinstance(error, (errors.ConnectionTimeout, Silent)):
                 self._doubts.silent_s = time.monotonic()
             why = told(self.where, error)
-            way.trouble.found(why)
+            way.trouble.found(why, time.monotonic())
             raise why from error
         except LedgerUnavailable as why:
-            way.trouble.found(why)
+            way.trouble.found(why, time.monotonic())
             raise
         except BaseException:
             # Whatever it was: the next may try.
