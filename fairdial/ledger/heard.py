@@ -41,6 +41,10 @@ _TIMELINE: Final = (
     " ELSE substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) END AS timeline"
 )
 """The first eight digits of a WAL file's name are its timeline (PostgreSQL, "WAL Internals")."""
+_NO_TIMELINE: Final = (
+    *(psycopg.ProgrammingError, psycopg.NotSupportedError, psycopg.InternalError),
+    psycopg.errors.ObjectNotInPrerequisiteState,
+)
 _HUNG: Final = (
     "SELECT count(*) FROM pg_stat_activity WHERE usename = current_user AND state = 'active' AND query = 'COMMIT'"
     " AND query_start < clock_timestamp() - interval '1 s'"
@@ -221,10 +225,8 @@ class Servers:
         connection = self._raw_connect(url)
         connection.doubts, connection.made_s = self._doubts, time.monotonic()
         # What stands in for a server may have no WAL.
-        with contextlib.suppress(psycopg.errors.DatabaseError):
+        with contextlib.suppress(*_NO_TIMELINE):
             connection.timeline = _number(connection, _TIMELINE, base=16)
-        if connection.closed:
-            raise psycopg.OperationalError("the connection was lost while it was made")
         return connection
 
 
