@@ -41,6 +41,10 @@ _TIMELINE: Final = (
     " ELSE substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) END AS timeline"
 )
 """The first eight digits of a WAL file's name are its timeline (PostgreSQL, "WAL Internals")."""
+_NO_TIMELINE: Final = (
+    *(psycopg.ProgrammingError, psycopg.NotSupportedError, psycopg.InternalError),
+    psycopg.errors.ObjectNotInPrerequisiteState,
+)
 _HUNG: Final = (
     "SELECT count(*) FROM pg_stat_activity WHERE usename = current_user AND state = 'active' AND query = 'COMMIT'"
     " AND query_start < clock_timestamp() - interval '1 s'"
@@ -113,7 +117,7 @@ class HeardConnection(psycopg.Connection[Row]):
 class Trouble:
     """Whether a new connection is tried at all: while there is none to be had one at a time is, others hear why.
 
-    Else each would wait for itself. Used by several threads.
+    Else each would wait for itself. Used by several threads; times are of the monotonic clock.
     """
 
     def __init__(self) -> None:
@@ -122,12 +126,12 @@ class Trouble:
         self._until_s = 0.0
         self._tried = False
 
-    def admit(self) -> bool:
+    def admit(self, now_s: float) -> bool:
         """Whether the caller tries for all; `over` or `found` is due then. Raises LedgerUnavailable to the others."""
         with self._lock:
             why = self._why
             if why is not None:
-                if self._tried or time.monotonic() < self._until_s:
+                if self._tried or now_s < self._until_s:
                     raise type(why)(why.found, why.cure)
                 self._tried = True
             return why is not None
@@ -137,11 +141,11 @@ class Trouble:
         with self._lock:
             self._why, self._tried = None, False
 
-    def found(self, why: LedgerUnavailable) -> None:
+    def found(self, why: LedgerUnavailable, now_s: float) -> None:
         """There is none, and this is what others hear."""
         with self._lock:
             self._why, self._tried = why, False
-            self._until_s = time.monotonic() + PAUSE_S
+            self._until_s = now_s + PAUSE_S
 
 
 Connect = Callable[[str], "HeardConnection[Any]"]
@@ -221,10 +225,8 @@ class Servers:
         connection = self._raw_connect(url)
         connection.doubts, connection.made_s = self._doubts, time.monotonic()
         # What stands in for a server may have no WAL.
-        with contextlib.suppress(psycopg.errors.DatabaseError):
+        with contextlib.suppress(*_NO_TIMELINE):
             connection.timeline = _number(connection, _TIMELINE, base=16)
-        if connection.closed:
-            raise psycopg.OperationalError("the connection was lost while it was made")
         return connection
 
 

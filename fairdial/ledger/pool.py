@@ -438,11 +438,11 @@ class Pool:
                 ending = connection.execute("COMMIT")
         except psycopg.Error as error:
             lost = connection.closed
+            if isinstance(error, Silent):
+                self._fell_silent(way, connection, error)
             # With its transaction. What was sent after the error was passed over, PREPARE too, of which the client does
             # not know; and after a change of the schema none of its prepared statements does any more.
             self._drop(connection)
-            if isinstance(error, Silent):
-                self._fell_silent(way, error)
             if committing and lost:
                 how = "fell silent" if isinstance(error, Silent) else "was lost"
                 raise LedgerSlow(
@@ -469,11 +469,12 @@ class Pool:
         lost = isinstance(error, _LOST) or (isinstance(error, errors.OperationalError) and not error.sqlstate)
         return _Again(found, at_once=True) if lost else found
 
-    def _fell_silent(self, way: _Way, error: Silent) -> None:
+    def _fell_silent(self, way: _Way, connection: "HeardConnection[_Row]", error: Silent) -> None:
         """No connection that was made before is used again, nor waited on."""
-        self._doubts.silent_s = time.monotonic()
-        way.trouble.found(told(self.where, error))
-        log.error("ledger_silent", store=self.where, error=str(error))
+        way.trouble.found(told(self.where, error), time.monotonic())
+        if not connection.doubted:
+            self._doubts.silent_s = time.monotonic()
+            log.error("ledger_silent", store=self.where, error=str(error))
 
     def _connection(self, way: _Way) -> "HeardConnection[_Row]":
         """This thread's, made anew where it has none, or none that is relied on. Raises LedgerUnavailable."""
@@ -482,17 +483,21 @@ class Pool:
             if not connection.doubted:
                 return connection
             self._drop(connection)
-        doubted = way.trouble.admit()
+        doubted = way.trouble.admit(time.monotonic())
         try:
             connection = self._servers.connect(doubted=doubted)
         except psycopg.Error as error:
-            if isinstance(error, errors.ConnectionTimeout):
+            if isinstance(error, (errors.ConnectionTimeout, Silent)):
                 self._doubts.silent_s = time.monotonic()
             why = told(self.where, error)
-            way.trouble.found(why)
+            way.trouble.found(why, time.monotonic())
             raise why from error
         except LedgerUnavailable as why:
-            way.trouble.found(why)
+            way.trouble.found(why, time.monotonic())
+            raise
+        except BaseException:
+            # Whatever it was: the next may try.
+            way.trouble.over()
             raise
         way.trouble.over()
         self._mine.connection = connection

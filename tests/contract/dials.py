@@ -6,6 +6,8 @@ Dials so many times at once on the ledger at URL and prints the seconds that eac
 import asyncio
 import sys
 
+from fairdial import logs
+from fairdial.config import Logs
 from fairdial.ledger.contract import Ledger
 from fairdial.ledger.postgres import PostgresLedger
 from fairdial.policy.decide import Allow
@@ -22,6 +24,8 @@ async def dial_at_once(ledger: Ledger, prefix: str, count: int) -> list[int]:
 
 
 async def main(url: str, prefix: str, count: int) -> None:
+    # On stdout there are the seconds alone.
+    logs.set_up(Logs(level="error", format="console"))
     ledger = await PostgresLedger.open(url, connections=4, locked_ms=2_000)
     try:
         sys.stdout.write(" ".join(map(str, await dial_at_once(ledger, prefix, count))))

@@ -207,6 +207,10 @@ async def test_without_its_standby_a_server_acknowledges_nothing_and_is_not_floo
             False,
             "it commits with follower; following it: follower (sync, streaming)",
         )
+        # As a provider's own user sees it, who owns nothing but the database.
+        leading.admin("CREATE ROLE plain LOGIN")
+        seen = examine(leading.url(name, user="plain"))
+        assert (seen.alone, "follower (seen by pg_monitor only" in seen.standbys) == (False, True)
         leading.admin(f"ALTER DATABASE {name} SET synchronous_commit = local")
         assert "does not wait for its standbys" in examine(leading.url(name)).standbys
         leading.admin(f"ALTER DATABASE {name} RESET synchronous_commit")

@@ -105,6 +105,13 @@ def woken() -> Iterator[Stage]:
         yield Stage(url, before.freeze, after.promote, before.thaw)
 
 
+@contextmanager
+def alone() -> Iterator[Stage]:
+    """The standby without which it commits nothing hangs."""
+    with pair() as (leading, standby):
+        yield Stage(leading.url(leading.made()), standby.freeze, standby.thaw)
+
+
 FAULTS: dict[str, Callable[[], AbstractContextManager[Stage]]] = {
     "crashed": lambda: restarted(signal.SIGQUIT),
     "frozen": frozen,
@@ -114,8 +121,9 @@ FAULTS: dict[str, Callable[[], AbstractContextManager[Stage]]] = {
     # Of these the ledger's own tests have enough for every run.
     "restarted": lambda: restarted(signal.SIGINT),
     "pooled": pooled,
+    "alone": alone,
 }
-SELDOM = ("restarted", "pooled")
+SELDOM = ("restarted", "pooled", "alone")
 
 
 @pytest.mark.parametrize(
