@@ -182,7 +182,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser(__doc__)
     options.add_argument("--first", type=int, default=80, help="the rate that is tried first (80)")
     options.add_argument("--seconds", type=float, default=3, help="of each try (3)")
-    options.add_argument("--minutes", type=float, default=8, help="for all of it, at most about so long (8)")
+    options.add_argument("--minutes", type=float, default=6, help="for all of it, at most about so long (6)")
 
     def run(given: argparse.Namespace) -> Outcome:
         return asyncio.run(measure(given.first, given.seconds, given.minutes))

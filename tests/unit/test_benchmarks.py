@@ -189,7 +189,13 @@ def test_one_that_fails_says_so_in_the_table_and_the_others_go_on(
     assert "**Failed:** it ended with status 2" in text
     assert "invalid int value: 'many'" in text
     assert "Decisions a second on one core" in text
-    assert run.main(["--quick", "--only", "decisions", "--results", str(tmp_path / "good")]) == 0
+
+
+def test_one_alone_is_measured_with_arguments_of_ones_own(tmp_path: Path) -> None:
+    given = ["--quick", "--only", "decisions", "--decisions", "--count 12 --rounds 1"]
+    assert run.main([*given, "--results", str(tmp_path)]) == 0
+    [kept] = results.read(tmp_path)
+    assert kept["command"] == "python -m benchmarks.decisions --count 12 --rounds 1"
 
 
 def test_one_that_takes_too_long_is_ended(tmp_path: Path) -> None:
