@@ -168,7 +168,6 @@ def put_together(folder: Path, path: Path, *, whole: bool = True) -> list[str]:
     if not records:
         raise ValueError(f"{folder}: no records; measure with `make bench` first")
     path.write_text(page(records, why), encoding="utf-8")
-    print(f"{path}: {len(records)} benchmarks")
     return failures(records) + (gaps(records, why) if whole else [])
 
 
@@ -184,6 +183,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         wrong = put_together(options.results, options.page)
+        print(options.page)
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2

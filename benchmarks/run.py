@@ -140,6 +140,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         page = results.PAGE if kept == results.RESULTS else folder / "RESULTS.md"
         # Small numbers, or some of the benchmarks, have no figure for every budget.
         wrong = results.put_together(folder, page, whole=not (options.quick or options.only))
+        print(page if kept else "no figure is kept; name a folder with --results for that")
         for line in wrong:
             print(f"wrong: {line}")
         return int(not good or bool(wrong))
