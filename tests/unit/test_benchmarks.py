@@ -75,6 +75,7 @@ async def test_the_highest_rate_that_is_held_is_found(holds: int) -> None:
     search = Search(first=80)
     await seek({"bare": search}, probe, lambda: False)
     assert holds - max(1, 0.05 * holds) <= search.held <= holds
+    assert search.is_known is (holds >= 20)  # below, whole calls a second lie too far apart
     assert len(tried) < 16
 
 
@@ -84,7 +85,7 @@ async def test_a_path_that_holds_nothing_ends_the_search_too() -> None:
 
     search = Search(first=80)
     await seek({"bare": search}, probe, lambda: False)
-    assert (search.held, search.is_bounded) == (0, False)
+    assert (search.held, search.is_known) == (0, False)
 
 
 async def test_when_the_time_is_over_all_paths_had_as_many_tries() -> None:
@@ -94,8 +95,10 @@ async def test_when_the_time_is_over_all_paths_had_as_many_tries() -> None:
         tried.append(path)
         return True
 
-    await seek({"bare": Search(80), "ARI": Search(80)}, probe, lambda: len(tried) >= 3)
+    search = Search(80)
+    await seek({"bare": search, "ARI": Search(80)}, probe, lambda: len(tried) >= 3)
     assert tried == ["bare", "ARI", "bare", "ARI"]
+    assert not search.is_known
 
 
 def load(*, pace_per_s: float = 10.0, refused: int = 0, lost: int = 0, again: int = 0) -> LoadOutcome:
