@@ -36,6 +36,8 @@ BUDGETS = {"ARI": "held-ari", "AGI": "held-agi"}
 ROOMS = 100
 RESOLUTION = 0.05
 """The highest rate that is held and the lowest that is not lie no further apart than this share."""
+KNOWN = 0.15
+"""What lies further apart is no figure for a budget."""
 TRIES = 3
 KEPT_PACE = 0.9
 """A phone that placed calls at less than this share of the rate has not shown that it is held."""
@@ -55,9 +57,9 @@ class Search:
     missed: int | None = None
 
     @property
-    def is_bounded(self) -> bool:
-        """Whether a rate is known that is held, and one that is not."""
-        return bool(self.held) and self.missed is not None
+    def is_known(self) -> bool:
+        """Whether the rate is known well enough to be compared, also where the time was over before the end."""
+        return bool(self.held) and self.missed is not None and self.missed - self.held <= KNOWN * self.held
 
     @property
     def next_rate(self) -> int | None:
@@ -167,7 +169,7 @@ def report(searches: Mapping[str, Search], seconds: float, versions: dict[str, s
         rows.append((path, str(search.held), missed, f"{share:.0f} %" if beside.held else "-"))
         if not search.held:
             outcome.wrong.append(f"{path}: no rate was held, down to {missed} calls/s")
-        elif path in BUDGETS and search.is_bounded and beside.is_bounded:
+        elif path in BUDGETS and search.is_known and beside.is_known:
             outcome.budgets[BUDGETS[path]] = share
     columns = ("path", "calls/s held", "not held", "of the bare one")
     title = f"Calls a second for {seconds:g} s, each of {TALK_S:g} s, without a message sent again"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import gc
 import json
 import os
@@ -300,5 +299,4 @@ async def going_on(work: Awaitable[Any]) -> AsyncIterator[asyncio.Future[Any]]:
         yield running
     finally:
         running.cancel()
-        with contextlib.suppress(BaseException):
-            await asyncio.gather(running, return_exceptions=True)
+        await asyncio.gather(running, return_exceptions=True)
