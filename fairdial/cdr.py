@@ -12,12 +12,13 @@ so that a talk from 52.21 to 54.21 has `billsec` 1 or 2.
 import csv
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
 from functools import lru_cache
 from itertools import product
 from sys import intern
 from typing import Final
+
+import msgspec
 
 from fairdial.policy.periods import MS_PER_S
 
@@ -49,8 +50,7 @@ class MalformedCdr(ValueError):
         self.fault = fault
 
 
-@dataclass(frozen=True, slots=True)
-class Cdr:
+class Cdr(msgspec.Struct, frozen=True, gc=False):
     """One record. Instants are UTC milliseconds, whole seconds, cut down; answer_ms None: not answered.
 
     unique_id: of `channel`, "" where cdr.conf does not log it; channel, dst_channel: names such as

@@ -19,6 +19,10 @@ RETIRED_MAX = 1_000
 """Versions that are remembered after they were taken away; the first that went is forgotten first."""
 
 
+IN_TURN_MAX = 10_000
+"""Names and zones whose order of versions is remembered: every dial asks for it, several times."""
+
+
 class PolicyBook:
     """Policies by name and version. Never changed: a reload makes a new one.
 
@@ -28,6 +32,8 @@ class PolicyBook:
 
     def __init__(self, policies: Iterable[Policy] = (), retired: Iterable[Policy] = ()) -> None:
         """Raises ValueError for a version that stands twice."""
+        self._in_turn: dict[tuple[str, ZoneInfo], tuple[tuple[int, Policy], ...]] = {}
+        """The versions of a name by when they take effect in a zone, the latest first; bounded by IN_TURN_MAX."""
         self._retired = tuple(retired)[-RETIRED_MAX:]
         self._versions: dict[str, tuple[Policy, ...]] = {}
         for policy in policies:
@@ -52,12 +58,17 @@ class PolicyBook:
 
     def at(self, name: str, zone: ZoneInfo, at_ms: int) -> Policy | None:
         """The version that decides at `at_ms` for an account in `zone`; None where none has taken effect."""
-        best: tuple[int, Policy] | None = None
-        for policy in self._versions.get(name, ()):
-            from_ms = _from_ms(policy, zone)
-            if from_ms <= at_ms and (best is None or from_ms >= best[0]):
-                best = (from_ms, policy)
-        return None if best is None else best[1]
+        in_turn = self._in_turn.get((name, zone))
+        if in_turn is None:
+            # Of those that take effect at once, the one that stands last.
+            timed = [(_from_ms(policy, zone), policy) for policy in reversed(self.versions(name))]
+            in_turn = tuple(sorted(timed, key=lambda each: -each[0]))
+            if len(self._in_turn) < IN_TURN_MAX:
+                self._in_turn[name, zone] = in_turn
+        for from_ms, policy in in_turn:
+            if from_ms <= at_ms:
+                return policy
+        return None
 
     def version(self, name: str, version: str) -> Policy | None:
         """One version, also one that is retired."""

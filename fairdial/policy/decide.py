@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
+import msgspec
+
 from fairdial.policy.account import (
     Account,
     Dial,
@@ -98,6 +100,8 @@ PUBLIC = frozenset({Kind.OUTBOUND, Kind.CALLBACK, Kind.COLLECT, Kind.MESSAGE})
 _ON_SWITCH = frozenset({Kind.INTERNAL, Kind.VOICEMAIL, Kind.CONFERENCE})
 # Kinds whose asking channel is another's than the line's: nothing is known of the line's own leg.
 FROM_OUTSIDE = frozenset({Kind.INBOUND, Kind.COLLECT})
+# Kinds in which a line of ours shows a number to the public network.
+_SHOWING = PUBLIC - FROM_OUTSIDE
 # Minutes in and out, on which a surcharge lies (S5).
 _SURCHARGED = PUBLIC - {Kind.MESSAGE} | {Kind.INBOUND, Kind.CONFERENCE}
 
@@ -132,6 +136,10 @@ def number_for(kind: Kind, classified: Number, message: Message | None = None) -
     return classified
 
 
+_TALK = frozenset({Meter.VOICE, Meter.CONFERENCE})
+_MESSAGES, _CHATS = frozenset({Meter.MESSAGES}), frozenset({Meter.CHATS})
+
+
 def meters_at(
     account: Account, policy: Policy, dial: Dial, number_class: NumberClass | None = None
 ) -> tuple[MeterWindow, ...]:
@@ -141,10 +149,10 @@ def meters_at(
     """
     zone = zone_named(account.zone)
     if dial.kind is Kind.MESSAGE:
-        wanted = {Meter.CHATS if number_class is NumberClass.INTERNAL else Meter.MESSAGES}
+        wanted = _CHATS if number_class is NumberClass.INTERNAL else _MESSAGES
         until_ms = dial.at_ms
     else:
-        wanted = {Meter.VOICE, Meter.CONFERENCE}
+        wanted = _TALK
         until_ms = dial.at_ms + (
             (dial.ring_s + (policy.longest_call_s(dial.kind) or LONGEST_HORIZON_S)) * MS_PER_S
         )
@@ -197,15 +205,11 @@ def asks_callees(policy: Policy, kind: Kind, number: Number) -> str | None:
 
 def asks_identity(policy: Policy, kind: Kind) -> bool:
     """Whether it matters which number the caller shows (A4)."""
-    return (
-        kind in PUBLIC - FROM_OUTSIDE
-        and policy.identity is not None
-        and policy.identity.caller_number != "any"
-    )
+    rule = policy.identity
+    return rule is not None and rule.caller_number != "any" and kind in _SHOWING
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
+class Question(msgspec.Struct, frozen=True):
     """A dial of a known line on a loaded policy: what every check is asked about."""
 
     dial: Dial
@@ -676,7 +680,7 @@ def _rests_on(question: Question, current: Sequence[MeterWindow]) -> Raise | Non
     account = question.account
     if not account.raises:
         return None
-    bare = first_refusal(CHECKS, replace(question, account=replace(account, raises=())))
+    bare = first_refusal(CHECKS, msgspec.structs.replace(question, account=replace(account, raises=())))
     if bare is not None:
         return next(
             one

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+import msgspec
+
 from fairdial.policy.account import Kind
 from fairdial.policy.prefixes import NumberClass
 
@@ -20,8 +22,7 @@ MESSAGES: Final = frozenset({Kind.MESSAGE})
 CALLS: Final = frozenset(Kind) - MESSAGES - {Kind.EMERGENCY}
 
 
-@dataclass(frozen=True, slots=True)
-class Attempt:
+class Attempt(msgspec.Struct, frozen=True):
     """A dial was decided. callee: in E.164 where it is a number of the public network, else as dialled; caller: as
     the switch has it. allowed: it holds a grant, so that its end will be told. video: it offers a picture;
     codec: of its voice, "" where nobody said. text: the fingerprint of a message (`texts.py`), "" without one.
@@ -42,8 +43,7 @@ class Attempt:
     text: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True):
     """A call was answered."""
 
     call_id: str
@@ -51,8 +51,7 @@ class Answer:
     account_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class End:
+class End(msgspec.Struct, frozen=True):
     """A call is over. used_s: of talk, 0 where it was not answered; cost_micros: what was charged for it."""
 
     call_id: str
@@ -62,8 +61,7 @@ class End:
     cost_micros: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Noted:
+class Noted(msgspec.Struct, frozen=True):
     """Something else came up about an account: `measure` says what, `key` what is told apart, such as a network;
     of: whose it is where each line is looked at by itself.
     """

@@ -104,6 +104,8 @@ class Attribution:
 
     def _code(self, dialled: str) -> str:
         """The longest code that it begins with."""
+        if not self.codes:
+            return ""
         return max((code for code in self.codes if dialled.startswith(code)), key=len, default="")
 
     def _line(self, call: Recorded) -> str | None:

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
+import msgspec
+
 from fairdial.ledger.contract import Charge
 from fairdial.policy.account import Kind
 from fairdial.policy.terms import Clause
@@ -23,8 +25,7 @@ STRANGERS_MAX: Final = 1_000
 """Account codes and endpoints that belong to no line and are counted one by one."""
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(msgspec.Struct, frozen=True):
     """What would have become of one call. number: of the call, in the order in which they began.
 
     talk_s: recorded; metered_s: what the ledger would have counted; cut: the clause at whose end it would have been

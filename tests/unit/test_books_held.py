@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import pytest
 
 from fairdial.cdr import Cdr
@@ -62,8 +63,11 @@ def test_a_refused_call_that_holds_a_grant_of_no_seconds_is_right_and_one_that_w
         ({"grants": (GRANT | {"granted_s": 6},)}, "the caller leg was up 8.00 s on 6 s"),
         ({"called": replace(CALLED, ended_at=190.0)}, "the called leg was up 89.95 s on 60 s"),
         ({"records": ()}, "has no record"),
-        ({"records": (replace(RECORD, bill_s=4),)}, "recorded 4 s"),
-        ({"records": (RECORD, replace(RECORD, unique_id="1.7"))}, "1.7: answered by the switch's record"),
+        ({"records": (msgspec.structs.replace(RECORD, bill_s=4),)}, "recorded 4 s"),
+        (
+            {"records": (RECORD, msgspec.structs.replace(RECORD, unique_id="1.7"))},
+            "1.7: answered by the switch's record",
+        ),
         ({"call": replace(CALL, setup_s=6.0)}, "after 6.00 s"),
         ({"call": replace(CALL, final_status=408, answered_at=None)}, "answered with 408"),
     ],
@@ -88,7 +92,7 @@ def test_a_call_that_died_with_asterisk_may_be_short_of_what_was_proven_and_neve
 
 
 def test_a_switch_that_hung_counts_until_it_came_back() -> None:
-    grants, records = (GRANT | {"used_s": 12},), (replace(RECORD, bill_s=12),)
+    grants, records = (GRANT | {"used_s": 12},), (msgspec.structs.replace(RECORD, bill_s=12),)
     assert found(grants=grants, records=records, rules=Rules(1_000, hung=(106.0, 112.1))) == []
     assert found(grants=grants, records=records)
 

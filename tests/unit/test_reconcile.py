@@ -2,9 +2,10 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Collection, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from fairdial import reconcile as reconcile_module
@@ -340,7 +341,7 @@ async def test_a_record_that_ends_before_the_proof_is_all_there_was_of_a_call_th
     await calls(desk, "call")
     await desk.answered("call", "channel-call", Moment(NOON_MS + 1_000, 0))
     book = Book()
-    book.coming = [replace(record("call", 0, 5, answer_s=1), user_field=user_field)]
+    book.coming = [msgspec.structs.replace(record("call", 0, 5, answer_s=1), user_field=user_field)]
     clock.forward(90_000)
     evidence = Evidence(book, wait_s=10)
     evidence.proven_ms, evidence.restarted_ms = NOON_MS + 25_000, NOON_MS + 40_000

@@ -1,7 +1,10 @@
 """A replay that keeps accounts in memory finds to the byte what one finds that runs every step in the database."""
 
+import hashlib
+import json
 import random
 from collections import Counter
+from collections.abc import Callable
 from datetime import UTC
 from pathlib import Path
 
@@ -16,12 +19,15 @@ from fairdial.policy.document import Policy, parse_policy
 from fairdial.replay import engine, prepare
 from fairdial.replay.detectors import look_on
 from fairdial.replay.prepare import Grounds
+from fairdial.replay.report import report
 from fairdial.replay.result import Outcome
 from fairdial.replay.run import Result, Wanted, replay
+from fairdial.replay.written import CallsFile
 from tests.cdrs import PREMIUM, row, site
 from tests.samples import MONTH_END_MS, NOON_MS, PLAN
 
 PROJECT = Path(__file__).resolve().parents[2]
+KEPT = PROJECT / "tests/data/cdr/report.json"
 MONTH_END_S = (MONTH_END_MS - NOON_MS) // 1000
 
 
@@ -147,13 +153,19 @@ class InTheDatabase(SqliteLedger):
         self.charges_of, self.usage, self.forget = writer.charges_of, writer.usage, writer.forget
 
 
-async def found(folder: Path, rows: list[str], *, against: str | None = None) -> tuple[Result, list[Outcome]]:
+async def found(
+    folder: Path,
+    rows: list[str],
+    *,
+    against: str | None = None,
+    told: Callable[[Outcome], None] | None = None,
+) -> tuple[Result, list[Outcome]]:
     file, accounts = folder / "Master.csv", folder / "customers.toml"
     file.write_text("".join(f"{each}\n" for each in rows))
     accounts.write_text(customers())
     outcomes: list[Outcome] = []
     wanted = Wanted((file,), UTC, against=against, grounds=Grounds((accounts,), None, 900_000, (CARD,)))
-    result = await replay(site(*POLICIES), wanted, lambda *_told: None, outcomes.append, look_on)
+    result = await replay(site(*POLICIES), wanted, lambda *_told: None, told or outcomes.append, look_on)
     return result, outcomes
 
 
@@ -177,3 +189,20 @@ async def test_every_call_and_every_meter_is_as_in_the_database(
     assert {Kind.CONFERENCE, Kind.CALLBACK, Kind.INBOUND, Kind.OUTBOUND} <= kinds
     assert any(outcome.cut for outcome in outcomes)
     assert any(outcome.charges for outcome in outcomes)
+
+
+async def written(folder: Path) -> str:
+    """The report of three thousand calls as it is written, and of the file of all calls its digest."""
+    with CallsFile(folder / "calls.csv", mask=False) as calls_file:
+        result, _ = await found(folder, calls(7, 3_000), told=calls_file.write)
+    digest = hashlib.sha256((folder / "calls.csv").read_bytes()).hexdigest()
+    whole = json.dumps({"calls": digest, "report": report(result)}, indent=1, ensure_ascii=False) + "\n"
+    return whole.replace(str(folder), "FOLDER")
+
+
+async def test_the_report_is_to_the_byte_the_one_that_is_kept(tmp_path: Path) -> None:
+    """Kept from before accounts were held in memory: whatever makes a replay faster changes nothing that it finds.
+
+    Only where the calls or the policies here change it is another: what `written` returns.
+    """
+    assert await written(tmp_path) == KEPT.read_text()
