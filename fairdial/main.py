@@ -44,7 +44,7 @@ from ari_handlers.probe import probe_ari
 from ari_handlers.queues import CallQueues
 from ari_handlers.resources import AriError, AriRefused
 from ari_handlers.whisper import Warnings
-from fairdial import call_log, logs
+from fairdial import call_log, garbage, logs
 from fairdial.cases import Cases
 from fairdial.cdr_probe import file_is_readable
 from fairdial.clock import SystemClock
@@ -687,6 +687,7 @@ async def serve(config: Config) -> int:
             desk.numbering.warm((config.desk.region,))
             service = Service(with_secrets(config), desk, systemd)
             await service.start()
+            garbage.settle()
             log.info("started", version=version("fairdial"), store=config.store.shown)
             await systemd.ready(service.state_line())
             waits = {asyncio.create_task(stopping.wait()), asyncio.create_task(service.until_fenced())}
