@@ -54,6 +54,7 @@ serve: venv
 bench: venv
 	$(PYTHON) -m benchmarks.cut_off
 	$(PYTHON) -m benchmarks.setup_time $(BENCH)
+	$(PYTHON) -m benchmarks.setup_breakdown $(BREAKDOWN)
 	$(PYTHON) -m benchmarks.decisions $(DECISIONS)
 	$(PYTHON) -m benchmarks.conferences $(CONFERENCES)
 	$(PYTHON) -m benchmarks.replay $(REPLAY)
