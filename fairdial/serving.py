@@ -42,7 +42,7 @@ from ari_handlers.owned import Endpoints, OwnCalls, OwnRules
 from ari_handlers.queues import CallQueues
 from ari_handlers.resources import AriError, AriRefused
 from ari_handlers.whisper import Warnings
-from fairdial import call_log, logs
+from fairdial import call_log, garbage, logs
 from fairdial.cases import Cases
 from fairdial.clock import SystemClock
 from fairdial.config import Config, by_systemd, read_again, with_secrets
@@ -602,6 +602,7 @@ async def serve(config: Config) -> int:
             desk.numbering.warm((config.desk.region,))
             service = Service(with_secrets(config), desk, systemd)
             await service.start()
+            garbage.settle()
             log.info("started", version=version("fairdial"), store=config.store.shown)
             await systemd.ready(service.state_line())
             waits = {asyncio.create_task(stopping.wait()), asyncio.create_task(service.until_fenced())}

@@ -1,7 +1,9 @@
 """What calls see when FairDial is dead, slow, restarted or stopped; the switch holds what was promised."""
 
 import asyncio
+import csv
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import pytest
 
 from testbed.asterisk import Switch
 from testbed.installation import Installation
-from testbed.server import Server
+from testbed.server import Server, dialplan
 from testbed.sipp import place_calls
 from tests.switch.conftest import Spine, running_spine
 
@@ -67,6 +69,37 @@ async def test_a_failure_rule_of_lease_lets_normal_numbers_through_for_so_long(s
     assert (normal.final_status, normal.ended_by) == (200, "far_end")
     assert 1.9 <= normal.talk_s <= 3
     assert other.final_status == 503
+
+
+FAILS_THEN_ASKS = f"""
+exten => _70[0-2],1,Set(FAIRDIAL_APP=nobody)
+ same => n,Gosub(fairdial,s,1(internal,101))
+ same => n,ExecIf($["${{EXTEN}}" = "702"]?Hangup(17))
+ same => n,ExecIf($["${{EXTEN}}" = "701"]?Set(CDR(userfield)=mine))
+ same => n,Set(FAIRDIAL_APP=fairdial)
+ same => n,Gosub(fairdial,s,1(outbound,{ANSWERED}))
+ same => n,Hangup(17)
+"""
+
+
+@pytest.mark.parametrize(
+    ("dialled", "mark"),
+    [("702", r"fairdial-through\|.*\|internal\|101\|alice"), ("700", ""), ("701", "mine")],
+)
+async def test_only_a_dial_that_the_rule_let_through_has_its_mark_in_the_record(
+    installation: Installation, tmp_path: Path, dialled: str, mark: str
+) -> None:
+    extensions, files = dialplan()
+    plan = extensions.replace("[phones]\n", f"[phones]\n{FAILS_THEN_ASKS}", 1), files
+    async with running_spine(installation, tmp_path, plan=plan) as spine:
+        await provision(spine)
+        assert (await spine.call("alice", dialled)).final_status == 486
+        assert await spine.switch.no_channels() == []
+        async with asyncio.timeout(5):
+            while not (records := spine.switch.cdr_path.read_text().splitlines()):
+                await asyncio.sleep(0.02)
+        [fields] = csv.reader(records[:1])
+        assert re.fullmatch(mark, fields[17]), fields
 
 
 async def test_a_call_is_cut_in_time_though_fairdial_was_killed(spine: Spine) -> None:

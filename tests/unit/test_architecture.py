@@ -20,6 +20,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "fairdial.clock": (),
     "fairdial.tallies": (),
     "fairdial.call_log": (),
+    "fairdial.garbage": (),
     "fairdial.config": ("fairdial.policy",),
     "fairdial.tls": ("fairdial.config",),
     "fairdial.asterisk_conf": (),
