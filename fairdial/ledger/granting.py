@@ -5,10 +5,12 @@ it needs, then works out what is to be written, and writes it last: nothing is r
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from dataclasses import replace as with_fields
 from typing import Final
 
 import msgspec
+from msgspec.structs import replace
 
 from fairdial.ledger import crediting, messages, metering, notices, reading, rooms
 from fairdial.ledger.contract import (
@@ -373,7 +375,7 @@ def _counted_message(
     holds = tuple([_as_held(hold, meters.get((hold.allowance, hold.window))) for hold in allow.holds])
     credit = snapshot.credit
     if credit is not None:
-        credit = replace(credit, reserved_micros=credit.reserved_micros + allow.credit_hold_micros)
+        credit = with_fields(credit, reserved_micros=credit.reserved_micros + allow.credit_hold_micros)
     fraud = snapshot.account is not None and snapshot.account.fraud
     rules = reading.notice_rules(db)
     counted = _counted(Followed(grant, holds, fraud, False, credit, rules), dial.at_ms, 1, dial.at_ms)
@@ -434,7 +436,7 @@ def _counted(
                 account_id, grant.call_id, grant.credit_hold_micros, amount_micros, at_ms
             )
             if credit is not None:
-                credit = replace(
+                credit = with_fields(
                     credit,
                     balance_micros=credit.balance_micros - amount_micros,
                     reserved_micros=credit.reserved_micros - grant.credit_hold_micros,
