@@ -48,7 +48,7 @@ from fairdial.ledger.contract import (
     Token,
     Traffic,
 )
-from fairdial.ledger.database import Database
+from fairdial.ledger.database import Database, Of, OfOne
 from fairdial.ledger.notice import Channel, Contact, Delivery, DeliveryState, Notice, NoticeRules
 from fairdial.policy.account import (
     Account,
@@ -103,14 +103,25 @@ class SteppedLedger:
     async def probe(self) -> None:
         await self._steps.probe()
 
+    # Those of which there are many at once say what they read, so that they can share their way to a server.
+
     async def authorise(self, dial: Dial, plan: Plan, judge: Judge) -> Verdict:
-        return await self._steps.do(lambda db: granting.authorise(db, dial, plan, judge))
+        step = OfOne(
+            Of.LINE,
+            dial.line_id,
+            lambda: reading.dialling(dial.line_id, plan, dial.call_id),
+            lambda db, *known: granting.authorise(db, dial, plan, judge, *known),
+        )
+        return await self._steps.do(step)
 
     async def record(self, dial: Dial, verdict: Verdict) -> None:
         await self._steps.do(lambda db: granting.keep_record(db, dial, verdict))
 
     async def answered(self, call_id: str, leg: str, at_ms: int) -> Grant:
-        return await self._steps.do(lambda db: granting.answered(db, call_id, leg, at_ms))
+        def work(db: Database, *known: reading.Followed) -> Grant:
+            return granting.answered(db, call_id, leg, at_ms, *known)
+
+        return await self._steps.do(OfOne(Of.CALL, call_id, lambda: reading.follow(call_id), work))
 
     async def assume_answered(self, call_id: str, at_ms: int) -> None:
         await self._steps.do(lambda db: granting.assume_answered(db, call_id, at_ms))
@@ -128,9 +139,11 @@ class SteppedLedger:
         answered_ms: int | None = None,
         limits: LimitsOf | None = None,
     ) -> Grant:
-        return await self._steps.do(
-            lambda db: granting.settle(db, call_id, used_s, ended_ms, estimated, answered_ms, limits)
-        )
+        def work(db: Database, *known: reading.Followed) -> Grant:
+            how = (used_s, ended_ms, estimated, answered_ms, limits)
+            return granting.settle(db, call_id, *how, *known)
+
+        return await self._steps.do(OfOne(Of.CALL, call_id, lambda: reading.follow(call_id), work))
 
     async def release(self, call_id: str) -> Grant | None:
         return await self._steps.do(lambda db: granting.release(db, call_id))
