@@ -7,11 +7,12 @@ A grant without a call is settled by what its evidence says (`evidence.py`), and
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Protocol, TypeVar
 
 import structlog
+from msgspec import structs
 
 from fairdial import call_log
 from fairdial.clock import Clock, Moment
@@ -181,7 +182,7 @@ async def _use(
     known = grant
     if grant.answered_ms is None:
         seen_ms = follower.answered_ms(grant.call_id)
-        known = replace(grant, answered_ms=grant.assumed_ms if seen_ms is None else seen_ms)
+        known = structs.replace(grant, answered_ms=grant.assumed_ms if seen_ms is None else seen_ms)
     return evidence.assumed(known, now, placed=placed, seen=follower.seen(grant.call_id))
 
 

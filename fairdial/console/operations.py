@@ -631,7 +631,7 @@ class Operations:
         grant = await self._ledger.grant(call)
         if grant is None:
             raise NotFound(f"no grant for call {call!r}; `fairdial decisions` shows the ids")
-        return asdict(grant)
+        return dict(msgspec.to_builtins(grant))
 
     async def _hangup(self, call: str) -> Json:
         if self._hang_up is None:

@@ -6,9 +6,10 @@ PostgreSQL (dialect.py). How steps are run, and what becomes of their errors, is
 
 import sqlite3
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, cast
 
 from fairdial.ledger.contract import ConstraintViolated
 
@@ -42,6 +43,12 @@ Write = tuple[str, Sequence[Any]]
 """A statement that changes something, and its parameters. What it answers is read by nobody."""
 
 
+Reads = Generator[tuple[str, Sequence[Any]], list[Any], T]
+"""Readings of which each may follow from what those before it found: yields statements with their parameters, is sent
+their rows, and returns what was found out. Who runs it can do the readings of many at once (together.py).
+"""
+
+
 class Of(StrEnum):
     """By what an account is found whose rows a step is about to change."""
 
@@ -57,8 +64,33 @@ class Unstorable(ConstraintViolated):
     """A rule of the schema forbids it."""
 
 
+@dataclass(frozen=True, slots=True)
+class OfOne(Generic[T]):
+    """A step at one account, which is found by that key. reads: what it needs to know, to be handed to `work`, which
+    reads it itself where it gets nothing.
+    """
+
+    of: Of
+    key: str
+    reads: Callable[[], Reads[Any]]
+    work: Callable[..., T]
+
+    def __call__(self, db: Any) -> T:
+        return self.work(db)
+
+
 class SharedDatabase(ABC):
-    """A database that other transactions write at the same time."""
+    """A database that other transactions write at the same time. written: how many statements were no reading."""
+
+    written: int
+
+    @abstractmethod
+    def execute(self, sql: str, parameters: Sequence[Any] = ..., /) -> Cursor:
+        """As Database has it."""
+
+    @abstractmethod
+    def hold(self, locked: Iterable[tuple[Of, str]]) -> None:
+        """These are locked: who locks them again need not."""
 
     @abstractmethod
     def lock(self, of: Of, key: str | int) -> None:
@@ -111,3 +143,13 @@ def write(db: Database, writes: Iterable[Write]) -> None:
     """
     for sql, parameters in writes:
         db.execute(sql, parameters)
+
+
+def read(db: Database, reads: Reads[T]) -> T:
+    """Do these readings one after the other."""
+    try:
+        sql, parameters = next(reads)
+        while True:
+            sql, parameters = reads.send(db.execute(sql, parameters).fetchall())
+    except StopIteration as done:
+        return cast(T, done.value)

@@ -5,10 +5,12 @@ it needs, then works out what is to be written, and writes it last: nothing is r
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from dataclasses import replace as with_fields
 from typing import Final
 
 import msgspec
+from msgspec.structs import replace
 
 from fairdial.ledger import crediting, messages, metering, notices, reading, rooms
 from fairdial.ledger.contract import (
@@ -23,7 +25,7 @@ from fairdial.ledger.contract import (
     Plan,
     PlanMore,
 )
-from fairdial.ledger.database import Database, Of, Write, lock, write
+from fairdial.ledger.database import Database, Of, Write, lock, read, write
 from fairdial.ledger.notices import Draft
 from fairdial.ledger.reading import Followed, Held
 from fairdial.ledger.rooms import Seat, Session
@@ -67,9 +69,12 @@ _CLOSE: Final = (
 _CHARGE: Final = "INSERT INTO charges VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
 
-def authorise(db: Database, dial: Dial, plan: Plan, judge: Judge) -> Verdict:
-    lock(db, Of.LINE, dial.line_id)
-    snapshot = reading.dialling(db, dial.line_id, plan, dial.call_id)
+def authorise(db: Database, dial: Dial, plan: Plan, judge: Judge, *known: Snapshot | None) -> Verdict:
+    """known: what `reading.dialling` found of it; else it is read here."""
+    if not known:
+        lock(db, Of.LINE, dial.line_id)
+        known = (read(db, reading.dialling(dial.line_id, plan, dial.call_id)),)
+    [snapshot] = known
     if snapshot is None:
         return _repeat(db, dial)
     verdict = judge(snapshot)
@@ -103,7 +108,7 @@ def _repeat(db: Database, dial: Dial) -> Verdict:
     clause = Clause(row["clause_policy"], row["clause_version"], row["clause_id"])
     if row["decision"] != "allow":
         return Verdict(number, Refuse(Reason(row["reason"]), clause, row["account_id"]), repeated=True)
-    followed = reading.follow(db, dial.call_id) if row["account_id"] is not None else None
+    followed = read(db, reading.follow(dial.call_id)) if row["account_id"] is not None else None
     grant = None if followed is None else followed.grant
     if grant is not None and not grant.live and grant.kind is not Kind.MESSAGE:
         # Nothing is held for it any more, so it cannot be allowed once again.
@@ -219,9 +224,12 @@ def _reserved_credit(account_id: str, hold_micros: int) -> list[Write]:
     return [(reserve, (hold_micros, account_id))]
 
 
-def answered(db: Database, call_id: str, leg: str, at_ms: int) -> Grant:
-    lock(db, Of.CALL, call_id)
-    grant = reading.need_grant(db, call_id)
+def answered(db: Database, call_id: str, leg: str, at_ms: int, known: Followed | None = None) -> Grant:
+    """known: what `reading.follow` found of it; else it is read here."""
+    if known is None:
+        lock(db, Of.CALL, call_id)
+        known = read(db, reading.follow(call_id))
+    grant = known.grant
     if not grant.live:
         return grant
     first = grant.answered_ms is None
@@ -255,7 +263,7 @@ def assume_answered(db: Database, call_id: str, at_ms: int) -> None:
 
 def renew(db: Database, call_id: str, plan: PlanMore, extend: Extend) -> Grant:
     lock(db, Of.CALL, call_id)
-    followed = reading.follow(db, call_id)
+    followed = read(db, reading.follow(call_id))
     grant = followed.grant
     if not grant.live or grant.granted_s is None:
         return grant
@@ -265,9 +273,9 @@ def renew(db: Database, call_id: str, plan: PlanMore, extend: Extend) -> Grant:
         Snapshot(
             None,
             account,
-            reading.filled(db, account.id, plan(grant, account)),
+            read(db, reading.filled(account.id, plan(grant, account))),
             followed.credit,
-            room=None if grant.room is None else reading.room_of(db, account.id, grant.dialled),
+            room=None if grant.room is None else read(db, reading.room_of(account.id, grant.dialled)),
         ),
     )
     if not isinstance(sized, Sized) or not sized.granted_s:
@@ -297,12 +305,15 @@ def settle(
     estimated: bool,
     answered_ms: int | None = None,
     limits: LimitsOf | None = None,
+    known: Followed | None = None,
 ) -> Grant:
-    lock(db, Of.CALL, call_id)
-    followed = reading.follow(db, call_id)
-    if not followed.grant.live:
-        return replace(followed.grant, repeated=True)
-    return _settled(db, followed, used_s, ended_ms, estimated, answered_ms, limits)
+    """known: what `reading.follow` found of it; else it is read here."""
+    if known is None:
+        lock(db, Of.CALL, call_id)
+        known = read(db, reading.follow(call_id))
+    if not known.grant.live:
+        return replace(known.grant, repeated=True)
+    return _settled(db, known, used_s, ended_ms, estimated, answered_ms, limits)
 
 
 def _settled(
@@ -373,7 +384,7 @@ def _counted_message(
     holds = tuple([_as_held(hold, meters.get((hold.allowance, hold.window))) for hold in allow.holds])
     credit = snapshot.credit
     if credit is not None:
-        credit = replace(credit, reserved_micros=credit.reserved_micros + allow.credit_hold_micros)
+        credit = with_fields(credit, reserved_micros=credit.reserved_micros + allow.credit_hold_micros)
     fraud = snapshot.account is not None and snapshot.account.fraud
     rules = reading.notice_rules(db)
     counted = _counted(Followed(grant, holds, fraud, False, credit, rules), dial.at_ms, 1, dial.at_ms)
@@ -434,7 +445,7 @@ def _counted(
                 account_id, grant.call_id, grant.credit_hold_micros, amount_micros, at_ms
             )
             if credit is not None:
-                credit = replace(
+                credit = with_fields(
                     credit,
                     balance_micros=credit.balance_micros - amount_micros,
                     reserved_micros=credit.reserved_micros - grant.credit_hold_micros,
@@ -476,7 +487,7 @@ def _charge(grant: Grant, terms: Terms, charged_units: int, amount_micros: int, 
 def release(db: Database, call_id: str) -> Grant | None:
     lock(db, Of.CALL, call_id)
     try:
-        followed = reading.follow(db, call_id)
+        followed = read(db, reading.follow(call_id))
     except NotFound:
         return None
     grant = followed.grant

@@ -8,10 +8,10 @@ Steps and readings; what each promises stands at the method of its name in contr
 """
 
 from collections.abc import Callable
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from fairdial.ledger.contract import Fenced, Node, Order, OrderKind, Tenure
-from fairdial.ledger.database import Database, Of, Row, SharedDatabase, lock
+from fairdial.ledger.database import Database, Of, OfOne, Row, SharedDatabase, lock
 
 T = TypeVar("T")
 
@@ -31,7 +31,7 @@ def _now(db: Database) -> str:
     return "CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)"
 
 
-def by(tenure: Tenure | None, of: Of, key: str, step: Callable[[Database], T]) -> Callable[[Database], T]:
+def by(tenure: Tenure | None, of: Of, key: str, step: Callable[..., T]) -> Callable[..., T]:
     """A step that is refused where another has looked after the switch since; None: nobody ever does. Raises Fenced.
 
     Looked at once the account is locked: what comes before it in the account's order is by an epoch that held then.
@@ -39,12 +39,17 @@ def by(tenure: Tenure | None, of: Of, key: str, step: Callable[[Database], T]) -
     if tenure is None:
         return step
 
-    def fenced(db: Database) -> T:
+    def fenced(db: Database, *known: Any) -> T:
         lock(db, of, key)
         _need(db, tenure)
-        return step(db)
+        return step(db, *known)
 
     return fenced
+
+
+def by_one(tenure: Tenure | None, step: OfOne[T]) -> OfOne[T]:
+    """As `by`, of a step that may share its way to the server."""
+    return OfOne(step.of, step.key, step.reads, by(tenure, step.of, step.key, step.work))
 
 
 def by_switch(tenure: Tenure | None, step: Callable[[Database], T]) -> Callable[[Database], T]:

@@ -17,7 +17,8 @@ import contextlib
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -31,6 +32,7 @@ from psycopg.adapt import Loader
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.types.numeric import Int8Dumper
 
+from fairdial.ledger import together
 from fairdial.ledger.contract import (
     Fenced,
     LedgerBusy,
@@ -39,10 +41,11 @@ from fairdial.ledger.contract import (
     LedgerUnavailable,
     Traffic,
 )
-from fairdial.ledger.database import Cursor, Of, SharedDatabase, Unstorable
+from fairdial.ledger.database import Cursor, Of, OfOne, SharedDatabase, Unstorable
 from fairdial.ledger.dialect import translated
 from fairdial.ledger.heard import Doubts, HeardConnection, Servers, Silent, Trouble, each_host
 from fairdial.ledger.stepped import Step
+from fairdial.tallies import Tally
 
 T = TypeVar("T")
 
@@ -159,9 +162,14 @@ class PostgresDatabase(SharedDatabase):
         self._raw = raw
         self._pipeline = pipeline
         self._locked: set[tuple[Of, str | int]] = set()
+        self.written = 0
 
     def execute(self, sql: str, parameters: Any = (), /) -> Cursor:
+        self.written += not sql.lstrip().startswith("SELECT")
         return self._raw.execute(translated(sql), parameters)
+
+    def hold(self, locked: Iterable[tuple[Of, str]]) -> None:
+        self._locked.update(locked)
 
     def lock(self, of: Of, key: str | int) -> None:
         # A step that is made of others locks the same once.
@@ -298,6 +306,9 @@ class Pool:
         self._mine = threading.local()
         self._all: set[HeardConnection[_Row]] = set()
         self._closing: asyncio.Task[None] | None = None
+        # Steps that may share a transaction, and how many threads are to look for them.
+        self._sharing: deque[together.Waiting] = deque()
+        self._takers, self._takers_max = 0, connections
 
     async def open(self, prepare: Callable[["psycopg.Connection[_Row]"], None]) -> None:
         """Connect, and let `prepare` see to the schema. Raises LedgerUnavailable that says which server and why."""
@@ -338,7 +349,11 @@ class Pool:
             raise LedgerBusy(f"{self.where}: {self._waiting_max} steps wait already")
         self.traffic.steps_waiting += 1
         try:
-            return await self._wait(self._writers, self._step, step, "written")
+            if isinstance(step, OfOne) and together.may_share(step):
+                return await self._wait(self._share(step), self.traffic.steps, "written")
+            return await self._wait(
+                self._in_thread(self._writers, self._step, step), self.traffic.steps, "written"
+            )
         finally:
             self.traffic.steps_waiting -= 1
 
@@ -350,22 +365,36 @@ class Pool:
             raise LedgerBusy(f"{self.where}: {self._reading_max} readings wait already")
         self.traffic.reads_waiting += 1
         try:
-            return await self._wait(self._readers, self._reading, step, "read")
+            return await self._wait(
+                self._in_thread(self._readers, self._reading, step), self.traffic.reads, "read"
+            )
         finally:
             self.traffic.reads_waiting -= 1
 
-    async def _wait(
-        self, threads: ThreadPoolExecutor, run: Callable[[Step[T]], T], step: Step[T], done: str
-    ) -> T:
-        tally = self.traffic.steps if threads is self._writers else self.traffic.reads
+    def _in_thread(
+        self, threads: ThreadPoolExecutor, run: Callable[[Step[T]], T], step: Step[T]
+    ) -> "asyncio.Future[T]":
+        return asyncio.wrap_future(threads.submit(run, step))
+
+    def _share(self, step: OfOne[T]) -> "asyncio.Future[T]":
+        """Let a thread run it, with others that wait then."""
+        done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._sharing.append(together.Waiting(step, done))
+        with self._counting:
+            if self._takers < self._takers_max:
+                self._takers += 1
+                self._writers.submit(self._take, asyncio.get_running_loop())
+        return done
+
+    async def _wait(self, done: "asyncio.Future[T]", tally: Tally, what: str) -> T:
         outcome = "ok"
         try:
             async with asyncio.timeout(self._within_s):
-                return await asyncio.wrap_future(threads.submit(run, step))
+                return await done
         except TimeoutError:
             outcome = "failed"
             raise LedgerSlow(
-                f"{self.where}: not {done} within {self._within_s} s", _CURES[errors.QueryCanceled]
+                f"{self.where}: not {what} within {self._within_s} s", _CURES[errors.QueryCanceled]
             ) from None
         except LedgerUnavailable:
             outcome = "failed"
@@ -395,6 +424,60 @@ class Pool:
             raise LedgerUnavailable(f"{self.where}: the ledger is closed")
 
     # In the threads.
+
+    def _take(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Run what waits to share a transaction; then stand behind the other steps in the queue of the threads."""
+        while True:
+            group = self._next_group()
+            if group:
+                results = self._together(group)
+                # Once for all: it wakes the loop.
+                loop.call_soon_threadsafe(_tell, group, results)
+            with self._counting:
+                if not self._sharing:
+                    self._takers -= 1
+                    return
+            # Refused while the pool closes: then there is no other step to let by.
+            with contextlib.suppress(RuntimeError):
+                self._writers.submit(self._take, loop)
+                return
+
+    def _next_group(self) -> list[together.Waiting]:
+        group: list[together.Waiting] = []
+        with contextlib.suppress(IndexError):  # another thread was faster
+            while len(group) < together.GROUP_MAX:
+                waiting = self._sharing.popleft()
+                if not waiting.done.done():
+                    group.append(waiting)
+        return group
+
+    def _together(self, group: Sequence[together.Waiting]) -> list[Any]:
+        """What became of each step: its result, or the exception to raise."""
+        results: list[Any] = [together.Alone()] * len(group)
+        if len(group) > 1:
+            began_s, outcome = time.monotonic(), "ok"
+            try:
+                results = self._run(lambda db: together.run(db, group), self._writing)
+            except LedgerSlow as error:
+                # Committed or not, nobody knows of any of them.
+                outcome = "failed"
+                results = [LedgerSlow(error.found, error.cure) for _ in group]
+            except Exception as error:  # each runs alone, and whose fault it is hears of it
+                log.info("ledger_group_spoilt", steps=len(group), error=repr(error))
+            with self._counting:
+                self.traffic.commits.add(time.monotonic() - began_s, outcome)
+        return [
+            self._alone(waiting) if isinstance(result, together.Alone) else result
+            for waiting, result in zip(group, results, strict=True)
+        ]
+
+    def _alone(self, waiting: together.Waiting) -> Any:
+        if waiting.done.done():
+            return None  # nobody waits for it any more
+        try:
+            return self._step(waiting.step)
+        except Exception as error:  # its caller raises it
+            return error
 
     def _step(self, step: Step[T]) -> T:
         began_s, outcome = time.monotonic(), "ok"
@@ -517,6 +600,16 @@ class Pool:
         self._all.discard(connection)
         with contextlib.suppress(psycopg.Error):
             connection.close()
+
+
+def _tell(group: Sequence[together.Waiting], results: Sequence[Any]) -> None:
+    for waiting, result in zip(group, results, strict=True):
+        if waiting.done.done():
+            continue  # its caller was cancelled meanwhile and undoes the step itself
+        if isinstance(result, BaseException):
+            waiting.done.set_exception(result)
+        else:
+            waiting.done.set_result(result)
 
 
 def shown(url: str) -> str:

@@ -20,7 +20,7 @@ from fairdial.ledger.contract import (
     Token,
     Usage,
 )
-from fairdial.ledger.database import Cursor, Database, Row
+from fairdial.ledger.database import Cursor, Database, Reads, Row, read
 from fairdial.ledger.notice import NoticeRules
 from fairdial.policy.account import (
     Account,
@@ -112,7 +112,7 @@ _DECIDED = "SELECT 1 FROM decisions WHERE call_id = ?"
 
 def snapshot(db: Database, line_id: str, plan: Plan) -> Snapshot:
     """What is known of the payer of a dial."""
-    return dialling(db, line_id, plan, "") or Snapshot(None, None)
+    return read(db, dialling(line_id, plan, "")) or Snapshot(None, None)
 
 
 def is_decided(db: Database, call_id: str) -> bool:
@@ -120,12 +120,13 @@ def is_decided(db: Database, call_id: str) -> bool:
     return db.execute(_DECIDED, (call_id,)).fetchone() is not None
 
 
-def dialling(db: Database, line_id: str, plan: Plan, call_id: str) -> Snapshot | None:
+def dialling(line_id: str, plan: Plan, call_id: str) -> Reads[Snapshot | None]:
     """What is known of the payer of a dial; None where that call was decided already."""
-    row = db.execute(_DIALLING, (line_id, call_id)).fetchone()
-    if row is None:
-        return None if is_decided(db, call_id) else Snapshot(None, None)
-    decided, standing, habit, currency, balance, reserved, calls, inbound, agreed, *of_account = row
+    rows = yield _DIALLING, (line_id, call_id)
+    if not rows:
+        decided_before = yield _DECIDED, (call_id,)
+        return None if decided_before else Snapshot(None, None)
+    decided, standing, habit, currency, balance, reserved, calls, inbound, agreed, *of_account = rows[0]
     if decided:
         return None
     account = _account(*of_account)
@@ -134,46 +135,46 @@ def dialling(db: Database, line_id: str, plan: Plan, call_id: str) -> Snapshot |
     return Snapshot(
         line,
         account,
-        filled(db, account.id, needs.meters),
+        (yield from filled(account.id, needs.meters)),
         None if currency is None else Credit(currency, balance, reserved),
         calls,
         inbound,
         _NOTHING_AGREED if agreed is None else frozenset(map(Consent, agreed.split())),
-        _identity(db, line, needs) if needs.identity else None,
-        room_of(db, account.id, needs.room) if needs.room is not None else None,
-        _callees(db, account.id, needs.callee, needs.callees_since_ms) if needs.callee is not None else None,
+        (yield from _identity(line, needs)) if needs.identity else None,
+        (yield from room_of(account.id, needs.room)) if needs.room is not None else None,
+        None
+        if needs.callee is None
+        else (yield from _callees(account.id, needs.callee, needs.callees_since_ms)),
     )
 
 
-def _callees(db: Database, account_id: str, callee: str, since_ms: int) -> Callees:
-    row = db.execute(
+def _callees(account_id: str, callee: str, since_ms: int) -> Reads[Callees]:
+    [(known, count)] = yield (
         "SELECT EXISTS (SELECT 1 FROM callees WHERE account_id = ?1 AND callee = ?2) AS known,"
         " (SELECT count(*) FROM callees WHERE account_id = ?1 AND last_ms > ?3) AS count",
         (account_id, callee, since_ms),
-    ).fetchone()
-    return Callees(callee, bool(row["known"]), row["count"])
+    )
+    return Callees(callee, bool(known), count)
 
 
-def _identity(db: Database, line: Line, needs: Needs) -> Identity:
-    own = db.execute(
-        "SELECT 1 FROM numbers WHERE number = ? AND account_id = ?", (needs.shown, line.account_id)
-    ).fetchone()
+def _identity(line: Line, needs: Needs) -> Reads[Identity]:
+    own = yield "SELECT 1 FROM numbers WHERE number = ? AND account_id = ?", (needs.shown, line.account_id)
     # The line's own number first, then one of no line in particular.
-    instead = db.execute(
+    instead = yield (
         "SELECT number FROM numbers WHERE account_id = ? AND (line_id IS NULL OR line_id = ?)"
         " ORDER BY line_id IS NULL, number LIMIT 1",
         (line.account_id, line.id),
-    ).fetchone()
-    return Identity(own is not None, None if instead is None else instead["number"])
+    )
+    return Identity(bool(own), instead[0][0] if instead else None)
 
 
-def room_of(db: Database, account_id: str, name: str) -> Room | None:
+def room_of(account_id: str, name: str) -> Reads[Room | None]:
     """The conference of that name in which somebody of the account is, or into which somebody is called.
 
     Who is called has a seat. While nobody is in it, its clock is held up to no time, and it opens at the latest
     when the last one called answers.
     """
-    row = db.execute(
+    [(room, seats, endless, until_ms, opened_ms, bound_by)] = yield (
         "SELECT r.id, r.seats, r.endless, r.until_ms,"
         " CASE WHEN r.answered_ms IS NULL THEN r.rings_until_ms"
         "   ELSE (SELECT min(first.answered_ms) FROM grants first WHERE first.room = r.id) END AS opened_ms,"
@@ -186,11 +187,8 @@ def room_of(db: Database, account_id: str, name: str) -> Room | None:
         "   FROM grants g JOIN decisions d USING (call_id)"
         "   WHERE g.account_id = ? AND g.state <> 'settled' AND g.room IS NOT NULL AND d.dialled = ?) r",
         (account_id, name),
-    ).fetchone()
-    if not row["seats"]:
-        return None
-    until_ms = None if row["endless"] else row["until_ms"]
-    return Room(row["id"], row["seats"], row["opened_ms"], until_ms, row["bound_by"])
+    )
+    return Room(room, seats, opened_ms, None if endless else until_ms, bound_by) if seats else None
 
 
 def agreements_of(db: Database, account_id: str) -> tuple[Agreement, ...]:
@@ -261,7 +259,7 @@ def published(db: Database) -> tuple[PublishedPolicy, ...]:
     return tuple(PublishedPolicy(*row) for row in rows)
 
 
-def filled(db: Database, account_id: str, meters: Sequence[MeterWindow]) -> tuple[MeterWindow, ...]:
+def filled(account_id: str, meters: Sequence[MeterWindow]) -> Reads[tuple[MeterWindow, ...]]:
     """These meters as they stand: the empty ones that a plan names, with what is in the store."""
     if not meters:
         return ()
@@ -269,7 +267,7 @@ def filled(db: Database, account_id: str, meters: Sequence[MeterWindow]) -> tupl
     for meter in meters:
         keys += (account_id, meter.allowance, meter.window.start_ms, meter.window.end_ms)
     filled = list(meters)
-    for place, used_units, reserved_units, over_units in db.execute(_meters(len(meters)), keys).fetchall():
+    for place, used_units, reserved_units, over_units in (yield _meters(len(meters)), keys):
         meter = meters[place]
         # Every dial comes by here, and `replace` takes four times as long.
         filled[place] = MeterWindow(
@@ -357,9 +355,9 @@ _FOLLOWED = f"""
 """  # noqa: S608
 
 
-def follow(db: Database, call_id: str) -> Followed:
+def follow(call_id: str) -> Reads[Followed]:
     """Raises NotFound."""
-    rows = db.execute(_FOLLOWED, (call_id,)).fetchall()
+    rows = yield _FOLLOWED, (call_id,)
     if not rows:
         raise NotFound(f"no grant for call {call_id}")
     fields = tuple(rows[0])

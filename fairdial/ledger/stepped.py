@@ -55,7 +55,7 @@ from fairdial.ledger.contract import (
     Token,
     Traffic,
 )
-from fairdial.ledger.database import Database, Of
+from fairdial.ledger.database import Database, Of, OfOne
 from fairdial.ledger.notice import Channel, Contact, Delivery, DeliveryState, Notice, NoticeRules
 from fairdial.policy.account import (
     Account,
@@ -114,20 +114,31 @@ class SteppedLedger:
     async def probe(self) -> None:
         await self._steps.probe()
 
+    # Those of which there are many at once say what they read, so that they can share their way to a server.
+
     async def authorise(self, dial: Dial, plan: Plan, judge: Judge) -> Verdict:
-        return await self._by(Of.LINE, dial.line_id, lambda db: granting.authorise(db, dial, plan, judge))
+        step = OfOne(
+            Of.LINE,
+            dial.line_id,
+            lambda: reading.dialling(dial.line_id, plan, dial.call_id),
+            lambda db, *known: granting.authorise(db, dial, plan, judge, *known),
+        )
+        return await self._by(step)
 
     async def record(self, dial: Dial, verdict: Verdict) -> None:
         await self._by_switch(lambda db: granting.keep_record(db, dial, verdict))
 
     async def answered(self, call_id: str, leg: str, at_ms: int) -> Grant:
-        return await self._by(Of.CALL, call_id, lambda db: granting.answered(db, call_id, leg, at_ms))
+        def work(db: Database, *known: reading.Followed) -> Grant:
+            return granting.answered(db, call_id, leg, at_ms, *known)
+
+        return await self._by(OfOne(Of.CALL, call_id, lambda: reading.follow(call_id), work))
 
     async def assume_answered(self, call_id: str, at_ms: int) -> None:
         await self._by_switch(lambda db: granting.assume_answered(db, call_id, at_ms))
 
     async def renew(self, call_id: str, plan: PlanMore, extend: Extend) -> Grant:
-        return await self._by(Of.CALL, call_id, lambda db: granting.renew(db, call_id, plan, extend))
+        return await self._by_call(call_id, lambda db: granting.renew(db, call_id, plan, extend))
 
     async def settle(
         self,
@@ -139,17 +150,17 @@ class SteppedLedger:
         answered_ms: int | None = None,
         limits: LimitsOf | None = None,
     ) -> Grant:
-        return await self._by(
-            Of.CALL,
-            call_id,
-            lambda db: granting.settle(db, call_id, used_s, ended_ms, estimated, answered_ms, limits),
-        )
+        def work(db: Database, *known: reading.Followed) -> Grant:
+            how = (used_s, ended_ms, estimated, answered_ms, limits)
+            return granting.settle(db, call_id, *how, *known)
+
+        return await self._by(OfOne(Of.CALL, call_id, lambda: reading.follow(call_id), work))
 
     async def release(self, call_id: str) -> Grant | None:
-        return await self._by(Of.CALL, call_id, lambda db: granting.release(db, call_id))
+        return await self._by_call(call_id, lambda db: granting.release(db, call_id))
 
     async def unsend(self, call_id: str, at_ms: int) -> bool:
-        return await self._by(Of.CALL, call_id, lambda db: messages.unsend(db, call_id, at_ms))
+        return await self._by_call(call_id, lambda db: messages.unsend(db, call_id, at_ms))
 
     async def forget_texts(self, before_ms: int) -> int:
         return await self._steps.do(lambda db: messages.forget_texts(db, before_ms))
@@ -172,8 +183,11 @@ class SteppedLedger:
 
     # Nodes.
 
-    async def _by(self, of: Of, key: str, step: Step[T]) -> T:
-        return await self._steps.do(nodes.by(self._tenure, of, key, step))
+    async def _by(self, step: OfOne[T]) -> T:
+        return await self._steps.do(nodes.by_one(self._tenure, step))
+
+    async def _by_call(self, call_id: str, step: Step[T]) -> T:
+        return await self._steps.do(nodes.by(self._tenure, Of.CALL, call_id, step))
 
     async def _by_switch(self, step: Step[T]) -> T:
         return await self._steps.do(nodes.by_switch(self._tenure, step))

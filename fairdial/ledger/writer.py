@@ -18,6 +18,7 @@ import fcntl
 import os
 import sqlite3
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,6 +104,8 @@ class _Connection(aiosqlite.Connection):
 class _Waiting:
     step: Step[Any]
     done: "asyncio.Future[Any]"
+    until_s: float
+    """By the loop's clock; then it is told that it is late."""
 
 
 class Writer:
@@ -127,7 +130,12 @@ class Writer:
         self._reading_max = reading_max
         self._within_s = within_s
         self.traffic = Traffic()
-        self._queue: asyncio.Queue[_Waiting | None] = asyncio.Queue(waiting_max)
+        self._waiting_max = waiting_max
+        # A queue of our own and one timer for all that wait: those of asyncio cost each step as much as a statement.
+        self._queue: deque[_Waiting] = deque()
+        self._group: list[_Waiting] = []
+        self._wake = asyncio.Event()
+        self._timer: asyncio.TimerHandle | None = None
         self._closing: asyncio.Task[None] | None = None
         self._identity: _Identity | None = None
         self._damage = ""
@@ -190,21 +198,35 @@ class Writer:
         if self._damage:
             self.traffic.steps.add("failed")
             raise self._damaged()
-        waiting = _Waiting(step, asyncio.get_running_loop().create_future())
-        try:
-            self._queue.put_nowait(waiting)
-        except asyncio.QueueFull:
+        if len(self._queue) >= self._waiting_max:
             self.traffic.steps.add("failed")
-            raise LedgerBusy(f"{self._path}: {self._queue.maxsize} steps wait already") from None
+            raise LedgerBusy(f"{self._path}: {self._waiting_max} steps wait already")
+        loop = asyncio.get_running_loop()
+        waiting = _Waiting(step, loop.create_future(), loop.time() + self._within_s)
+        self._queue.append(waiting)
+        self._wake.set()
+        if self._timer is None:
+            self._timer = loop.call_at(waiting.until_s, self._tell_late)
         self.traffic.steps_waiting += 1
         try:
-            async with asyncio.timeout(self._within_s):
-                result: T = await waiting.done
-        except TimeoutError:
-            raise LedgerSlow(f"{self._path}: not written within {self._within_s} s", SLOW_CURE) from None
+            result: T = await waiting.done
         finally:
             self.traffic.steps_waiting -= 1
         return result
+
+    def _tell_late(self) -> None:
+        """Whoever waits for too long hears of it, and the timer is set for who waits longest of the others."""
+        loop = asyncio.get_running_loop()
+        self._timer = None
+        for waiting in (*self._group, *self._queue):
+            if waiting.done.done():
+                continue
+            if waiting.until_s > loop.time():
+                self._timer = loop.call_at(waiting.until_s, self._tell_late)
+                return
+            waiting.done.set_exception(
+                LedgerSlow(f"{self._path}: not written within {self._within_s} s", SLOW_CURE)
+            )
 
     async def read(self, step: Step[T]) -> T:
         """Run a `step` that only reads, on what is committed now. Raises what it raises, or LedgerUnavailable."""
@@ -242,8 +264,10 @@ class Writer:
 
     async def _finish(self) -> None:
         if self._task is not None:
-            await self._queue.put(None)
+            self._wake.set()
             await self._task
+        if self._timer is not None:
+            self._timer.cancel()
         await self._shut()
 
     async def _shut(self) -> None:
@@ -259,20 +283,16 @@ class Writer:
             self._lock_fd = -1
 
     async def _run(self, connection: _Connection) -> None:
-        while (first := await self._queue.get()) is not None:
-            group = [first]
-            last = False
-            while len(group) < self._group_max and not self._queue.empty():
-                following = self._queue.get_nowait()
-                if following is None:
-                    last = True
-                    break
-                group.append(following)
-            wanted = [waiting for waiting in group if not waiting.done.done()]
-            if wanted:
-                await self._commit(connection, wanted)
-            if last:
-                return
+        queue = self._queue
+        while queue or self._closing is None:
+            await self._wake.wait()
+            self._wake.clear()
+            while queue:
+                taken = [queue.popleft() for _ in range(min(len(queue), self._group_max))]
+                self._group = [waiting for waiting in taken if not waiting.done.done()]
+                if self._group:
+                    await self._commit(connection, self._group)
+                self._group = []
 
     async def _commit(self, connection: _Connection, group: list[_Waiting]) -> None:
         steps = [waiting.step for waiting in group]

@@ -2,10 +2,10 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from ari_handlers import leases as leases_module
 from ari_handlers.followed import DialCall
@@ -155,7 +155,7 @@ async def test_renewals_are_counted_by_what_came_of_them(
 
     async def no_more(_call_id: str, _lease_left_ms: int) -> Grant:
         assert isinstance(call.state, Talking)
-        return replace(grant, granted_s=call.state.granted_s)
+        return structs.replace(grant, granted_s=call.state.granted_s)
 
     monkeypatch.setattr(desk, "renew", no_more)
     await leases._renew(call)
