@@ -41,6 +41,7 @@ class Benchmark:
 
 PLAN = (
     Benchmark("setup_time", 600, quick="--rate 20 --seconds 2 --rounds 1"),
+    Benchmark("setup_breakdown", 600, quick="--rate 20 --seconds 2 --rounds 1"),
     Benchmark("held", 1200, quick="--first 20 --seconds 1 --minutes 0.1"),
     Benchmark("conferences", 300, quick="--conferences 5 --rate 10 --rounds 1"),
     Benchmark("live", 900, quick="--calls 20 --rate 20 --seconds 1"),

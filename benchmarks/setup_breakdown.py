@@ -9,47 +9,51 @@ the CPU time and not at the clock. Status 1 if a call failed.
 
 import argparse
 import asyncio
-import os
 import sys
-import tempfile
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Sequence
+from functools import partial
 from typing import Final
-
-from rich.console import Console
-from rich.table import Table
 
 from ari_handlers import events
 from ari_handlers.client import AriSettings, Client
 from ari_handlers.queues import CallQueues
 from ari_handlers.resources import Channel
-from benchmarks.setup_time import NUMBER, TALK_S, CallPath
+from benchmarks.measure import (
+    BARE,
+    BARE_DIALPLAN,
+    Outcome,
+    Process,
+    Sheet,
+    Site,
+    failures,
+    in_turn,
+    parser,
+    program,
+    site,
+    together,
+)
+from benchmarks.setup_time import NUMBER, QUIET, load
 from fairdial.answer import CONTEXT, Answer
 from fairdial.clock import Moment, SystemClock
 from testbed.asterisk import Switch
 from testbed.configuration import Line
-from testbed.installation import obtain
-from testbed.server import Server, dialplan
-from testbed.sipp import Carrier, LoadOutcome, place_calls
+from testbed.sipp import LoadOutcome
 
 APP: Final = "trivial"
 PATHS: Final = {
-    "Dial() alone": "bare",
+    BARE: "bench-bare",
     "45 Set(), Dial()": "sets",
     "the question, a trivial application": "trivial",
     "FairDial": "phones",
 }
-"""The lines that dial on each path; each is named as its context is, and has an endpoint of that name."""
+"""The line that calls on each path; each is named as its context is."""
 
 _SETS: Final = "\n".join(f" same => n,Set(LOCAL(x{n})=${{EXTEN}})" for n in range(45))
-DIALPLAN: Final = f"""
-[bare]
-exten => _X.,1,Dial(PJSIP/+44${{EXTEN:1}}@carrier,60)
- same => n,Hangup(${{HANGUPCAUSE}})
+DIALPLAN: Final = f"""{BARE_DIALPLAN}
 [sets]
 exten => _X.,1,NoOp()
 {_SETS}
- same => n,Goto(bare,${{EXTEN}},1)
+ same => n,Goto(bench-bare,${{EXTEN}},1)
 [trivial]
 exten => _X.,1,Set(FAIRDIAL_APP={APP})
  same => n,Goto(phones,${{EXTEN}},1)
@@ -57,53 +61,31 @@ exten => _X.,1,Set(FAIRDIAL_APP={APP})
 ALLOWED: Final = Answer("ALLOW", "covered", 0, f"+44{NUMBER[1:]}", 14_400, 14_520)
 
 
-@dataclass
-class Spent(CallPath):
-    """What one path showed over all rounds. cpu_s: of Asterisk and of FairDial, over all its calls."""
-
-    cpu_s: list[tuple[float, float]] = field(default_factory=list)
-
-    def cpu_ms_a_call(self) -> tuple[float, float]:
-        """Milliseconds of Asterisk and of FairDial for each call."""
-        calls = len(self.all.calls)
-        asterisk, ours = (1000 * sum(each) / calls for each in zip(*self.cpu_s, strict=True))
-        return asterisk, ours
-
-
-def cpu_s(pid: int) -> float:
-    """Seconds that a process has had of the processors, by proc(5): utime and stime."""
-    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-async def measure(rate_per_s: int, seconds: int, rounds: int) -> list[Spent]:
+async def measure(rate_per_s: int, seconds: int, rounds: int) -> Outcome:
     """Run all paths, `rounds` times in turn, `seconds` in all for each."""
-    extensions, files = dialplan()
-    installation = obtain(progress=lambda text: print(text, file=sys.stderr))
     lines = [Line(name, accountcode=name, context=name) for name in PATHS.values()]
-    paths = [Spent(name) for name in PATHS]
-    with tempfile.TemporaryDirectory() as directory:
-        async with (
-            Switch.start(installation, extensions + DIALPLAN, files=files, lines=lines) as switch,
-            Carrier.start(switch, logged=False),
-            Server.start(switch, Path(directory), {"logs.level": "error"}) as server,
-        ):
-            await server.account("bench", "kryptotel-in-shadow", PATHS["FairDial"], countries=("GB",))
-            application = await _answering(switch)
-            try:
-                for path in paths:  # warm each once
-                    await _load(switch, path.name, rate_per_s, rate_per_s)
-                for _ in range(rounds):
-                    for path in paths:
-                        before = cpu_s(switch.pid), cpu_s(server.pid)
-                        path.outcomes.append(
-                            await _load(switch, path.name, rate_per_s * seconds // rounds, rate_per_s)
-                        )
-                        await server.idle(timeout_s=30)
-                        path.cpu_s.append((cpu_s(switch.pid) - before[0], cpu_s(server.pid) - before[1]))
-            finally:
-                await application.stop()
-    return paths
+    async with site(DIALPLAN, lines=lines, settings=QUIET) as at:
+        await at.server.account("bench", "kryptotel-in-shadow", PATHS["FairDial"], countries=("GB",))
+        application = await _answering(at.switch)
+        try:
+            for line in PATHS.values():
+                await load(at.switch, line, rate_per_s, rate_per_s)  # warm
+            count = max(1, rate_per_s * seconds // rounds)
+            works = {path: partial(_spent, at, line, count, rate_per_s) for path, line in PATHS.items()}
+            done = await in_turn(rounds, works)
+        finally:
+            await application.stop()
+        return report(done, rate_per_s, seconds, at.versions)
+
+
+async def _spent(at: Site, line: str, count: int, rate_per_s: int) -> tuple[LoadOutcome, float, float]:
+    """One load of one line, and the CPU seconds of Asterisk and of FairDial for it."""
+    before = Process.of(at.switch.pid), Process.of(at.server.pid)
+    outcome = await load(at.switch, line, count, rate_per_s)
+    await at.server.idle(timeout_s=30)
+    after = Process.of(at.switch.pid), Process.of(at.server.pid)
+    asterisk_s, ours_s = (late.cpu_s - early.cpu_s for early, late in zip(before, after, strict=True))
+    return outcome, asterisk_s, ours_s
 
 
 async def _answering(switch: Switch) -> Client:
@@ -123,51 +105,41 @@ async def _answering(switch: Switch) -> Client:
     return client
 
 
-async def _load(switch: Switch, path: str, count: int, rate_per_s: int) -> LoadOutcome:
-    return await place_calls(
-        switch,
-        line=PATHS[path],
-        number=NUMBER,
-        count=count,
-        rate_per_s=rate_per_s,
-        hang_up_after_s=TALK_S,
-        timeout_s=30,
-    )
+def report(
+    done: dict[str, list[tuple[LoadOutcome, float, float]]],
+    rate_per_s: int,
+    seconds: int,
+    versions: dict[str, str],
+) -> Outcome:
+    """The table of a run; calls that failed are wrong on each path."""
+    rows: list[Sequence[str]] = []
+    outcome = Outcome(versions=versions)
+    for path, spent in done.items():
+        loads, asterisk_s, ours_s = zip(*spent, strict=True)
+        found = together(loads)
+        calls = len(found.calls) + found.lost
+        took_ms = (found.setup_mean_ms, found.setup_p50_ms, found.setup_p99_ms)
+        cpu_ms = (1000 * sum(asterisk_s) / calls, 1000 * sum(ours_s) / calls)
+        rows.append((path, str(calls), str(failures(found)), *(f"{ms:.1f}" for ms in (*took_ms, *cpu_ms))))
+        if failures(found):
+            outcome.wrong.append(f"{path}: {failures(found)} calls failed")
+    title = f"Set-up time and CPU time a call in ms, {rate_per_s} calls/s for {seconds} s"
+    columns = ("path", "calls", "failed", "mean", "median", "p99", "Asterisk CPU", "FairDial CPU")
+    outcome.sheets.append(Sheet(title, columns, rows))
+    return outcome
 
 
-def report(paths: list[Spent], rate_per_s: int, seconds: int) -> Table:
-    """The table of a run."""
-    table = Table(title=f"Set-up time and CPU time a call, {rate_per_s} calls/s for {seconds} s, in ms")
-    for column in ("path", "calls", "failed", "mean", "median", "p99", "Asterisk CPU", "FairDial CPU"):
-        table.add_column(column, justify="left" if column == "path" else "right")
-    for path in paths:
-        found = path.all
-        table.add_row(
-            path.name,
-            str(len(found.calls) + found.lost),
-            str(_failed(found)),
-            *(f"{ms:.1f}" for ms in (found.setup_mean_ms, found.setup_p50_ms, found.setup_p99_ms)),
-            *(f"{ms:.1f}" for ms in path.cpu_ms_a_call()),
-        )
-    return table
-
-
-def _failed(found: LoadOutcome) -> int:
-    return found.lost + sum(found.failed.values())
-
-
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print; the exit status."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--rate", type=int, default=50, help="calls a second (50)")
-    parser.add_argument("--seconds", type=int, default=20, help="seconds of load on each path (20)")
-    parser.add_argument("--rounds", type=int, default=4, help="turns among the paths (4)")
-    options = parser.parse_args()
-    paths = asyncio.run(measure(options.rate, options.seconds, options.rounds))
-    Console(width=None if sys.stdout.isatty() else 140).print(report(paths, options.rate, options.seconds))
-    return int(any(_failed(path.all) for path in paths))
+    options = parser(__doc__)
+    options.add_argument("--rate", type=int, default=50, help="calls a second (50)")
+    options.add_argument("--seconds", type=int, default=20, help="seconds of load on each path (20)")
+    options.add_argument("--rounds", type=int, default=4, help="turns among the paths (4)")
+
+    def run(given: argparse.Namespace) -> Outcome:
+        return asyncio.run(measure(given.rate, given.seconds, given.rounds))
+
+    return program("setup_breakdown", options, run, arguments)
 
 
 if __name__ == "__main__":
