@@ -410,6 +410,10 @@ class Service:
     async def start(self) -> None:
         """Start all parts; connecting goes on in the background. Raises OSError where a port is taken."""
         async with contextlib.AsyncExitStack() as undo:
+            # Before anything is asked of it: from here on its steps are by its epoch.
+            if self.nodes is not None:
+                await self.nodes.start()
+                undo.push_async_callback(self.nodes.stop)
             await self._control.start()
             undo.push_async_callback(self._control.stop)
             if self._config.agi.enabled:
@@ -420,9 +424,6 @@ class Service:
             if self._config.http.enabled:
                 await self.http.start()
                 undo.push_async_callback(self.http.stop)
-            if self.nodes is not None:
-                await self.nodes.start()
-                undo.push_async_callback(self.nodes.stop)
             await self.rounds.start()
             undo.push_async_callback(self.rounds.stop)
             await self.watch.start()
@@ -705,6 +706,7 @@ class Service:
         config, rules = self._config, self._config.nodes
         hands = NodeHands(
             live=lambda: tuple(self.dials.calls),
+            places=self.dials.places,
             cut=lambda call_id: self.dials.hangup(call_id, CUT_CAUSE),
             hang_up=self.dials.hangup,
             compare=partial(self.rounds.make, after_gap=True),
