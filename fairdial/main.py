@@ -108,6 +108,7 @@ from fairdial.switch_files import Needs
 from fairdial.systemd import Systemd
 from fairdial.tls import TlsError, ami_context, ari_context
 from fairdial.watch import Watch
+from fairdial.whose import is_of
 
 log = structlog.get_logger(__name__)
 
@@ -614,6 +615,7 @@ class Service:
                 },
             },
             desk.ledger,
+            is_ours=partial(is_of, self._config.switch) if self._config.store.url else None,
         )
 
     def _post(self, composer: Composer) -> Post:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from fairdial.console.nodes import NodeList
 from fairdial.ledger.contract import (
     Difference,
     DifferenceKind,
@@ -170,6 +171,25 @@ async def test_an_order_is_seen_and_what_became_of_it_is_what_was_said_first(led
     found = {(order.what, order.call_id, order.outcome) for order in await ledger.orders()}
     assert (OrderKind.HANGUP, "east-1.1-1", "hung up") in found
     assert (OrderKind.LOOK, None, None) in found
+
+
+async def test_nodes_are_listed_with_who_looks_after_whose_calls(ledger: Ledger) -> None:
+    listed = NodeList(ledger)
+    assert await listed() == []
+    await provision(ledger)
+    await take(ledger, "west", "third")
+    await take(ledger, "east-2", "second", PAST_MS)
+    await take(ledger, "east", "first", PAST_MS)
+    assert await ledger.take_over("east", "west", HOUR_MS) is not None
+    for call_id in ("east-1.1-1", "east-2-1.2-1", "east-2-1.3-1"):
+        await authorise(ledger.on_behalf(await take(ledger, "other", "fourth")), outbound(call_id))
+    rows = {row["switch"]: (row["state"], row["looked_after_by"], row["calls"]) for row in await listed()}
+    assert rows == {
+        "east": ("taken over", "west", 1),
+        "east-2": ("lapsed", None, 2),
+        "other": ("serves", None, 0),
+        "west": ("serves", None, 0),
+    }
 
 
 # --- several nodes -----------------------------------------------------------------------------------
