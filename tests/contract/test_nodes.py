@@ -13,6 +13,8 @@ from fairdial.ledger.contract import (
     Fenced,
     Grant,
     Ledger,
+    NotFound,
+    NotNow,
     OrderKind,
     Seen,
     Tenure,
@@ -190,6 +192,33 @@ async def test_nodes_are_listed_with_who_looks_after_whose_calls(ledger: Ledger)
         "other": ("serves", None, 0),
         "west": ("serves", None, 0),
     }
+
+
+async def test_a_switch_that_is_no_more_is_forgotten_once_its_calls_are_settled_and_not_while_it_is_served(
+    ledger: Ledger,
+) -> None:
+    await provision(ledger)
+    await authorise(ledger, outbound("east-1.1-1"))
+    forget = NodeList(ledger).forget
+    with pytest.raises(NotNow, match="1 calls of switch 'east' are not settled yet"):
+        await forget("east")
+    await ledger.settle("east-1.1-1", 1, NOON_MS + 1_000)
+    with pytest.raises(NotFound, match="no switch 'east' is served"):
+        await forget("east")
+    await take(ledger, "east", "first")
+    with pytest.raises(NotNow, match="is served by its FairDial"):
+        await forget("east")
+    await ledger.renew_switch(PAST_MS, NOON_MS)
+    taken = await ledger.take_over("east", "west", HOUR_MS)
+    assert taken is not None
+    await forget("east")
+    assert await ledger.nodes() == ()
+    with pytest.raises(Fenced):
+        await ledger.hold_over(taken, HOUR_MS)
+    assert await ledger.take_over("east", "west", HOUR_MS) is None
+    with pytest.raises(NotFound):
+        await forget("east")
+    assert (await take(ledger, "east", "second")).epoch > taken.epoch
 
 
 # --- several nodes -----------------------------------------------------------------------------------

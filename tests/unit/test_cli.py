@@ -654,3 +654,5 @@ def test_a_shell_completes_commands_once_it_was_told_how(tmp_path: Path) -> None
 
 def test_a_ledger_in_a_file_has_no_nodes(run: Run) -> None:
     assert read(run("nodes", "--json")) == []
+    refused = run("nodes", "--forget", "east")
+    assert (refused.exit_code, "no switch 'east' is served" in refused.output) == (2, True)
