@@ -68,11 +68,12 @@ class NodeRules:
 class NodeHands:
     """What is done on this node's switch. All may raise `failure`.
 
-    live: calls that are followed. cut, hang_up: end a call, false where it is not live. compare: make a round, as after
-    missed events. end_barred: end calls of who was barred.
+    live: calls that are followed. places: whether FairDial itself sets a call up, by its id. cut, hang_up: end a call,
+    false where it is not live. compare: make a round, as after missed events. end_barred: end calls of who was barred.
     """
 
     live: Callable[[], Collection[str]]
+    places: Callable[[str], bool]
     cut: Callable[[str], Awaitable[bool]]
     hang_up: Callable[[str], Awaitable[bool]]
     compare: Callable[[], Awaitable[None]]
@@ -83,12 +84,12 @@ class NodeHands:
 class _Gone:
     """`Follower` of a switch that nobody can ask: no channel is known to be up."""
 
+    def __init__(self, places: Callable[[str], bool]) -> None:
+        self.places = places
+
     def follows(self, call_id: str) -> bool:
         del call_id
         return False
-
-    def places(self, call_id: str) -> bool:
-        return call_id.endswith("-own")
 
     def seen(self, call_id: str) -> Use | None:
         del call_id
@@ -158,6 +159,7 @@ class Nodes:
         self._held_until_ms = 0
         self._obeyed: frozenset[int] = frozenset()
         self._looks = 0
+        self._was_fenced = False
         self.skew_ms = 0
         self._tasks: list[asyncio.Task[None]] = []
         self.replaced = asyncio.Event()
@@ -179,6 +181,7 @@ class Nodes:
             (self._hold, self._rules.lease_s / RENEWALS),
             (self._look, self._rules.lease_s / RENEWALS),
             (self._obey, OBEY_EVERY_S),
+            (self._make_good, OBEY_EVERY_S),
         )
         self._tasks = [
             asyncio.create_task(self._repeat(work, every_s), name="nodes") for work, every_s in loops
@@ -237,12 +240,19 @@ class Nodes:
             )
             self.replaced.set()
             return
+        self._was_fenced = True
+
+    async def _make_good(self) -> None:
+        """Once it is back: not in the way of the next renewal, and again where it fails."""
+        if not self._was_fenced:
+            return
         await self._hands.compare()
         for call_id in self._hands.live():
             grant = await self._desk.ledger.grant(call_id)
             # Settled meanwhile, it is paid for no longer.
             if grant is not None and not grant.live and await self._hands.cut(call_id):
                 log.warning("settled_call_ended", call=call_id)
+        self._was_fenced = False
 
     # --- the others' -----------------------------------------------------------------------------
 
@@ -290,7 +300,7 @@ class Nodes:
         evidence.proven_ms = None if seen is None else seen.proven_ms
         made = await reconcile(
             self._desk.on_behalf(ledger),
-            _Gone(),
+            _Gone(self._hands.places),
             self._clock,
             belongs=is_due,
             after_gap=False,

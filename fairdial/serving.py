@@ -93,6 +93,7 @@ from fairdial.rounds import Hands, Rounds
 from fairdial.systemd import Systemd
 from fairdial.tls import ami_context, ari_context
 from fairdial.watch import Watch
+from fairdial.whose import is_of
 
 log = structlog.get_logger(__name__)
 
@@ -270,6 +271,10 @@ class Service:
     async def start(self) -> None:
         """Start all parts; connecting goes on in the background. Raises OSError where a port is taken."""
         async with contextlib.AsyncExitStack() as undo:
+            # Before anything is asked of it: from here on its steps are by its epoch.
+            if self.nodes is not None:
+                await self.nodes.start()
+                undo.push_async_callback(self.nodes.stop)
             await self._control.start()
             undo.push_async_callback(self._control.stop)
             if self._config.agi.enabled:
@@ -280,9 +285,6 @@ class Service:
             if self._config.http.enabled:
                 await self.http.start()
                 undo.push_async_callback(self.http.stop)
-            if self.nodes is not None:
-                await self.nodes.start()
-                undo.push_async_callback(self.nodes.stop)
             await self.rounds.start()
             undo.push_async_callback(self.rounds.stop)
             await self.watch.start()
@@ -473,6 +475,7 @@ class Service:
                 },
             },
             desk.ledger,
+            is_ours=partial(is_of, self._config.switch) if self._config.store.url else None,
         )
 
     def _post(self, composer: Composer) -> Post:
@@ -565,6 +568,7 @@ class Service:
         config, rules = self._config, self._config.nodes
         hands = NodeHands(
             live=lambda: tuple(self.dials.calls),
+            places=self.dials.places,
             cut=lambda call_id: self.dials.hangup(call_id, CUT_CAUSE),
             hang_up=self.dials.hangup,
             compare=partial(self.rounds.make, after_gap=True),

@@ -271,9 +271,17 @@ NODE_COLUMNS = ("switch", "state", "looked_after_by", "left_s", "epoch", "calls"
 
 
 @app.command()
-def nodes(context: typer.Context, as_json: AsJson = False) -> None:
+def nodes(
+    context: typer.Context,
+    forget: Annotated[
+        str | None, typer.Option(metavar="SWITCH", help="A switch that is no more: look after it no longer.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
     """List the FairDials that share this ledger: who looks after which switch, and for how long."""
     session: Session = context.obj
+    if forget is not None:
+        session.run("node_forget", switch=forget)
     rows = session.run("node_list")
     show(rows, as_json, lambda: table_of(NODE_COLUMNS, rows))
 

@@ -111,8 +111,17 @@ def alone(value: Callable[[], float]) -> Callable[[], Numbers]:
 class Metrics(Collector):
     """Tells all families, once for all who ask within `fresh_s`."""
 
-    def __init__(self, sources: Mapping[str, Source], ledger: Ledger, *, fresh_s: float = FRESH_S) -> None:
-        """Raises ValueError where the sources are not those of FAMILIES."""
+    def __init__(
+        self,
+        sources: Mapping[str, Source],
+        ledger: Ledger,
+        *,
+        fresh_s: float = FRESH_S,
+        is_ours: Callable[[str], bool] | None = None,
+    ) -> None:
+        """is_ours: whether a call is of this node, by its id; None: all are. Raises ValueError where the sources are
+        not those of FAMILIES.
+        """
         for family in FAMILIES:
             if (family.name in sources) is (family.name in FROM_STORE):
                 raise ValueError(f"{family.name}: needs one source")
@@ -123,6 +132,7 @@ class Metrics(Collector):
             raise ValueError(f"no such family: {', '.join(sorted(unknown))}")
         self._sources = dict(sources)
         self._ledger = ledger
+        self._is_ours = is_ours
         self._stored: Mapping[str, Numbers] = {}
         self._fresh_s = fresh_s
         self._asking = asyncio.Lock()
@@ -162,7 +172,7 @@ class Metrics(Collector):
     async def _from_store(self) -> Mapping[str, Numbers]:
         try:
             async with asyncio.timeout(STORE_WITHIN_S):
-                grants, untold = await self._ledger.live_grant_count(), await self._ledger.untold()
+                grants, untold = await self._grants(), await self._ledger.untold()
         except (LedgerError, TimeoutError):
             return {"fairdial_store_answers": {(): 0}}
         stored: dict[str, Numbers] = {
@@ -174,6 +184,11 @@ class Metrics(Collector):
                 (str(channel),): count for (channel, found), count in untold.items() if found is state
             }
         return stored
+
+    async def _grants(self) -> int:
+        if self._is_ours is None:
+            return await self._ledger.live_grant_count()
+        return sum(self._is_ours(grant.call_id) for grant in await self._ledger.live_grants())
 
 
 def _plain(family: Family, numbers: Numbers) -> Metric:

@@ -1,15 +1,15 @@
-"""The nodes of a shared ledger as operators read them: who looks after which switch, until when, and how many calls."""
+"""The nodes of a shared ledger for operators: who looks after which switch, until when, and how many calls."""
 
 from collections import Counter
 
 from fairdial.console.shapes import Json
-from fairdial.ledger.contract import Ledger, Node
+from fairdial.ledger.contract import Ledger, Node, NotNow
 from fairdial.policy.periods import MS_PER_S
 from fairdial.whose import is_of
 
 
 class NodeList:
-    """The operation `node_list`."""
+    """The operations `node_list` and `node_forget`."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
@@ -24,6 +24,14 @@ class NodeList:
             for grant in await self._ledger.live_grants()
         )
         return [_row(node, calls[node.switch]) for node in nodes]
+
+    async def forget(self, switch: str) -> Json:
+        """A switch is no more. Raises NotFound, NotNow (its FairDial holds it, or calls of it are not settled)."""
+        live = [grant for grant in await self._ledger.live_grants() if is_of(switch, grant.call_id)]
+        if switch and live:
+            raise NotNow(f"{len(live)} calls of switch {switch!r} are not settled yet; see `fairdial nodes`")
+        await self._ledger.forget_switch(switch)
+        return {"switch": switch, "forgotten": True}
 
 
 def _row(node: Node, calls: int) -> Json:

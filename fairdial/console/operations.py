@@ -268,6 +268,7 @@ class Operations:
             "status": self._server_status,
             "ready": self._readiness,
             "node_list": NodeList(desk.ledger),
+            "node_forget": NodeList(desk.ledger).forget,
             "message": self._messages.ask,
             "message_list": self._messages.latest,
             "grants": self._grants,

@@ -800,6 +800,10 @@ class Ledger(Protocol):
         """All nodes by their switch."""
         ...
 
+    async def forget_switch(self, switch: str) -> None:
+        """A switch that is no more: nobody looks after it. Raises NotFound, NotNow (its FairDial holds it)."""
+        ...
+
     async def leads(self, task: str) -> bool:
         """Whether this ledger's node does what one alone does; another takes over a minute after it was asked last."""
         ...

@@ -10,7 +10,7 @@ Steps and readings; what each promises stands at the method of its name in contr
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
-from fairdial.ledger.contract import Fenced, Node, Order, OrderKind, Tenure
+from fairdial.ledger.contract import Fenced, Node, NotFound, NotNow, Order, OrderKind, Tenure
 from fairdial.ledger.database import Database, Of, OfOne, Row, SharedDatabase, lock
 
 T = TypeVar("T")
@@ -20,6 +20,8 @@ ORDERS_SEEN_MS: Final = 15_000
 ORDERS_KEPT_MS: Final = 600_000
 TASK_MS: Final = 60_000
 """After which another node takes over what one alone does, where that one is heard of no more."""
+NEVER_MS: Final = 2**62
+"""When the lease on a switch ends that is forgotten."""
 
 _COLUMNS: Final = "switch, epoch, owner, place, until_ms, skew_ms, taken_by, lapsed_ms"
 
@@ -122,8 +124,22 @@ def hold_over(db: Database, tenure: Tenure, lease_ms: int) -> None:
         raise Fenced()
 
 
+def forget_switch(db: Database, switch: str) -> None:
+    # The row stays: should the switch come back, its epochs go on, and none of before is of use.
+    gone = db.execute(
+        "UPDATE nodes SET epoch = epoch + 1, owner = '', place = '', taken_by = '', lapsed_ms = NULL, until_ms = ?"  # noqa: S608
+        f" WHERE switch = ? AND owner <> '' AND (taken_by <> '' OR until_ms < {_now(db)}) RETURNING switch",
+        (NEVER_MS, switch),
+    )
+    if gone.fetchone() is not None:
+        return
+    if db.execute("SELECT 1 FROM nodes WHERE switch = ? AND owner <> ''", (switch,)).fetchone() is None:
+        raise NotFound(f"no switch {switch!r} is served; `fairdial nodes` shows those that are or were")
+    raise NotNow(f"switch {switch!r} is served by its FairDial; stop that for good first")
+
+
 def nodes(db: Database) -> tuple[Node, ...]:
-    rows = db.execute(f"SELECT {_COLUMNS}, {_now(db)} AS now_ms FROM nodes ORDER BY switch")  # noqa: S608
+    rows = db.execute(f"SELECT {_COLUMNS}, {_now(db)} AS now_ms FROM nodes WHERE owner <> '' ORDER BY switch")  # noqa: S608
     return tuple(_node(row) for row in rows)
 
 

@@ -220,6 +220,9 @@ class SteppedLedger:
     async def nodes(self) -> tuple[Node, ...]:
         return await self._aside.read(nodes.nodes)
 
+    async def forget_switch(self, switch: str) -> None:
+        await self._aside.do(lambda db: nodes.forget_switch(db, switch))
+
     async def leads(self, task: str) -> bool:
         return await self._steps.do(lambda db: nodes.leads(db, task, self._name))
 

@@ -6,12 +6,15 @@ from typing import Any
 
 import pytest
 
+from fairdial.console.nodes import NodeList
 from fairdial.ledger.contract import (
     Difference,
     DifferenceKind,
     Fenced,
     Grant,
     Ledger,
+    NotFound,
+    NotNow,
     OrderKind,
     Seen,
     Tenure,
@@ -170,6 +173,52 @@ async def test_an_order_is_seen_and_what_became_of_it_is_what_was_said_first(led
     found = {(order.what, order.call_id, order.outcome) for order in await ledger.orders()}
     assert (OrderKind.HANGUP, "east-1.1-1", "hung up") in found
     assert (OrderKind.LOOK, None, None) in found
+
+
+async def test_nodes_are_listed_with_who_looks_after_whose_calls(ledger: Ledger) -> None:
+    listed = NodeList(ledger)
+    assert await listed() == []
+    await provision(ledger)
+    await take(ledger, "west", "third")
+    await take(ledger, "east-2", "second", PAST_MS)
+    await take(ledger, "east", "first", PAST_MS)
+    assert await ledger.take_over("east", "west", HOUR_MS) is not None
+    for call_id in ("east-1.1-1", "east-2-1.2-1", "east-2-1.3-1"):
+        await authorise(ledger.on_behalf(await take(ledger, "other", "fourth")), outbound(call_id))
+    rows = {row["switch"]: (row["state"], row["looked_after_by"], row["calls"]) for row in await listed()}
+    assert rows == {
+        "east": ("taken over", "west", 1),
+        "east-2": ("lapsed", None, 2),
+        "other": ("serves", None, 0),
+        "west": ("serves", None, 0),
+    }
+
+
+async def test_a_switch_that_is_no_more_is_forgotten_once_its_calls_are_settled_and_not_while_it_is_served(
+    ledger: Ledger,
+) -> None:
+    await provision(ledger)
+    await authorise(ledger, outbound("east-1.1-1"))
+    forget = NodeList(ledger).forget
+    with pytest.raises(NotNow, match="1 calls of switch 'east' are not settled yet"):
+        await forget("east")
+    await ledger.settle("east-1.1-1", 1, NOON_MS + 1_000)
+    with pytest.raises(NotFound, match="no switch 'east' is served"):
+        await forget("east")
+    await take(ledger, "east", "first")
+    with pytest.raises(NotNow, match="is served by its FairDial"):
+        await forget("east")
+    await ledger.renew_switch(PAST_MS, NOON_MS)
+    taken = await ledger.take_over("east", "west", HOUR_MS)
+    assert taken is not None
+    await forget("east")
+    assert await ledger.nodes() == ()
+    with pytest.raises(Fenced):
+        await ledger.hold_over(taken, HOUR_MS)
+    assert await ledger.take_over("east", "west", HOUR_MS) is None
+    with pytest.raises(NotFound):
+        await forget("east")
+    assert (await take(ledger, "east", "second")).epoch > taken.epoch
 
 
 # --- several nodes -----------------------------------------------------------------------------------

@@ -46,7 +46,13 @@ def node(ledger: Ledger, name: str, clock: SetClock, switch: Switch, lease_s: fl
     """A node that looks ten times a second."""
     desk = Desk(ledger, PolicyBook([plan()]), NUMBERING, clock, DeskRules())
     hands = NodeHands(
-        lambda: switch.up, switch.end, switch.end, switch.compare, switch.end_barred, Unanswered
+        lambda: switch.up,
+        lambda _call: False,
+        switch.end,
+        switch.end,
+        switch.compare,
+        switch.end_barred,
+        Unanswered,
     )
     return Nodes(desk, hands, clock, NodeRules(name, f"owner of {name}", f"{name}.example:1", lease_s, 1.0))
 

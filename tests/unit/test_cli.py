@@ -650,3 +650,9 @@ def test_a_shell_completes_commands_once_it_was_told_how(tmp_path: Path) -> None
     bash("fairdial --install-completion && true")
     assert bash(completing.format("cal")).split() == ["calls", "callback"]
     assert bash(completing.format("nosuch")).split() == []
+
+
+def test_a_ledger_in_a_file_has_no_nodes(run: Run) -> None:
+    assert read(run("nodes", "--json")) == []
+    refused = run("nodes", "--forget", "east")
+    assert (refused.exit_code, "no switch 'east' is served" in refused.output) == (2, True)

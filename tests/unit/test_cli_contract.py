@@ -14,7 +14,7 @@ PROMISED = {
     "classify": ("--region", "--json"),
     "check": ("--account", "--line", "--kind", "--from", "--at", "--explain", "--json"),
     "calls": ("--watch", "--json"),
-    "nodes": ("--json",),
+    "nodes": ("--forget", "--json"),
     "hangup": (),
     "usage": ("--json",),
     "account add": (),

@@ -1,10 +1,11 @@
 """Where the ledger is, as it is configured: a file, or a database of PostgreSQL."""
 
+import re
 from pathlib import Path
 
 import pytest
 
-from fairdial.config import Config, ConfigError, load, with_secrets
+from fairdial.config import Config, ConfigError, Nodes, load, with_secrets
 from fairdial.serving import replaying
 
 URL = 'switch = "east"\nstore.url = "postgresql://fairdial@db.example:5432/ledger?sslmode=require"\n'
@@ -105,3 +106,11 @@ def test_the_records_of_other_switches_are_named_by_switch(tmp_path: Path) -> No
 def test_a_lease_that_cannot_be_kept_is_refused(tmp_path: Path, text: str) -> None:
     with pytest.raises(ConfigError, match=r"nodes\."):
         configured(tmp_path, URL + text)
+
+
+def test_the_settings_that_the_page_shows_are_taken(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "several-switches.md").read_text(encoding="utf-8")
+    [shown] = re.findall(r"^```toml\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    nodes = configured(tmp_path, URL + shown).nodes
+    assert (nodes.lease_s, nodes.settle_after_s) == (Nodes().lease_s, Nodes().settle_after_s)
+    assert nodes.cdr == {"east": Path("/mnt/east/cdr-csv/Master.csv")}

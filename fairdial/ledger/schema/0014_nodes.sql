@@ -1,8 +1,9 @@
 -- Which FairDial looks after which switch, and what nodes ask of each other. Instants are by the store's own clock.
 
 -- epoch: counts who has looked after the switch's calls; a step by an earlier one is refused. owner: the FairDial that
--- serves the switch, made anew at each start. place: where that runs, for people. until_ms: how long the lease holds.
--- skew_ms: by how much its clock was ahead. taken_by: the switch of the node that looks after it, since lapsed_ms.
+-- serves the switch, made anew at each start; '' where the switch is no more. place: where that runs, for people.
+-- until_ms: how long the lease holds. skew_ms: by how much its clock was ahead. taken_by: the switch of the node that
+-- looks after it, since lapsed_ms.
 CREATE TABLE nodes (
     switch    TEXT    PRIMARY KEY,
     epoch     INTEGER NOT NULL CHECK (epoch > 0),
