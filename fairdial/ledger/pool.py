@@ -38,8 +38,8 @@ from fairdial.ledger.contract import (
     LedgerUnavailable,
     Traffic,
 )
-from fairdial.ledger.database import Cursor, Of, OfOne, SharedDatabase, Unstorable
-from fairdial.ledger.dialect import translated
+from fairdial.ledger.database import Cursor, Of, OfOne, SharedDatabase, Unstorable, Write
+from fairdial.ledger.dialect import chunked, joined, translated
 from fairdial.ledger.stepped import Step
 from fairdial.tallies import Tally
 
@@ -162,6 +162,13 @@ class PostgresDatabase(SharedDatabase):
     def execute(self, sql: str, parameters: Any = (), /) -> Cursor:
         self.written += not sql.lstrip().startswith("SELECT")
         return self._raw.execute(translated(sql), parameters)
+
+    def write(self, writes: Iterable[Write]) -> None:
+        # Each statement costs its way through the client and the server, whatever it does.
+        for piece in chunked(writes):
+            self.written += len(piece)
+            sql = joined(tuple([sql for sql, _ in piece]))
+            self._raw.execute(sql, [value for _, parameters in piece for value in parameters])
 
     def hold(self, locked: Iterable[tuple[Of, str]]) -> None:
         self._locked.update(locked)
