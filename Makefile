@@ -59,6 +59,7 @@ bench: venv
 	$(PYTHON) -m benchmarks.replay $(REPLAY)
 	$(PYTHON) -m benchmarks.page $(PAGE)
 	$(PYTHON) -m benchmarks.ledger_steps $(LEDGER_STEPS)
+	$(PYTHON) -m benchmarks.accounts $(ACCOUNTS)
 
 ## make pictures   the README's pictures of the page anew, from a running system
 pictures: venv
