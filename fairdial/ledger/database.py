@@ -89,6 +89,10 @@ class SharedDatabase(ABC):
         """As Database has it."""
 
     @abstractmethod
+    def write(self, writes: Iterable[Write]) -> None:
+        """See `write`."""
+
+    @abstractmethod
     def hold(self, locked: Iterable[tuple[Of, str]]) -> None:
         """These are locked: who locks them again need not."""
 
@@ -141,6 +145,9 @@ def write(db: Database, writes: Iterable[Write]) -> None:
 
     So a server is asked twice or three times for a step, not once for each of its statements.
     """
+    if isinstance(db, SharedDatabase):
+        db.write(writes)
+        return
     for sql, parameters in writes:
         db.execute(sql, parameters)
 

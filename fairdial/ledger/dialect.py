@@ -7,12 +7,16 @@ empty are compared by CASE, not by `max` or `min`, for greatest() and least() pa
 """
 
 import re
-from functools import lru_cache
-from typing import Final
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache, partial
+from typing import Any, Final
 
 _PLACE: Final = re.compile(r"\?(\d*)")
 _OF_TWO: Final = re.compile(r"\b(max|min)\((\?\d*|[\w.]+), ")
 _OF_TWO_THERE: Final = {"max": "greatest", "min": "least"}
+_PLACE_THERE: Final = re.compile(r"\$(\d+)")
+_WRITTEN: Final = re.compile(r"(?:INSERT INTO|UPDATE|DELETE FROM) (\w+)")
+_WORD: Final = re.compile(r"\w+")
 _JSON_LIST: Final = re.compile(r"\bjson_each\(([^()]+)\)")
 
 _SCHEMA: Final = (
@@ -41,6 +45,48 @@ def translated(sql: str) -> str:
         return f"${match[1] or count}"
 
     return _PLACE.sub(place, sql)
+
+
+def chunked(writes: Iterable[tuple[str, Sequence[Any]]]) -> Iterator[list[tuple[str, Sequence[Any]]]]:
+    """Writes in their order, in pieces that may be one statement for PostgreSQL (`joined`).
+
+    There each part sees what was before the whole, so no part may name a table that another part of its piece writes.
+    """
+    piece: list[tuple[str, Sequence[Any]]] = []
+    tables: set[str] = set()
+    for sql, parameters in writes:
+        table, words = _named(sql)
+        if tables & words:
+            yield piece
+            piece, tables = [], set()
+        piece.append((sql, parameters))
+        tables.add(table)
+    if piece:
+        yield piece
+
+
+@lru_cache(maxsize=1024)
+def _named(sql: str) -> tuple[str, frozenset[str]]:
+    """The table that a statement writes, and all words in it."""
+    [table] = _WRITTEN.findall(sql)[:1] or [""]
+    return table, frozenset(_WORD.findall(sql))
+
+
+def _moved(by: int, place: re.Match[str]) -> str:
+    return f"${int(place[1]) + by}"
+
+
+@lru_cache(maxsize=1024)
+def joined(statements: tuple[str, ...]) -> str:
+    """Writes as one statement, as PostgreSQL takes it, with their parameters one after the other."""
+    parts, count = [], 0
+    for sql in statements:
+        part = translated(sql)
+        places = [int(place) for place in _PLACE_THERE.findall(part)]
+        parts.append(_PLACE_THERE.sub(partial(_moved, count), part))
+        count += max(places, default=0)
+    first = ", ".join(f"w{number} AS ({part})" for number, part in enumerate(parts[:-1]))
+    return f"WITH {first} {parts[-1]}" if first else parts[-1]
 
 
 def translated_schema(script: str) -> str:

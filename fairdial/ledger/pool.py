@@ -41,8 +41,8 @@ from fairdial.ledger.contract import (
     LedgerUnavailable,
     Traffic,
 )
-from fairdial.ledger.database import Cursor, Of, OfOne, SharedDatabase, Unstorable
-from fairdial.ledger.dialect import translated
+from fairdial.ledger.database import Cursor, Of, OfOne, SharedDatabase, Unstorable, Write
+from fairdial.ledger.dialect import chunked, joined, translated
 from fairdial.ledger.heard import Doubts, HeardConnection, Servers, Silent, Trouble, each_host
 from fairdial.ledger.stepped import Step
 from fairdial.tallies import Tally
@@ -167,6 +167,13 @@ class PostgresDatabase(SharedDatabase):
     def execute(self, sql: str, parameters: Any = (), /) -> Cursor:
         self.written += not sql.lstrip().startswith("SELECT")
         return self._raw.execute(translated(sql), parameters)
+
+    def write(self, writes: Iterable[Write]) -> None:
+        # Each statement costs its way through the client and the server, whatever it does.
+        for piece in chunked(writes):
+            self.written += len(piece)
+            sql = joined(tuple([sql for sql, _ in piece]))
+            self._raw.execute(sql, [value for _, parameters in piece for value in parameters])
 
     def hold(self, locked: Iterable[tuple[Of, str]]) -> None:
         self._locked.update(locked)
@@ -427,20 +434,34 @@ class Pool:
 
     def _take(self, loop: asyncio.AbstractEventLoop) -> None:
         """Run what waits to share a transaction; then stand behind the other steps in the queue of the threads."""
-        while True:
-            group = self._next_group()
-            if group:
-                results = self._together(group)
-                # Once for all: it wakes the loop.
-                loop.call_soon_threadsafe(_tell, group, results)
-            with self._counting:
-                if not self._sharing:
-                    self._takers -= 1
-                    return
-            # Refused while the pool closes: then there is no other step to let by.
-            with contextlib.suppress(RuntimeError):
-                self._writers.submit(self._take, loop)
+        group = self._next_group()
+        results = self._together(group)
+        # Once for all: it wakes the loop.
+        loop.call_soon_threadsafe(_tell, group, results)
+        for waiting, result in zip(group, results, strict=True):
+            if isinstance(result, together.Alone):
+                self._hand(self._take_alone, waiting, loop)
+        with self._counting:
+            if not self._sharing:
+                self._takers -= 1
                 return
+        self._hand(self._take, loop)
+
+    def _take_alone(self, waiting: together.Waiting, loop: asyncio.AbstractEventLoop) -> None:
+        if waiting.done.done():
+            return
+        try:
+            result: Any = self._step(waiting.step)
+        except Exception as error:  # its caller raises it
+            result = error
+        loop.call_soon_threadsafe(_tell, [waiting], [result])
+
+    def _hand(self, work: Callable[..., None], *given: Any) -> None:
+        """Let a thread do it, after what waits before it; this one, where the pool closes."""
+        try:
+            self._writers.submit(work, *given)
+        except RuntimeError:
+            work(*given)
 
     def _next_group(self) -> list[together.Waiting]:
         group: list[together.Waiting] = []
@@ -452,32 +473,22 @@ class Pool:
         return group
 
     def _together(self, group: Sequence[together.Waiting]) -> list[Any]:
-        """What became of each step: its result, or the exception to raise."""
-        results: list[Any] = [together.Alone()] * len(group)
-        if len(group) > 1:
-            began_s, outcome = time.monotonic(), "ok"
-            try:
-                results = self._run(lambda db: together.run(db, group), self._writing)
-            except LedgerSlow as error:
-                # Committed or not, nobody knows of any of them.
-                outcome = "failed"
-                results = [LedgerSlow(error.found, error.cure) for _ in group]
-            except Exception as error:  # each runs alone, and whose fault it is hears of it
-                log.info("ledger_group_spoilt", steps=len(group), error=repr(error))
-            with self._counting:
-                self.traffic.commits.add(time.monotonic() - began_s, outcome)
-        return [
-            self._alone(waiting) if isinstance(result, together.Alone) else result
-            for waiting, result in zip(group, results, strict=True)
-        ]
-
-    def _alone(self, waiting: together.Waiting) -> Any:
-        if waiting.done.done():
-            return None  # nobody waits for it any more
+        """What became of each step: its result, the exception to raise, or that it is to run alone."""
+        if len(group) < together.GROUP_MIN:
+            return [together.Alone() for _ in group]
+        began_s, outcome = time.monotonic(), "ok"
         try:
-            return self._step(waiting.step)
-        except Exception as error:  # its caller raises it
-            return error
+            results = self._run(lambda db: together.run(db, group), self._writing)
+        except LedgerSlow as error:
+            # Committed or not, nobody knows of any of them.
+            outcome = "failed"
+            results = [LedgerSlow(error.found, error.cure) for _ in group]
+        except Exception as error:  # each runs alone, and whose fault it is hears of it
+            log.info("ledger_group_spoilt", steps=len(group), error=repr(error))
+            return [together.Alone() for _ in group]
+        with self._counting:
+            self.traffic.commits.add(time.monotonic() - began_s, outcome)
+        return results
 
     def _step(self, step: Step[T]) -> T:
         began_s, outcome = time.monotonic(), "ok"
@@ -604,8 +615,8 @@ class Pool:
 
 def _tell(group: Sequence[together.Waiting], results: Sequence[Any]) -> None:
     for waiting, result in zip(group, results, strict=True):
-        if waiting.done.done():
-            continue  # its caller was cancelled meanwhile and undoes the step itself
+        if waiting.done.done() or isinstance(result, together.Alone):
+            continue  # its caller was cancelled meanwhile and undoes the step itself; or it hears later
         if isinstance(result, BaseException):
             waiting.done.set_exception(result)
         else:

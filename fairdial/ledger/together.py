@@ -14,6 +14,7 @@ from typing import Any, Final
 from fairdial.ledger.contract import LedgerError
 from fairdial.ledger.database import Cursor, Database, Of, OfOne, Reads, SharedDatabase
 
+GROUP_MIN: Final = 2
 GROUP_MAX: Final = 32
 """Steps of one transaction: they run one after the other, and the first hears when the last is done."""
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from fairdial.ledger.dialect import translated, translated_schema
+from fairdial.ledger.dialect import chunked, joined, translated, translated_schema
 
 
 @pytest.mark.parametrize(
@@ -44,3 +44,29 @@ CREATE TABLE cases (
         ' name TEXT COLLATE "C" NOT NULL CHECK (name::json IS NOT NULL),'
         " value DOUBLE PRECISION NOT NULL, key BYTEA );"
     )
+
+
+INSERT = "INSERT INTO calls (id, used) VALUES (?, max(?, 0))"
+UPDATE = "UPDATE meters SET used = ?2 WHERE id = ?1"
+
+
+def test_writes_of_different_tables_are_one_statement_with_the_parameters_of_all() -> None:
+    [piece] = chunked([(INSERT, ("c", 5)), (UPDATE, ("m", 7))])
+    assert [parameters for _, parameters in piece] == [("c", 5), ("m", 7)]
+    assert joined((INSERT, UPDATE)) == (
+        "WITH w0 AS (INSERT INTO calls (id, used) VALUES ($1, greatest($2, 0)))"
+        " UPDATE meters SET used = $4 WHERE id = $3"
+    )
+    assert joined((UPDATE,)) == "UPDATE meters SET used = $2 WHERE id = $1"
+
+
+@pytest.mark.parametrize(
+    "later",
+    [
+        "UPDATE meters SET calls = calls + 1",
+        "DELETE FROM meters",
+        "INSERT INTO notes (used) SELECT used FROM meters",
+    ],
+)
+def test_a_write_that_must_see_another_comes_after_it(later: str) -> None:
+    assert [len(piece) for piece in chunked([(INSERT, ()), (UPDATE, ()), (later, ())])] == [2, 1]
