@@ -4,18 +4,25 @@ import hashlib
 import json
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC
 from pathlib import Path
 
 import pytest
 
 from fairdial.ledger import working
+from fairdial.ledger.contract import ConstraintViolated, IdempotencyConflict, NotFound
 from fairdial.ledger.direct import DirectWriter
 from fairdial.ledger.sqlite import SqliteLedger
-from fairdial.policy.account import Kind
+from fairdial.ledger.working import WorkingLedger
+from fairdial.policy.account import Kind, Needs
 from fairdial.policy.cards import RateCard
+from fairdial.policy.decide import Allow, Verdict
 from fairdial.policy.document import Policy, parse_policy
+from fairdial.policy.outcomes import Reason
+from fairdial.policy.periods import Window
+from fairdial.policy.sizing import Hold
+from fairdial.policy.terms import Clause
 from fairdial.replay import engine, prepare
 from fairdial.replay.detectors import look_on
 from fairdial.replay.prepare import Grounds
@@ -24,7 +31,7 @@ from fairdial.replay.result import Outcome
 from fairdial.replay.run import Result, Wanted, replay
 from fairdial.replay.written import CallsFile
 from tests.cdrs import PREMIUM, row, site
-from tests.samples import MONTH_END_MS, NOON_MS, PLAN
+from tests.samples import LONDON, MONTH_END_MS, NOON_MS, PLAN, authorise, outbound, plan, provision
 
 PROJECT = Path(__file__).resolve().parents[2]
 KEPT = PROJECT / "tests/data/cdr/report.json"
@@ -90,6 +97,11 @@ NUMBERS = (
     "0",
     "+4930123456",
 )
+
+
+def policy_with(kind: Kind) -> Policy:
+    """The sample plan, which counts calls out and those of that kind."""
+    return policy("plan", ('counts = ["outbound", "inbound"]', f'counts = ["outbound", "{kind}"]'))
 
 
 def customers() -> str:
@@ -206,3 +218,66 @@ async def test_the_report_is_to_the_byte_the_one_that_is_kept(tmp_path: Path) ->
     Only where the calls or the policies here change it is another: what `written` returns.
     """
     assert await written(tmp_path) == KEPT.read_text()
+
+
+# --- a call by itself -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def ledger() -> AsyncIterator[WorkingLedger]:
+    """With an account of one line."""
+    ledger = WorkingLedger(DirectWriter())
+    await provision(ledger)
+    yield ledger
+    await ledger.close()
+
+
+async def test_a_repeated_id_has_the_verdict_of_before_and_another_dial_under_it_is_refused(
+    ledger: WorkingLedger,
+) -> None:
+    first = await authorise(ledger, outbound(), plan(limit_s=300))
+    again = await authorise(ledger, outbound(), plan(limit_s=300))
+    assert (again, first.repeated, again.repeated) == (first, False, True)
+    with pytest.raises(IdempotencyConflict, match="was decided for alice dialling"):
+        await authorise(ledger, outbound(dialled="02079460124"), plan(limit_s=300))
+    await ledger.settle("call-1", 10, NOON_MS + 10_000)
+    with pytest.raises(IdempotencyConflict, match="is over"):
+        await authorise(ledger, outbound(), plan(limit_s=300))
+    assert [usage.meter.used_units for _, usage in ledger.usage()] == [10]
+
+
+async def test_a_call_is_settled_once_and_one_that_was_forgotten_is_not_known(ledger: WorkingLedger) -> None:
+    await authorise(ledger, outbound(), plan(limit_s=300))
+    await ledger.answered("call-1", "leg", NOON_MS)
+    settled = await ledger.settle("call-1", 10, NOON_MS + 10_000)
+    again = await ledger.settle("call-1", 20, NOON_MS + 20_000)
+    assert (settled.repeated, again.repeated, again.used_s) == (False, True, 10)
+    assert [usage.meter.used_units for _, usage in ledger.usage()] == [10]
+    ledger.forget(NOON_MS)
+    with pytest.raises(NotFound, match="no grant for call call-1"):
+        await ledger.settle("call-1", 20, NOON_MS + 20_000)
+
+
+@pytest.mark.parametrize("kind", [Kind.OUTBOUND, Kind.CONFERENCE])
+async def test_what_is_in_the_database_and_what_is_in_memory_is_one_account(
+    ledger: WorkingLedger, kind: Kind
+) -> None:
+    """A conference has the account written down, with the call that is up; both hold of the same meter."""
+    policy = policy_with(kind)
+    await authorise(ledger, outbound("call-1"), policy)
+    await ledger.answered("call-1", "leg", NOON_MS)
+    await authorise(ledger, outbound("call-2", kind=kind, dialled="7001", ring_s=0), policy)
+    assert len(await ledger.live_grants()) == (2 if kind is Kind.CONFERENCE else 0)
+    await ledger.settle("call-1", 10, NOON_MS + 10_000)
+    await ledger.settle("call-2", 7, NOON_MS + 10_000)
+    [(account, usage)] = ledger.usage()
+    assert (account, usage.meter.used_units, usage.meter.reserved_units, usage.calls) == ("acme", 17, 0, 2)
+
+
+async def test_more_than_a_limit_is_never_held(ledger: WorkingLedger) -> None:
+    dial, window = outbound(), Window(NOON_MS, NOON_MS + 3_600_000)
+    too_much = Allow(
+        Reason.COVERED, Clause("plan", "1", "P4"), "acme", 301, 301, (Hold("voice", window, 300, 301),)
+    )
+    with pytest.raises(ConstraintViolated, match="meter voice of account acme"):
+        await ledger.authorise(dial, lambda *_: Needs(), lambda _: Verdict(LONDON, too_much))
