@@ -391,7 +391,7 @@ def test_what_is_pure_passes() -> None:
     assert impurities("from datetime import UTC, datetime\ndatetime.fromtimestamp(0, tz=UTC)") == []
 
 
-SQL_SPEAKERS = ("fairdial.ledger", "testbed.postgres")
+SQL_SPEAKERS = ("fairdial.ledger", "testbed.postgres", "benchmarks.accounts")
 """The testbed's own server is started, asked and emptied in its language."""
 
 
