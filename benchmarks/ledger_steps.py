@@ -103,7 +103,7 @@ async def measure(name: str, ledger: Ledger, callers: int, seconds: float, who: 
     began_s = time.perf_counter()
     await asyncio.gather(*(dials(number, began_s + seconds) for number in range(callers)))
     lasted_s = time.perf_counter() - began_s
-    return Figure(name, callers, len(took), lasted_s, tuple(1000 * each for each in took))
+    return Figure(name, callers, len(took), lasted_s, tuple(sorted(1000 * each for each in took)))
 
 
 @asynccontextmanager

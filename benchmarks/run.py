@@ -47,6 +47,7 @@ PLAN = (
     Benchmark("live", 900, quick="--calls 20 --rate 20 --seconds 1"),
     Benchmark("cut_off", 180, quick="--calls 6"),
     Benchmark("ledger_steps", 300, quick="--seconds 0.2"),
+    Benchmark("accounts", 480, quick="--rounds 1 --calls 512 --accounts 2000"),
     Benchmark("nodes", 300, quick="--nodes 1 2 --callers 8 --seconds 0.5 --rounds 1"),
     Benchmark("decisions", 600, full="--rounds 5", quick="--count 1000 --rounds 1"),
     Benchmark("replay", 480, quick="--rows 1000"),
