@@ -97,7 +97,7 @@ class Engine:
         self._told = told
         self._due: list[tuple[int, _Due, int]] = []
         self._live: dict[int, _Live] = {}
-        self._settled = 0
+        self._over = 0
         self.repeated = 0
         """Calls whose id was another's before, and which were left out."""
 
@@ -112,6 +112,7 @@ class Engine:
         decision = verdict.decision
         if not isinstance(decision, Allow) or decision.account_id is None:
             self._told(_outcome(number, asked, verdict, call.start_ms, call.talk_s))
+            self._forget_some(call.start_ms)
             return
         leg = call.legs[0] if call.legs else call.channel
         live = _Live(
@@ -200,8 +201,12 @@ class Engine:
         grant = await self._desk.settle(live.asked.call_id, used_s, self._clock.now())
         del self._live[live.number]
         self._told(self._ended(live, grant))
-        self._settled += 1
-        if self._settled % FORGET_EVERY == 0:
+        self._forget_some(now_ms)
+
+    def _forget_some(self, now_ms: int) -> None:
+        """One more call is over, or was refused."""
+        self._over += 1
+        if self._over % FORGET_EVERY == 0:
             self._ledger.forget(now_ms - _DAY_MS)
 
     def _ended(self, live: _Live, grant: Grant) -> Outcome:

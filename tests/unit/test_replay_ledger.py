@@ -11,6 +11,7 @@ import pytest
 from fairdial.ledger.contract import LedgerUnavailable, LoadedCard, PublishedPolicy
 from fairdial.ledger.direct import DirectWriter
 from fairdial.ledger.sqlite import SqliteLedger
+from fairdial.ledger.working import WorkingLedger
 from fairdial.policy.account import Account, Agreement, Consent, Kind, Line, Options, OwnNumber, Standing
 from fairdial.policy.document import parse_policy
 from fairdial.policy.numbers import Habit
@@ -19,7 +20,7 @@ from fairdial.replay.prepare import Grounds
 from fairdial.replay.result import Outcome
 from fairdial.replay.run import Result, Wanted, replay
 from tests.cdrs import PREMIUM, call_of, replayed, row, site
-from tests.samples import NOON_MS, authorise, outbound, plan, provision
+from tests.samples import LONDON, NOON_MS, authorise, outbound, plan, provision
 
 PROJECT = Path(__file__).parents[2]
 PREPAID = parse_policy((PROJECT / "testbed/policies/prepaid.toml").read_text(), "prepaid.toml")
@@ -134,6 +135,19 @@ async def test_dropping_calls_that_are_over_changes_no_result(
     dropped, dropped_calls = await result()
     assert dropped_calls == kept_calls
     assert dropped.usage == kept.usage
+
+
+@pytest.mark.parametrize(("count", "times"), [(2, 0), (7, 2)])
+@pytest.mark.parametrize("dst", [PREMIUM, LONDON.dialled])
+async def test_refused_calls_are_dropped_like_those_that_are_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dst: str, count: int, times: int
+) -> None:
+    dropped_ms: list[int] = []
+    monkeypatch.setattr(engine, "FORGET_EVERY", 3)
+    monkeypatch.setattr(WorkingLedger, "forget", lambda _ledger, before_ms: dropped_ms.append(before_ms))
+    rows = [row(number, number * 100, 15, dst=dst) for number in range(1, count + 1)]
+    found = await replayed(tmp_path, rows, plan())
+    assert (found.result.tally.overall.refused, len(dropped_ms)) == (count if dst == PREMIUM else 0, times)
 
 
 async def test_what_is_dropped_is_gone_and_what_is_up_stays() -> None:
