@@ -19,13 +19,14 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import psycopg
 
 from fairdial.ledger.postgres import migrate
+from fairdial.ledger.resharding import init
 from testbed.installation import SYSTEM_PATH, TestbedError, install_packages, unpacked
 from testbed.ports import LOOPBACK, free_ports
 
@@ -38,7 +39,7 @@ SETTINGS = {
     "fsync": "off",
     "synchronous_commit": "on",
     "full_page_writes": "off",
-    "max_connections": "100",
+    "max_connections": "200",
     "shared_buffers": "32MB",
     "log_min_messages": "fatal",
 }
@@ -63,6 +64,12 @@ def obtain_postgres(progress: Progress = print) -> Path:
             " it is below /usr/lib/postgresql"
         )
     return found
+
+
+def obtain_plproxy(programs: Path, progress: Progress = print) -> None:
+    """See that those programs have PL/Proxy, from Debian's package. Raises `TestbedError`."""
+    if not (programs.parent / "lib" / "plproxy.so").exists():
+        install_packages(f"postgresql-{programs.parent.name}-plproxy", progress=progress)
 
 
 def obtain_pgbouncer(progress: Progress = print) -> tuple[str, dict[str, str]]:
@@ -105,6 +112,7 @@ class Cluster:
         [self.port] = free_ports(1)
         self._names = itertools.count(1)
         self._free: list[str] = []
+        self._free_spread: list[Spread] = []
         self._server: subprocess.Popen[bytes] | None = None
         self._as: dict[str, Any] = {}
         if os.geteuid() == 0:
@@ -217,22 +225,68 @@ class Cluster:
         """A database with an empty ledger, by its name; emptied afterwards, and given to the next who asks."""
         name = self._free.pop() if self._free else self._made()
         yield name
-        self._empty(name)
+        self.empty(name)
         self._free.append(name)
+
+    @contextlib.contextmanager
+    def spread(self, *clusters: Cluster) -> Iterator[Spread]:
+        """An empty ledger on two shards of this server, or on those servers; emptied afterwards and given to the next."""
+        if self._free_spread and not clusters:
+            made = self._free_spread.pop()
+        else:
+            obtain_plproxy(self._programs)
+            made = Spread(self, clusters or (self, self), f"spread_{next(self._names)}")
+        yield made
+        if not clusters:
+            made.empty()
+            self._free_spread.append(made)
 
     def _made(self) -> str:
         name = f"ledger_{next(self._names)}"
-        self.admin(f"CREATE DATABASE {name}")
+        self.make(name)
         with psycopg.connect(self.url(name), autocommit=True, cursor_factory=psycopg.RawCursor) as connection:
             migrate(connection)
         return name
 
-    def _empty(self, name: str) -> None:
+    def make(self, name: str) -> None:
+        """A database without tables."""
+        self.admin(f"CREATE DATABASE {name}")
+
+    def empty(self, name: str) -> None:
         """Ten times as fast as a new one."""
         self.admin(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %(name)s", name=name
         )
         self.admin(_EMPTY, name)
+
+
+class Spread:
+    """A ledger on shards: the database before them, and a database on each of those servers."""
+
+    def __init__(self, proxy: Cluster, clusters: Sequence[Cluster], name: str) -> None:
+        self.proxy = proxy
+        self.name = name
+        self.shards = [(cluster, f"{name}_{n}") for n, cluster in enumerate(clusters)]
+        for cluster, database in [(proxy, name), *self.shards]:
+            cluster.make(database)
+        init(self.url, None, self.urls)
+
+    @property
+    def url(self) -> str:
+        """As `store.url`."""
+        return self.proxy.url(self.name)
+
+    @property
+    def urls(self) -> list[str]:
+        """Of the shards."""
+        return [cluster.url(database) for cluster, database in self.shards]
+
+    def empty(self) -> None:
+        """Take out all that was written."""
+        self.proxy.empty(self.name)
+        for cluster, database in self.shards:
+            cluster.empty(database)
+            cluster.admin("DELETE FROM shard.versions; DELETE FROM shard.directory", database)
 
 
 _EMPTY = """

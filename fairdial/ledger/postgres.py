@@ -18,6 +18,7 @@ from fairdial.ledger.dialect import translated_schema
 from fairdial.ledger.notice import Channel, Delivery
 from fairdial.ledger.pool import BEGIN_READING, LOCKED_MS, Pool, PostgresDatabase, connect, shown, told
 from fairdial.ledger.schema import files
+from fairdial.ledger.shards import SHARDS_CURE, ShardPool, leads_to_shards
 from fairdial.ledger.stepped import SteppedLedger, Steps
 
 LEASE_MS: Final = 60_000
@@ -40,7 +41,18 @@ class PostgresLedger(SteppedLedger):
         locked_ms: how long an account is waited for that another step has.
         """
         pool = Pool(url, password, connections=connections, locked_ms=locked_ms)
-        await pool.open(migrate)
+        spread: list[bool] = []
+
+        def prepare(raw: "psycopg.Connection[Any]") -> None:
+            spread.append(leads_to_shards(raw))
+            if not spread[0]:
+                migrate(raw)
+
+        await pool.open(prepare)
+        if any(spread):
+            await pool.close()
+            pool = ShardPool(url, password, connections=connections, locked_ms=locked_ms)
+            await pool.open(need_migrated)
         return cls(pool)
 
     def __init__(self, steps: Steps) -> None:
@@ -110,6 +122,12 @@ def migrate(connection: "psycopg.Connection[Any]") -> None:
                 " ($1, $2, to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS'))",
                 (version, file.name),
             )
+
+
+def need_migrated(connection: "psycopg.Connection[Any]") -> None:
+    """A database before shards is not brought up to date by a node that starts. Raises LedgerUnavailable."""
+    if _due(connection):
+        raise LedgerUnavailable("the database before the shards has older tables", SHARDS_CURE)
 
 
 def _due(connection: "psycopg.Connection[Any]") -> list[int]:

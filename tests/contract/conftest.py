@@ -10,7 +10,7 @@ import pytest
 from fairdial.ledger.contract import Ledger
 from fairdial.ledger.postgres import PostgresLedger
 from fairdial.ledger.sqlite import SqliteLedger
-from testbed.postgres import Cluster, shared_cluster
+from testbed.postgres import Cluster, Spread, shared_cluster
 
 
 class Store(Protocol):
@@ -57,9 +57,24 @@ def _postgres(_folder: Path) -> Iterator[Store]:
         yield PostgresStore(cluster, name)
 
 
+class ShardStore(PostgresStore):
+    """Two shards of the tests' own server, and the database before them."""
+
+    def __init__(self, spread: Spread) -> None:
+        super().__init__(spread.proxy, spread.name)
+        self.spread = spread
+
+
+@contextmanager
+def _shards(_folder: Path) -> Iterator[Store]:
+    with shared_cluster().spread() as spread:
+        yield ShardStore(spread)
+
+
 STORES: dict[str, Callable[[Path], AbstractContextManager[Store]]] = {
     "sqlite": _sqlite,
     "postgres": _postgres,
+    "shards": _shards,
 }
 """An empty store of each kind, for as long as it is wanted; its files are in that folder, if it has any."""
 
@@ -75,7 +90,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def _is_one_seed_more(item: pytest.Item) -> bool:
     given: dict[str, Any] = getattr(getattr(item, "callspec", None), "params", {})
-    return given.get("store") == "postgres" and given.get("seed", 0) >= SEEDS_ON_A_SERVER
+    return given.get("store") in ("postgres", "shards") and given.get("seed", 0) >= SEEDS_ON_A_SERVER
 
 
 @pytest.fixture(params=sorted(STORES))
