@@ -12,7 +12,7 @@ from typing import Any, Final
 import psycopg
 
 from fairdial.ledger import notices
-from fairdial.ledger.contract import LedgerError, LedgerUnavailable
+from fairdial.ledger.contract import LedgerError, LedgerUnavailable, PlanDue
 from fairdial.ledger.database import Database
 from fairdial.ledger.dialect import translated_schema
 from fairdial.ledger.notice import Channel, Delivery
@@ -20,7 +20,10 @@ from fairdial.ledger.pool import BEGIN_READING, LOCKED_MS, Pool, PostgresDatabas
 from fairdial.ledger.schema import files
 from fairdial.ledger.shards import SHARDS_CURE, ShardPool, leads_to_shards
 from fairdial.ledger.stepped import SteppedLedger, Steps
+from fairdial.policy.requests import Request
 
+AT_ONCE: Final = 10
+"""Of what is due, in a step on shards: there what a step has written before is done again for each of its later looks."""
 LEASE_MS: Final = 60_000
 """After which another node takes over what one alone does, where that one is heard of no more."""
 _MIGRATION: Final = 0x44_69_61_6C
@@ -49,15 +52,44 @@ class PostgresLedger(SteppedLedger):
                 migrate(raw)
 
         await pool.open(prepare)
-        if any(spread):
-            await pool.close()
-            pool = ShardPool(url, password, connections=connections, locked_ms=locked_ms)
-            await pool.open(need_migrated)
-        return cls(pool)
+        if not any(spread):
+            return cls(pool)
+        await pool.close()
+        shards = ShardPool(url, password, connections=connections, locked_ms=locked_ms)
+        await shards.open(need_migrated)
+        return cls(shards, at_once=AT_ONCE)
 
-    def __init__(self, steps: Steps) -> None:
+    def __init__(self, steps: Steps, *, at_once: int | None = None) -> None:
+        """at_once: what a step at many accounts takes at most, the rest is another's."""
         super().__init__(steps)
         self._name = secrets.token_hex(8)
+        self._at_once = at_once
+
+    async def end_requests(self, now_ms: int, limit: int = 100) -> tuple[Request, ...]:
+        ended = list[Request]()
+        for piece in self._pieces(limit):
+            found = await super().end_requests(now_ms, piece)
+            ended += found
+            if len(found) < piece:
+                break
+        return tuple(ended)
+
+    async def plans_due(
+        self, now_ms: int, due: PlanDue, windows_max: int, limit: int = 100
+    ) -> tuple[int, tuple[Request, ...]]:
+        judged, followed = 0, list[Request]()
+        for piece in self._pieces(limit):
+            count, found = await super().plans_due(now_ms, due, windows_max, piece)
+            judged += count
+            followed += found
+            if count < piece:
+                break
+        return judged, tuple(followed)
+
+    def _pieces(self, limit: int) -> Iterator[int]:
+        at_once = limit if self._at_once is None else self._at_once
+        for begin in range(0, limit, at_once):
+            yield min(at_once, limit - begin)
 
     async def due_notices(self, channel: Channel, now_ms: int, limit: int) -> tuple[Delivery, ...]:
         """As the contract has it, but for one node at a time, lest each tells all: while one asks again and again, the

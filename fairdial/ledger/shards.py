@@ -55,6 +55,7 @@ DOWN_S: Final = 1.0
 TRIED_WITHIN_S: Final = 5.0
 """For so long one step alone tries it then."""
 _LINE_OF_DECISION: Final = 3
+_CHANCE: Final = random.Random()  # noqa: S311 - how long to wait
 
 _MOVED: Final = "FD001"
 _MOVING: Final = "FD002"
@@ -341,7 +342,7 @@ class ShardDatabase(SharedDatabase):
     def _cursor(self, account: _Account, sent: _Sent) -> Cursor:
         def look() -> list[Row]:
             if sent.rows is None:
-                self._ask(account)
+                self._ask(account, written=sent.statement.writes)
             return sent.rows or []
 
         return _Rows(look, lambda: self._columns(sent.text, sent.given))
@@ -365,7 +366,7 @@ class ShardDatabase(SharedDatabase):
             # What was gathered is to fail here, and not later.
             for account in self._accounts.values():
                 if len(account.writes) > before.get(account.owner, 0):
-                    self._ask(account)
+                    self._ask(account, written=True)
         except LedgerError:
             self._back_to(before)
             raise
@@ -534,11 +535,12 @@ class ShardDatabase(SharedDatabase):
             accounts[0].version = version
         return found
 
-    def _ask(self, account: _Account) -> None:
-        """Let the shard answer what was asked of an account and not answered yet, and what its writes give."""
-        sent = [*account.writes, *account.asked]
-        answers = self._step("try" if account.writes else "look", [account], sent)
-        for each, found in zip(sent, answers, strict=True):
+    def _ask(self, account: _Account, *, written: bool = False) -> None:
+        """Let the shard answer what was asked of an account and not answered yet; written: and what its writes give."""
+        changed = frozenset[str]().union(*(each.statement.tables for each in account.writes))
+        again = written or any(changed & each.statement.tables for each in account.asked)
+        sent = [*(account.writes if again else ()), *account.asked]
+        for each, found in zip(sent, self._step("try" if again else "look", [account], sent), strict=True):
             if each.rows is None and found is not None:
                 each.rows = _rows(found)
         account.asked.clear()
@@ -718,7 +720,7 @@ class ShardPool(Pool):
                     raise moved.error from moved.error.__cause__
                 if not moved.at_once:
                     # Two that were in each other's way are not to meet again.
-                    time.sleep(AGAIN_AFTER_S * min(run, 10) * random.random())  # noqa: S311
+                    time.sleep(AGAIN_AFTER_S * min(run, 10) * _CHANCE.random())
         raise AssertionError("the last run ends the loop")
 
     def _run(self, step: Step[T], begin: str, limits: tuple[str, ...]) -> T:

@@ -72,6 +72,7 @@ class Statement:
     """
 
     text: str
+    tables: frozenset[str]
     is_global: bool
     writes: bool
     gives: bool
@@ -86,7 +87,7 @@ class Statement:
     sums: bool = False
 
 
-_TABLES: Final = re.compile(r"\b(?:FROM|JOIN|INTO|UPDATE)\s+([a-z_]+)\b(?!\s*\()")
+_TABLES: Final = re.compile(r"\b(?:INTO|UPDATE|(?:FROM|JOIN)(?!\s+[a-z_]+\s*\())\s+([a-z_]+)")
 _VERB: Final = re.compile(r"\s*(INSERT|UPDATE|DELETE)\b")
 _INSERT: Final = re.compile(r"\s*INSERT INTO (\w+)(?: \(([^)]*)\))? (?:VALUES \(([^)]*)\))?")
 _ACCOUNT: Final = re.compile(
@@ -119,6 +120,7 @@ def looked_through(sql: str) -> Statement:
     orders, limit, offset = _tail(text)
     return Statement(
         text,
+        frozenset(tables),
         bool(tables) and all(table in GLOBAL for table in tables),
         verb is not None,
         verb is None or "RETURNING" in text,
