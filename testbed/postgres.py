@@ -230,7 +230,7 @@ class Cluster:
 
     @contextlib.contextmanager
     def spread(self, *clusters: Cluster) -> Iterator[Spread]:
-        """An empty ledger on two shards of this server, or on those servers; emptied afterwards and given to the next."""
+        """An empty ledger on two shards of this server, emptied afterwards for the next, or on those servers."""
         if self._free_spread and not clusters:
             made = self._free_spread.pop()
         else:

@@ -5,7 +5,8 @@ a transaction of its own, and a step is many statements with Python between them
 as they go, what they write is gathered, and goes to the shard in one call at the end, which locks the account and looks
 whether it still has the version that the step has read. Where it has not, nothing was done, and the step runs again.
 A step sees what it has written itself: such a reading goes with all that was gathered so far, which the shard runs,
-answers and takes back (`try` in schema/shard/functions.sql). What is asked for before an answer is looked at goes in one call.
+answers and takes back (`try` in schema/shard/functions.sql). What is asked before an answer is looked at goes in one
+call.
 
 Which statement belongs where, and how listings of all shards are merged, is `spread.py`'s.
 """
@@ -31,8 +32,9 @@ from fairdial.ledger.contract import LedgerError, LedgerSlow, LedgerUnavailable
 from fairdial.ledger.database import Cursor, Of, SharedDatabase, Unstorable
 from fairdial.ledger.pool import BEGIN, LOCKED_MS, Pool, told
 from fairdial.ledger.schema import files
-from fairdial.ledger.spread import NOBODY, SLOTS, Key, Statement, looked_through, merged, slot_of
+from fairdial.ledger.spread import NOBODY, SLOTS, Key, Statement, bound_of, looked_through, merged, slot_of
 from fairdial.ledger.stepped import Step
+from fairdial.ledger.turns import Turns
 
 T = TypeVar("T")
 
@@ -42,7 +44,8 @@ SERVER: Final = "fairdial"
 """The foreign server in which PL/Proxy finds the shard of each slot."""
 RUNS_MAX: Final = 40
 """Of one step, where others were in its way: more than on one server, where such steps wait for each other."""
-RUNS_WITHIN_S: Final = 2.0
+RUNS_WITHIN: Final = 8
+"""In as many times as an account is waited for."""
 AGAIN_AFTER_S: Final = 0.004
 CLAIM_HOLDS_S: Final = 5.0
 """How long after it claimed a key a step may write under it, by its own clock."""
@@ -50,6 +53,9 @@ CLAIM_STALE_MS: Final = 10_000
 """After which a claim that has nothing behind it is anybody's. More than twice as long: the write itself takes time."""
 OWNERS_KEPT: Final = 100_000
 """Lines and calls whose account is remembered."""
+CONTENDED_S: Final = 2.0
+"""For so long after steps of several FairDials met at an account they wait for each other there."""
+CONTENDED_KEPT: Final = 10_000
 DOWN_S: Final = 1.0
 """For so long nobody else tries a shard to which there was no way."""
 TRIED_WITHIN_S: Final = 5.0
@@ -73,6 +79,8 @@ _CALLS: Final = {
     b" $9::bool[])",
     "claim": b"SELECT shard.claim($1::int, $2, $3, $4, $5)",
     "unclaim": b"SELECT shard.unclaim($1::int, $2, $3, $4)",
+    "take": b"SELECT shard.take($1::int, $2, $3::int)",
+    "leave": b"SELECT shard.leave($1::int, $2)",
     "whose": b"SELECT shard.whose($1::int, $2, $3)",
     "here": b"SELECT shard.here($1::int, $2, $3)",
 }
@@ -174,6 +182,16 @@ class _Account:
     asked: list[_Sent] = field(default_factory=list)
 
 
+def _touches(write: _Sent, read: _Sent) -> bool:
+    """Whether what a statement wrote can be in what another reads."""
+    if not write.statement.tables & read.statement.tables:
+        return False
+    added, sought = write.statement.adds, read.statement.only
+    if added is None or sought is None or added.of is not sought.of:
+        return True
+    return bool(write.given[added.place] == read.given[sought.place])
+
+
 class _Rows:
     """What a statement found, once somebody looks. names: of its columns, where it has no row that tells."""
 
@@ -207,6 +225,7 @@ class Directory:
         """The shard of each slot, as PL/Proxy names it."""
         self._owners: OrderedDict[tuple[Of, str], str] = OrderedDict()
         self._down: dict[str, tuple[float, LedgerUnavailable]] = {}
+        self._contended: dict[str, float] = {}
         self._lock = threading.Lock()
 
     def load(self, raw: "psycopg.Connection[Any]") -> None:
@@ -248,6 +267,16 @@ class Directory:
         with self._lock:
             self._owners.pop((of, key), None)
 
+    def is_contended(self, owner: str) -> bool:
+        """Whether others were in the way there a moment ago."""
+        return self._contended.get(owner, 0.0) > time.monotonic()
+
+    def note_contended(self, owner: str) -> None:
+        with self._lock:
+            if len(self._contended) >= CONTENDED_KEPT:
+                self._contended.clear()
+            self._contended[owner] = time.monotonic() + CONTENDED_S
+
     def need_up(self, slots: Sequence[int]) -> None:
         """Raises LedgerUnavailable where there was no way to a shard a moment ago."""
         if not self._down:
@@ -281,10 +310,15 @@ class _Moved(Exception):
         self.at_once = at_once
 
 
+class _Careful(Exception):
+    """Something cannot be stored; another run is to tell of each part whether it can."""
+
+
 class ShardDatabase(SharedDatabase):
     """What a step is given: all shards, of which it may write until `commit`.
 
     writing: whether it may. turn: waits for an owner's turn in this process, so that few steps meet at the shard.
+    within_ms: how long for one that steps of other processes have. careful: see whether a part of a step can be stored when it is done, not with all others at their end.
     """
 
     def __init__(
@@ -294,8 +328,13 @@ class ShardDatabase(SharedDatabase):
         where: str,
         *,
         writing: bool,
-        turn: Callable[[int], None] = lambda slot: None,
+        turn: Callable[[str], None] = lambda owner: None,
+        within_ms: int = LOCKED_MS,
+        careful: bool = False,
     ) -> None:
+        self._within_ms = within_ms
+        self._careful = careful
+        self._taken: str | None = None
         self._raw = raw
         self._directory = directory
         self._where = where
@@ -353,8 +392,22 @@ class ShardDatabase(SharedDatabase):
             owner = str(key) if of is Of.ACCOUNT else self._find(of, key) or f"{NOBODY}{key}"
             self._known[of, key] = owner
         if self._writing and not self._locked:
-            self._turn(slot_of(owner))
+            self._turn(owner)
+            if self._directory.is_contended(owner):
+                self._call("take", slot_of(owner), owner, self._within_ms)
+                self._taken = owner
         self._bound, self._locked = owner, True
+
+    @property
+    def bound(self) -> str | None:
+        """Whose a statement is that does not say it."""
+        return self._bound
+
+    def leave(self) -> None:
+        """After the step's end, let others have their turn at its account."""
+        if self._taken is not None and not self._raw.closed:
+            with contextlib.suppress(psycopg.Error, LedgerUnavailable):
+                self._call("leave", slot_of(self._taken), self._taken)
 
     def alone(self) -> None:
         """Nothing waits here for two accounts: of steps that meet, one writes and the other runs again."""
@@ -363,10 +416,8 @@ class ShardDatabase(SharedDatabase):
         before = self._gathered()
         try:
             result = work()
-            # What was gathered is to fail here, and not later.
-            for account in self._accounts.values():
-                if len(account.writes) > before.get(account.owner, 0):
-                    self._ask(account, written=True)
+            if self._careful or not self._marks:
+                self._try_since(before)
         except LedgerError:
             self._back_to(before)
             raise
@@ -374,6 +425,19 @@ class ShardDatabase(SharedDatabase):
             self._back_to(before)
             raise Unstorable(_said(error)[1]) from error
         return result
+
+    def _try_since(self, before: dict[str, int]) -> None:
+        """What was gathered since is to fail here, and not later."""
+        for accounts in self._by_shard(before).values():
+            self._step("try", accounts, [each for account in accounts for each in account.writes])
+
+    def _by_shard(self, before: dict[str, int]) -> dict[str, list[_Account]]:
+        """Accounts that were written since, in their order."""
+        shards: dict[str, list[_Account]] = {}
+        for account in sorted(self._accounts.values(), key=lambda account: account.owner):
+            if len(account.writes) > before.get(account.owner, 0):
+                shards.setdefault(self._directory.shards[account.slot], []).append(account)
+        return shards
 
     def _gathered(self) -> dict[str, int]:
         return {account.owner: len(account.writes) for account in self._accounts.values()}
@@ -386,10 +450,16 @@ class ShardDatabase(SharedDatabase):
     def _save(self, verb: str, name: str) -> Cursor:
         if verb == "SAVEPOINT":
             self._marks[name] = self._gathered()
-        elif verb == "ROLLBACK TO":
-            self._back_to(self._marks[name])
         else:
-            del self._marks[name]
+            if not self._careful:
+                try:
+                    self._try_since(self._marks[name])
+                except _UNSTORABLE as error:
+                    raise _Careful from error
+            if verb == "ROLLBACK TO":
+                self._back_to(self._marks[name])
+            else:
+                del self._marks[name]
         return _Rows(list, list)
 
     # --- whose a statement is ---
@@ -439,19 +509,33 @@ class ShardDatabase(SharedDatabase):
                 return str(found)
             if of is not Of.CALL and missing is None:
                 return None
-        missing = None
+        return self._find_by_asking(of, str(key))
+
+    def _find_by_asking(self, of: Of, key: str) -> str | None:
+        """Ask each shard. Raises LedgerUnavailable where it may be on one that did not answer."""
+        missing: LedgerUnavailable | None = None
+        slots = 0
+        self._directory.load(self._raw)
         for slot in self._directory.a_slot_of_each():
             try:
-                found = self._call("here", slot, of.value, str(key))
+                here, found = self._here(slot, of, key)
             except LedgerUnavailable as error:
                 missing = error
                 continue
             if found is not None:
-                self._directory.keep(of, str(key), found)
-                return str(found)
+                self._directory.keep(of, key, found)
+                return found
+            slots += here
         if missing is not None:
-            raise missing  # it may be on the one that did not answer
+            raise missing
+        if slots != SLOTS:
+            raise _Moved(LedgerUnavailable(f"{self._where}: an account was being moved", "repeat it"))
         return None
+
+    def _here(self, slot: int, of: Of, key: str) -> tuple[int, str | None]:
+        """How many slots that shard has, and whose the key is by what is stored there."""
+        here, found = msgspec.json.decode(self._call("here", slot, of.value, key))
+        return here, found
 
     def _claim(self, of: Of, key: str, owner: str, instead: str | None = None) -> tuple[str, int]:
         """Whose it is now, and for how long it has been, in milliseconds."""
@@ -475,7 +559,7 @@ class ShardDatabase(SharedDatabase):
         elif holder == owner:
             # What it was claimed for may never have been written.
             self._claim(of, key, owner, owner)
-        elif age_ms < CLAIM_STALE_MS or self._call("here", slot_of(holder), of.value, key) is not None:
+        elif age_ms < CLAIM_STALE_MS or self._here(slot_of(holder), of, key)[1] is not None:
             self._known[of, key] = holder
             raise _Moved(
                 LedgerUnavailable(
@@ -530,6 +614,7 @@ class ShardDatabase(SharedDatabase):
             [account.version for account in accounts],
             *_arrays(sent),
         )
+        found: list[Any]
         version, *found = msgspec.json.decode(answer)
         if accounts[0].version is None:
             accounts[0].version = version
@@ -537,8 +622,7 @@ class ShardDatabase(SharedDatabase):
 
     def _ask(self, account: _Account, *, written: bool = False) -> None:
         """Let the shard answer what was asked of an account and not answered yet; written: and what its writes give."""
-        changed = frozenset[str]().union(*(each.statement.tables for each in account.writes))
-        again = written or any(changed & each.statement.tables for each in account.asked)
+        again = written or any(_touches(write, read) for read in account.asked for write in account.writes)
         sent = [*(account.writes if again else ()), *account.asked]
         for each, found in zip(sent, self._step("try" if again else "look", [account], sent), strict=True):
             if each.rows is None and found is not None:
@@ -582,20 +666,15 @@ class ShardDatabase(SharedDatabase):
 
     def commit(self) -> None:
         """Write all that was gathered. Raises LedgerSlow where it may have been done, or in part."""
-        shards: dict[str, list[_Account]] = {}
-        for account in self._accounts.values():
-            if account.writes:
-                shards.setdefault(self._directory.shards[account.slot], []).append(account)
+        shards = self._by_shard({})
         late_s = time.monotonic() - CLAIM_HOLDS_S
         if any(since_s < late_s for _, since_s in self._claimed.values()):
             raise _Moved(LedgerUnavailable(f"{self._where}: the step took too long", "repeat it"))
         if len(shards) > 1:
             # On several shards it is not one transaction: what can be refused is to be refused before the first.
-            for accounts in shards.values():
-                self._step("try", accounts, [each for account in accounts for each in account.writes])
+            self._try_since({})
         done = False
         for accounts in shards.values():
-            accounts.sort(key=lambda account: account.owner)
             sent = [each for account in accounts for each in account.writes]
             try:
                 self._step("write", accounts, sent)
@@ -649,11 +728,11 @@ class ShardDatabase(SharedDatabase):
 
 
 def _all_up_to_limit(sent: _Sent) -> _Sent:
-    """What lies behind an offset on all shards may be anywhere up to there on one."""
+    """What lies behind an offset of all shards may be anywhere up to there on one."""
     statement = sent.statement
     head, _, _ = sent.text.rpartition(" LIMIT ")
-    last = sum(bound if isinstance(bound, int) else int(sent.given[bound.n]) for bound in (statement.limit, statement.offset) if bound is not None)  # noqa: E501
-    return _Sent(statement, f"{head} LIMIT {last}", () if "$" not in head else sent.given)
+    bounds = (bound_of(each, sent.given) or 0 for each in (statement.limit, statement.offset))
+    return _Sent(statement, f"{head} LIMIT {sum(bounds)}", sent.given if "$" in head else ())
 
 
 def error_is_remote(error: psycopg.Error) -> bool:
@@ -679,8 +758,8 @@ class ShardPool(Pool):
     def __init__(self, url: str, password: str | None = None, *, locked_ms: int = LOCKED_MS, **bounds: Any) -> None:
         super().__init__(url, password, locked_ms=locked_ms, **bounds)
         self._directory = Directory()
-        self._turns = [threading.Lock() for _ in range(SLOTS)]
-        self._turn_within_s = locked_ms / 1000
+        self._turns = Turns()
+        self._locked_ms = locked_ms
 
     async def open(self, prepare: "Callable[[psycopg.Connection[Any]], None]") -> None:
         """As a pool's; and learn where each slot is."""
@@ -702,7 +781,8 @@ class ShardPool(Pool):
                 continue
             if found != max(files()):
                 raise LedgerUnavailable(
-                    f"{self.where}: the shard of slot {slot} has tables of version {found}, and this FairDial {max(files())}",
+                    f"{self.where}: the shard of slot {slot} has tables of version {found}; this FairDial has"
+                    f" {max(files())}",
                     SHARDS_CURE,
                 )
 
@@ -711,10 +791,13 @@ class ShardPool(Pool):
         await self.do(_touch)
 
     def _repeatedly(self, step: Step[T], begin: str, limits: tuple[str, ...]) -> T:
-        until_s = time.monotonic() + RUNS_WITHIN_S
+        until_s = time.monotonic() + RUNS_WITHIN * self._locked_ms / 1000
+        careful = False
         for run in range(1, RUNS_MAX + 1):
             try:
-                return self._run(step, begin, limits)
+                return self._run_once(step, begin == BEGIN, careful)
+            except _Careful:
+                careful = True
             except _Moved as moved:
                 if run == RUNS_MAX or time.monotonic() > until_s:
                     raise moved.error from moved.error.__cause__
@@ -723,19 +806,25 @@ class ShardPool(Pool):
                     time.sleep(AGAIN_AFTER_S * min(run, 10) * _CHANCE.random())
         raise AssertionError("the last run ends the loop")
 
-    def _run(self, step: Step[T], begin: str, limits: tuple[str, ...]) -> T:
+    def _run_once(self, step: Step[T], writing: bool, careful: bool) -> T:
         connection = self._connection()
-        turn: list[threading.Lock] = []
+        turn: list[str] = []
 
-        def take_turn(slot: int) -> None:
-            if not self._turns[slot].acquire(timeout=self._turn_within_s):
+        def take_turn(owner: str) -> None:
+            if not self._turns.take(owner, self._locked_ms / 1000):
                 raise LedgerUnavailable(
                     f"{self.where}: the account is busy", "another step holds the account; repeat it"
                 )
-            turn.append(self._turns[slot])
+            turn.append(owner)
 
         db = ShardDatabase(
-            connection, self._directory, self.where, writing=begin == BEGIN, turn=take_turn
+            connection,
+            self._directory,
+            self.where,
+            writing=writing,
+            turn=take_turn,
+            within_ms=self._locked_ms,
+            careful=careful,
         )
         try:
             result = step(db)
@@ -744,6 +833,8 @@ class ShardPool(Pool):
             db.roll_back()
             if connection.closed:
                 self._drop(connection)
+            if isinstance(error, errors.SerializationFailure) and db.bound is not None:
+                self._directory.note_contended(db.bound)
             raise self._of_shards(error, connection) from error
         except LedgerSlow:
             db.roll_back(unknown=True)
@@ -752,8 +843,9 @@ class ShardPool(Pool):
             db.roll_back()
             raise
         finally:
+            db.leave()
             for each in turn:
-                each.release()
+                self._turns.leave(each)
         return result
 
     def _of_shards(self, error: psycopg.Error, connection: "psycopg.Connection[Any]") -> Exception:

@@ -1,9 +1,9 @@
 """Where a statement belongs when accounts are spread over shards, and how rows of several shards become one listing.
 
 What is an account's is on the account's shard, found by the slot that its id falls into. What is nobody's in
-particular (`GLOBAL`) is in the database before the shards. A statement says by its own words whose it is: by an account
-(`account_id = ?`), or by a line, a number or a call, which the directory knows. What says nothing is of the account that
-the step has locked, or else of all shards: then listings are merged in their own order.
+particular (`GLOBAL`) is in the database before the shards. A statement says by its own words whose it is: by an
+account (`account_id = ?`), or by a line, a number or a call, which the directory knows. What says nothing is of the
+account that the step has locked, or else of all shards: then listings are merged in their own order.
 """
 
 import hashlib
@@ -66,7 +66,8 @@ class Place:
 class Statement:
     """A statement of ours, looked through once. text: as PostgreSQL takes it.
 
-    writes, gives: whether it changes something, whether it has rows. adds, frees: the key that it makes or takes away.
+    writes, gives: whether it changes something, whether it has rows. adds, frees: the key that it makes or takes away;
+    only: the key of the one row that it reads.
     binds: the account that it names is that of what follows. limit, offset: a number, the place of its parameter, or
     None. sums: its last column is a count of each group.
     """
@@ -77,6 +78,7 @@ class Statement:
     writes: bool
     gives: bool
     keys: tuple[Key, ...]
+    only: Key | None = None
     adds: Key | None = None
     frees: Key | None = None
     numbered: str = ""
@@ -103,6 +105,7 @@ _POSITIONAL: Final = {"decisions": 4, "charges": 2}
 """Where `account_id` is in a row that names no columns."""
 _ADDED: Final = {"decisions": (Of.CALL, "call_id"), "lines": (Of.LINE, "id"), "numbers": (Of.NUMBER, "number")}
 _FREED: Final = {"decisions": Of.CALL, "numbers": Of.NUMBER}
+_ONE: Final = re.compile(r"^SELECT [^()]* FROM (?:decisions WHERE call_id|lines WHERE id|numbers WHERE number) = \$1$")
 _TAIL: Final = re.compile(
     r"\bORDER BY ((?:[^()]|\([^()]*\))+?)(?: LIMIT (\$?\d+))?(?: OFFSET (\$?\d+))?\s*$", re.DOTALL
 )
@@ -125,6 +128,7 @@ def looked_through(sql: str) -> Statement:
         verb is not None,
         verb is None or "RETURNING" in text,
         keys,
+        keys[0] if len(keys) == 1 and len(tables) == 1 and _ONE.search(text) else None,
         None if insert is None else _added(insert),
         _freed(verb, tables, keys),
         insert[1] if insert is not None and insert[1] in NUMBERED else "",

@@ -29,6 +29,18 @@ class SqliteStore:
         return await SqliteLedger.open(self.path)
 
 
+def cut_all(store: "PostgresStore") -> int:
+    """End all connections to where it is kept; how many there were."""
+    return sum(
+        len(
+            cluster.admin(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %(name)s", name=database
+            )
+        )
+        for cluster, database in store.databases
+    )
+
+
 class PostgresStore:
     """A database of the tests' own server."""
 
@@ -39,6 +51,11 @@ class PostgresStore:
     @property
     def url(self) -> str:
         return self.cluster.url(self.database)
+
+    @property
+    def databases(self) -> list[tuple[Cluster, str]]:
+        """Where it is kept."""
+        return [(self.cluster, self.database)]
 
     async def open(self) -> PostgresLedger:
         # Patient: who shares a machine with other tests waits longer than a call would.
@@ -63,6 +80,10 @@ class ShardStore(PostgresStore):
     def __init__(self, spread: Spread) -> None:
         super().__init__(spread.proxy, spread.name)
         self.spread = spread
+
+    @property
+    def databases(self) -> list[tuple[Cluster, str]]:
+        return [*super().databases, *self.spread.shards]
 
 
 @contextmanager

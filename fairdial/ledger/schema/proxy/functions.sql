@@ -27,3 +27,9 @@ RETURNS TEXT LANGUAGE plproxy AS $$ CLUSTER 'fairdial'; RUN ON i_slot; $$;
 
 CREATE OR REPLACE FUNCTION shard.schema_version(i_slot INTEGER)
 RETURNS BIGINT LANGUAGE plproxy AS $$ CLUSTER 'fairdial'; RUN ON i_slot; $$;
+
+CREATE OR REPLACE FUNCTION shard.take(i_slot INTEGER, i_owner TEXT, i_within_ms INTEGER)
+RETURNS VOID LANGUAGE plproxy AS $$ CLUSTER 'fairdial'; RUN ON i_slot; $$;
+
+CREATE OR REPLACE FUNCTION shard.leave(i_slot INTEGER, i_owner TEXT)
+RETURNS VOID LANGUAGE plproxy AS $$ CLUSTER 'fairdial'; RUN ON i_slot; $$;

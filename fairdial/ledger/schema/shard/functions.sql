@@ -127,7 +127,7 @@ BEGIN
     ELSE
         found_rows := shard.run(i_names, i_given, i_rows);
     END IF;
-    IF i_how = 'look' THEN
+    IF i_how <> 'write' THEN
         -- Each statement sees what was committed before it: of one moment they are where nothing was written meanwhile.
         SELECT version INTO found_version FROM shard.versions WHERE owner = i_owners[1];
         IF coalesce(found_version, 0) <> first_version THEN
@@ -203,20 +203,35 @@ BEGIN
     RETURN (SELECT owner FROM shard.directory WHERE of = i_of AND key = i_key);
 END $$;
 
--- Whose it is by what is stored on the shard that has the slot, whichever that is; NULL: it is not here.
+-- Whose it is by what is stored on the shard that has the slot, whichever that is, and how many slots are there, as JSON.
 CREATE OR REPLACE FUNCTION shard.here(i_slot INTEGER, i_of TEXT, i_key TEXT) RETURNS TEXT LANGUAGE plpgsql AS $$
 BEGIN
-    RETURN CASE i_of
+    RETURN json_build_array(shard.slots_here(), CASE i_of
         WHEN 'line' THEN (SELECT account_id FROM lines WHERE id = i_key)
         WHEN 'number' THEN (SELECT account_id FROM numbers WHERE number = i_key)
-        -- Of a line that is nobody's: see `nobody` in shards.py.
+        -- Of a line that is nobody's: see NOBODY in spread.py.
         WHEN 'call' THEN (SELECT coalesce(account_id, '?' || line_id) FROM decisions WHERE call_id = i_key)
         WHEN 'request' THEN (SELECT account_id FROM requests WHERE id = i_key::BIGINT)
         WHEN 'case' THEN (SELECT account_id FROM cases WHERE id = i_key::BIGINT)
-    END;
+    END);
 END $$;
 
 -- Up to which file of schema/ its tables are.
 CREATE OR REPLACE FUNCTION shard.schema_version(i_slot INTEGER) RETURNS BIGINT LANGUAGE sql AS $$
     SELECT max(version) FROM schema_version
 $$;
+
+-- Wait for an account's turn, where steps of several FairDials were in each other's way, and give it on. It is the
+-- session's, so it ends with whoever freezes or dies, and it is politeness alone: what holds is the version.
+CREATE OR REPLACE FUNCTION shard.take(i_slot INTEGER, i_owner TEXT, i_within_ms INTEGER) RETURNS VOID LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM set_config('lock_timeout', i_within_ms::text, true);
+    PERFORM pg_advisory_lock(1178686831, hashtext(i_owner));
+EXCEPTION WHEN lock_not_available THEN
+    NULL; -- whoever has it is slow, or froze
+END $$;
+
+CREATE OR REPLACE FUNCTION shard.leave(i_slot INTEGER, i_owner TEXT) RETURNS VOID LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_advisory_unlock_all();
+END $$;
