@@ -106,7 +106,7 @@ class Cluster:
     """
 
     def __init__(self, programs: Path, *, disk: bool = False) -> None:
-        self._programs = programs
+        self.programs = programs
         self._settings = SETTINGS | ({"fsync": "on", "full_page_writes": "on"} if disk else {})
         self.folder = Path(tempfile.mkdtemp(prefix="fairdial-pg-"))
         [self.port] = free_ports(1)
@@ -126,7 +126,7 @@ class Cluster:
         )
 
     def _run(self, program: str, *arguments: str) -> None:
-        command = [str(self._programs / program), *arguments]
+        command = [str(self.programs / program), *arguments]
         done = subprocess.run(
             command, cwd="/", capture_output=True, text=True, timeout=COMMAND_WITHIN_S, **self._as
         )
@@ -147,7 +147,7 @@ class Cluster:
         with (self.folder / "server.log").open("ab") as output:
             self._server = subprocess.Popen(
                 [
-                    str(self._programs / "postgres"),
+                    str(self.programs / "postgres"),
                     *("-D", str(self.folder / "data"), "-k", str(self.folder), "-h", LOOPBACK),
                     *("-p", str(self.port), *settings),
                 ],
@@ -234,7 +234,7 @@ class Cluster:
         if self._free_spread and not clusters:
             made = self._free_spread.pop()
         else:
-            obtain_plproxy(self._programs)
+            obtain_plproxy(self.programs)
             made = Spread(self, clusters or (self, self), f"spread_{next(self._names)}")
         yield made
         if not clusters:

@@ -23,7 +23,7 @@ from fairdial.ledger.stepped import SteppedLedger, Steps
 from fairdial.policy.requests import Request
 
 AT_ONCE: Final = 10
-"""Of what is due, in a step on shards: there what a step has written before is done again for each of its later looks."""
+"""Of what is due, in a step on shards: what it has written is done again there for each of its later looks."""
 LEASE_MS: Final = 60_000
 """After which another node takes over what one alone does, where that one is heard of no more."""
 _MIGRATION: Final = 0x44_69_61_6C

@@ -62,7 +62,8 @@ def init(url: str, password: str | None, shards: Sequence[str]) -> list[Shard]:
                     _need_empty(shard, name)
                     own = [slot for slot, of in before.items() if of == name]
                     shard.execute(
-                        "INSERT INTO shard.slots SELECT unnest($1::int[]), 'open' ON CONFLICT DO NOTHING", (own,)
+                        "INSERT INTO shard.slots SELECT unnest($1::int[]), 'open' ON CONFLICT DO NOTHING",
+                        (own,),
                     )
             _make_server(proxy, url, password, before)
         held = list(before.values())
@@ -180,7 +181,8 @@ def _copy(old: "psycopg.Connection[Any]", new: "psycopg.Connection[Any]", slot: 
         _remember(new, slot)
         _delete(new)
         new.execute(
-            "INSERT INTO shard.slots VALUES ($1, 'coming') ON CONFLICT (slot) DO UPDATE SET state = 'coming'", (slot,)
+            "INSERT INTO shard.slots VALUES ($1, 'coming') ON CONFLICT (slot) DO UPDATE SET state = 'coming'",
+            (slot,),
         )
         for table, which in _ROWS.items():
             with (
@@ -193,7 +195,9 @@ def _copy(old: "psycopg.Connection[Any]", new: "psycopg.Connection[Any]", slot: 
         before, after = _sums(old), _sums(new)
         if before != after:
             differing = ", ".join(table for table in _ROWS if before[table] != after[table])
-            raise LedgerUnavailable(f"slot {slot} is not the same after it was copied: {differing}", "repeat it")
+            raise LedgerUnavailable(
+                f"slot {slot} is not the same after it was copied: {differing}", "repeat it"
+            )
     return Moved(1, len(owners), sum(count for count, _ in before.values()))
 
 
@@ -202,12 +206,13 @@ def _remember(raw: "psycopg.Connection[Any]", slot: int) -> None:
     for table in ("moving_slot", "moving", "moving_calls"):
         raw.execute(f"DROP TABLE IF EXISTS pg_temp.{table}")
     raw.execute(
-        f"CREATE TEMP TABLE moving_slot ON COMMIT DROP AS SELECT {slot} AS slot;"
+        f"CREATE TEMP TABLE moving_slot ON COMMIT DROP AS SELECT {slot} AS slot;"  # noqa: S608
         'CREATE TEMP TABLE moving (owner TEXT COLLATE "C" PRIMARY KEY) ON COMMIT DROP;'
-        f"INSERT INTO moving SELECT owner FROM shard.versions WHERE slot = {slot};"  # noqa: S608
+        f"INSERT INTO moving SELECT owner FROM shard.versions WHERE slot = {slot};"
         'CREATE TEMP TABLE moving_calls (call_id TEXT COLLATE "C" PRIMARY KEY) ON COMMIT DROP;'
         "INSERT INTO moving_calls SELECT d.call_id FROM moving JOIN decisions d ON d.account_id = owner"
-        "  UNION ALL SELECT d.call_id FROM moving JOIN decisions d ON d.account_id IS NULL AND '?' || d.line_id = owner;"
+        " UNION ALL"
+        " SELECT d.call_id FROM moving JOIN decisions d ON d.account_id IS NULL AND '?' || d.line_id = owner;"
         "ANALYZE moving; ANALYZE moving_calls"
     )
 
@@ -248,7 +253,9 @@ def _name(url: str) -> str:
 
 @contextlib.contextmanager
 def _at(name: str, url: str, password: str | None) -> "Iterator[psycopg.Connection[Any]]":
-    with _connected(make_conninfo(name, user=conninfo_to_dict(url).get("user") or "fairdial"), password) as raw:
+    with _connected(
+        make_conninfo(name, user=conninfo_to_dict(url).get("user") or "fairdial"), password
+    ) as raw:
         yield raw
 
 
@@ -290,7 +297,7 @@ def _slots(proxy: "psycopg.Connection[Any]") -> dict[int, str]:
         r" WHERE srvname = $1 AND option_name ~ '^p\d+$' ORDER BY 1",
         (SERVER,),
     )
-    return {slot: name for slot, name in rows}
+    return dict(map(tuple, rows))
 
 
 def _make_server(

@@ -1,9 +1,10 @@
 """Runs steps on accounts that are spread over several PostgreSQL servers, through PL/Proxy.
 
-`store.url` leads to a database that knows the shards (schema/proxy). PL/Proxy runs each call of a function on a shard as
-a transaction of its own, and a step is many statements with Python between them. So steps are optimistic here: they read
-as they go, what they write is gathered, and goes to the shard in one call at the end, which locks the account and looks
-whether it still has the version that the step has read. Where it has not, nothing was done, and the step runs again.
+`store.url` leads to a database that knows the shards (schema/proxy). PL/Proxy runs each call of a function on a shard
+as a transaction of its own, and a step is many statements with Python between them. So steps are optimistic here: they
+read as they go, what they write is gathered, and goes to the shard in one call at the end, which locks the account and
+looks whether it still has the version that the step has read. Where it has not, nothing was done, and the step runs
+again.
 A step sees what it has written itself: such a reading goes with all that was gathered so far, which the shard runs,
 answers and takes back (`try` in schema/shard/functions.sql). What is asked before an answer is looked at goes in one
 call.
@@ -65,14 +66,22 @@ _CHANCE: Final = random.Random()  # noqa: S311 - how long to wait
 
 _MOVED: Final = "FD001"
 _MOVING: Final = "FD002"
-_REMOTE: Final = re.compile(r"^shard\.\w+\(\d+\): \[(?P<shard>[^]]*)\] (?:REMOTE ERROR: )?(?P<said>.*)$", re.DOTALL)
+_REMOTE: Final = re.compile(
+    r"^(?:PL/Proxy function )?shard\.\w+\(\d+\): (?:\[(?P<shard>[^]]*)\] )?(?:REMOTE ERROR: )?(?P<said>.*)$",
+    re.DOTALL,
+)
 _NO_WAY: Final = re.compile(r"PQconnect|connect timeout")
 _CUT: Final = re.compile(r"PQconsumeInput|PQflush|PQsendQuery|query timeout")
 SHARDS_CURE: Final = "run `fairdial shards init` of this version"
 _SHARD_DOWN: Final = "see that this shard's server runs; accounts of the others go on"
 _UNKNOWN_CURE: Final = "it may have been done; repeat it to know"
 _AGAIN: Final = (errors.UniqueViolation, errors.SerializationFailure, errors.DeadlockDetected)
-_LOST: Final = (errors.AdminShutdown, errors.CrashShutdown, errors.CannotConnectNow, errors.FeatureNotSupported)
+_LOST: Final = (
+    errors.AdminShutdown,
+    errors.CrashShutdown,
+    errors.CannotConnectNow,
+    errors.FeatureNotSupported,
+)
 _UNSTORABLE: Final = (errors.IntegrityError, errors.DataError)
 _CALLS: Final = {
     "step": b"SELECT shard.step($1::int, $2, $3::text[], $4::int[], $5::bigint[], $6::text[], $7::text[], $8::text[],"
@@ -318,7 +327,8 @@ class ShardDatabase(SharedDatabase):
     """What a step is given: all shards, of which it may write until `commit`.
 
     writing: whether it may. turn: waits for an owner's turn in this process, so that few steps meet at the shard.
-    within_ms: how long for one that steps of other processes have. careful: see whether a part of a step can be stored when it is done, not with all others at their end.
+    within_ms: how long for one that steps of other processes have. careful: see whether a part of a step can be stored
+    when it is done, not with all others at their end.
     """
 
     def __init__(
@@ -637,9 +647,7 @@ class ShardDatabase(SharedDatabase):
         if statement.offset is not None and statement.limit is not None:
             sent = _all_up_to_limit(sent)
         try:
-            answers = self._raw.execute(
-                _EVERYWHERE, (statement.writes, *_arrays([sent]))
-            ).fetchall()
+            answers = self._raw.execute(_EVERYWHERE, (statement.writes, *_arrays([sent]))).fetchall()
         except psycopg.Error as error:
             why = self._no_way(error)
             if why is not None:
@@ -744,7 +752,7 @@ def _said(error: psycopg.Error) -> tuple[str, str]:
     """Which shard it was, "" where it was none, and what is wrong."""
     text = (error.diag.message_primary or str(error)).strip().replace("\n", " ")
     found = _REMOTE.match(text)
-    return ("", text) if found is None else (found["shard"], found["said"].strip())
+    return ("", text) if found is None else (found["shard"] or "?", found["said"].strip())
 
 
 def _is_cut(error: psycopg.Error) -> bool:
@@ -755,7 +763,9 @@ def _is_cut(error: psycopg.Error) -> bool:
 class ShardPool(Pool):
     """Runs steps on the shards behind the database at `url`; otherwise as a pool does."""
 
-    def __init__(self, url: str, password: str | None = None, *, locked_ms: int = LOCKED_MS, **bounds: Any) -> None:
+    def __init__(
+        self, url: str, password: str | None = None, *, locked_ms: int = LOCKED_MS, **bounds: Any
+    ) -> None:
         super().__init__(url, password, locked_ms=locked_ms, **bounds)
         self._directory = Directory()
         self._turns = Turns()

@@ -103,9 +103,15 @@ _OF_KEY: Final = (
 )
 _POSITIONAL: Final = {"decisions": 4, "charges": 2}
 """Where `account_id` is in a row that names no columns."""
-_ADDED: Final = {"decisions": (Of.CALL, "call_id"), "lines": (Of.LINE, "id"), "numbers": (Of.NUMBER, "number")}
+_ADDED: Final = {
+    "decisions": (Of.CALL, "call_id"),
+    "lines": (Of.LINE, "id"),
+    "numbers": (Of.NUMBER, "number"),
+}
 _FREED: Final = {"decisions": Of.CALL, "numbers": Of.NUMBER}
-_ONE: Final = re.compile(r"^SELECT [^()]* FROM (?:decisions WHERE call_id|lines WHERE id|numbers WHERE number) = \$1$")
+_ONE: Final = re.compile(
+    r"^SELECT [^()]* FROM (?:decisions WHERE call_id|lines WHERE id|numbers WHERE number) = \$1$"
+)
 _TAIL: Final = re.compile(
     r"\bORDER BY ((?:[^()]|\([^()]*\))+?)(?: LIMIT (\$?\d+))?(?: OFFSET (\$?\d+))?\s*$", re.DOTALL
 )
@@ -226,7 +232,9 @@ def merged(statement: Statement, given: Sequence[Any], found: Sequence[Sequence[
             # What is empty comes last where values rise, and first where they fall, as PostgreSQL has it.
             rows.sort(key=lambda row, by=order.column: (row[by] is None, row[by]), reverse=order.falls)  # type: ignore[misc]
         except KeyError:
-            raise ValueError(f"a listing of all shards has to have its order {order.column!r} in it") from None
+            raise ValueError(
+                f"a listing of all shards has to have its order {order.column!r} in it"
+            ) from None
     offset = bound_of(statement.offset, given) or 0
     limit = bound_of(statement.limit, given)
     return rows[offset : None if limit is None else offset + limit]

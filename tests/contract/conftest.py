@@ -34,7 +34,8 @@ def cut_all(store: "PostgresStore") -> int:
     return sum(
         len(
             cluster.admin(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %(name)s", name=database
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %(name)s",
+                name=database,
             )
         )
         for cluster, database in store.databases

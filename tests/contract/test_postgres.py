@@ -33,7 +33,6 @@ from fairdial.ledger.sqlite import SqliteLedger
 from fairdial.policy.account import Account, Credit, Kind, Options, OwnNumber, Standing
 from fairdial.policy.decide import Allow, Refuse, Verdict
 from fairdial.policy.outcomes import Reason
-from testbed.postgres import shared_cluster
 from tests.charges import Counter
 from tests.contract.conftest import STORES, PostgresStore, cut_all
 from tests.contract.dials import LEFT_S, dial_at_once
