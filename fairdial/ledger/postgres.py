@@ -18,7 +18,7 @@ from fairdial.ledger.dialect import translated_schema
 from fairdial.ledger.notice import Channel, Delivery
 from fairdial.ledger.pool import BEGIN_READING, LOCKED_MS, Pool, PostgresDatabase, connect, shown, told
 from fairdial.ledger.schema import files
-from fairdial.ledger.shards import SHARDS_CURE, ShardPool, leads_to_shards
+from fairdial.ledger.shards import SHARDS_CURE, Directory, ShardDatabase, ShardPool, leads_to_shards
 from fairdial.ledger.stepped import SteppedLedger, Steps
 from fairdial.policy.requests import Request
 
@@ -121,8 +121,14 @@ def reading(url: str, password: str | None = None) -> Iterator[Database]:
     """One moment of the database, for who copies from it. Raises LedgerUnavailable."""
     try:
         with contextlib.closing(connect(url, password)) as connection:
-            connection.execute(BEGIN_READING.encode())
-            yield PostgresDatabase(connection)
+            if leads_to_shards(connection):
+                # Of each table it is one moment.
+                directory = Directory()
+                directory.load(connection)
+                yield ShardDatabase(connection, directory, shown(url), writing=False)
+            else:
+                connection.execute(BEGIN_READING.encode())
+                yield PostgresDatabase(connection)
     except psycopg.Error as error:
         raise told(shown(url), error) from error
 
