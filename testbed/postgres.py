@@ -168,6 +168,12 @@ class Cluster:
             else:
                 return
 
+    @property
+    def process(self) -> int:
+        """Of the running server, whose children all others of it are."""
+        assert self._server is not None
+        return self._server.pid
+
     def stop(self, how: signal.Signals = signal.SIGINT) -> None:
         """SIGINT: connections are cut, what was committed stays. SIGQUIT: as a crash. What it holds stays."""
         if self._server is not None:
@@ -280,6 +286,11 @@ class Spread:
     def urls(self) -> list[str]:
         """Of the shards."""
         return [cluster.url(database) for cluster, database in self.shards]
+
+    def remove(self) -> None:
+        """With all that it holds."""
+        for cluster, database in [(self.proxy, self.name), *self.shards]:
+            cluster.admin(f"DROP DATABASE {database} WITH (FORCE)")
 
     def empty(self) -> None:
         """Take out all that was written."""

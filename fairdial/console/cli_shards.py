@@ -20,7 +20,9 @@ def shards_init(
     context: typer.Context,
     shard: Annotated[
         list[str] | None,
-        typer.Option(help="Address of a shard's database, without user and password; again for each further one."),
+        typer.Option(
+            help="Address of a shard's database, without user and password; again for each further one."
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -34,13 +36,19 @@ def shards_init(
 def shards_move(
     context: typer.Context,
     slots: Annotated[str, typer.Argument(help="Slots, such as 17 or 0-63; there are 1024, 0 to 1023.")],
-    to: Annotated[str, typer.Option(help="Address of the shard that is to have them, as `init` was told it.")],
+    to: Annotated[
+        str, typer.Option(help="Address of the shard that is to have them, as `init` was told it.")
+    ],
     as_json: AsJson = False,
 ) -> None:
     """Move slots of accounts to another shard while calls go on. One that breaks off is repeated."""
     session: Session = context.obj
     first, _, last = slots.partition("-")
-    if not first.isdigit() or not (last or first).isdigit() or not int(first) <= int(last or first) < SLOTS_MAX:
+    if (
+        not first.isdigit()
+        or not (last or first).isdigit()
+        or not int(first) <= int(last or first) < SLOTS_MAX
+    ):
         fail(f"{slots!r} names no slots; write one such as 17, or some such as 0-63, below {SLOTS_MAX}")
     wanted = range(int(first), int(last or first) + 1)
     row: Mapping[str, Any] = _done(lambda: session.parts.move_slots(session.config, to, wanted))
