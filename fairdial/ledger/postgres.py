@@ -22,7 +22,7 @@ from fairdial.ledger.shards import SHARDS_CURE, Directory, ShardDatabase, ShardP
 from fairdial.ledger.stepped import SteppedLedger, Steps
 from fairdial.policy.requests import Request
 
-AT_ONCE: Final = 10
+AT_ONCE: Final = 5
 """Of what is due, in a step on shards: what it has written is done again there for each of its later looks."""
 LEASE_MS: Final = 60_000
 """After which another node takes over what one alone does, where that one is heard of no more."""

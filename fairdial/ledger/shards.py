@@ -403,7 +403,8 @@ class ShardDatabase(SharedDatabase):
             self._known[of, key] = owner
         if self._writing and not self._locked:
             self._turn(owner)
-            if self._directory.is_contended(owner):
+            # Behind a pooler it would be given on to another session than has it.
+            if self._raw.prepare_threshold is not None and self._directory.is_contended(owner):
                 self._call("take", slot_of(owner), owner, self._within_ms)
                 self._taken = owner
         self._bound, self._locked = owner, True

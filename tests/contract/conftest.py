@@ -106,12 +106,20 @@ SEEDS_ON_A_SERVER = 4
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Walk few seeds on a server."""
+    """Walk few seeds on a server; and mark what runs on shards, so that it can be run alone."""
     items[:] = [item for item in items if not _is_one_seed_more(item)]
+    for item in items:
+        if "shards" in _given(item).values() or "shards" in item.name:
+            item.add_marker("shards")
+
+
+def _given(item: pytest.Item) -> dict[str, Any]:
+    params: dict[str, Any] = getattr(getattr(item, "callspec", None), "params", {})
+    return params
 
 
 def _is_one_seed_more(item: pytest.Item) -> bool:
-    given: dict[str, Any] = getattr(getattr(item, "callspec", None), "params", {})
+    given = _given(item)
     return given.get("store") in ("postgres", "shards") and given.get("seed", 0) >= SEEDS_ON_A_SERVER
 
 

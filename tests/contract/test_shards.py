@@ -19,6 +19,8 @@ from testbed.postgres import Cluster, Spread, shared_cluster
 from tests.contract.conftest import ShardStore
 from tests.samples import NOON_MS, authorise, outbound, plan, provision
 
+pytestmark = pytest.mark.shards
+
 FIRST, SECOND = (
     next(name for name in ("acme", "zenith", "corp", "delta", "umbra") if slot_of(name) * 2 // SLOTS == shard)
     for shard in (0, 1)
