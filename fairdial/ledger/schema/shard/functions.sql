@@ -95,7 +95,7 @@ RETURNS TEXT LANGUAGE plpgsql AS $$
 DECLARE
     found_rows TEXT;
     found_version BIGINT;
-    first_version BIGINT;
+    found_versions BIGINT[] := '{}';
 BEGIN
     FOR n IN 1 .. array_length(i_owners, 1) LOOP
         PERFORM shard.enter(i_slots[n], i_how = 'write');
@@ -112,29 +112,42 @@ BEGIN
         IF found_version IS NULL OR found_version <> i_versions[n] THEN
             RAISE EXCEPTION 'account % has changed', i_owners[n] USING ERRCODE = 'serialization_failure';
         END IF;
-        IF n = 1 THEN
-            first_version := found_version;
-        END IF;
+        found_versions := found_versions || found_version;
     END LOOP;
     PERFORM shard.prepare(i_names, i_texts);
     IF i_how = 'try' THEN
         BEGIN
             found_rows := shard.run(i_names, i_given, i_rows);
             RAISE EXCEPTION USING ERRCODE = 'FD009';
-        EXCEPTION WHEN SQLSTATE 'FD009' THEN
-            NULL; -- all is taken back but what was found
+        EXCEPTION
+            WHEN SQLSTATE 'FD009' THEN
+                NULL; -- all is taken back but what was found
+            WHEN OTHERS THEN
+                -- What does not fit what another has written meanwhile is to be tried again, not to be refused.
+                PERFORM shard.need_versions(i_owners, found_versions);
+                RAISE;
         END;
     ELSE
         found_rows := shard.run(i_names, i_given, i_rows);
     END IF;
     IF i_how <> 'write' THEN
         -- Each statement sees what was committed before it: of one moment they are where nothing was written meanwhile.
-        SELECT version INTO found_version FROM shard.versions WHERE owner = i_owners[1];
-        IF coalesce(found_version, 0) <> first_version THEN
-            RAISE EXCEPTION 'account % has changed', i_owners[1] USING ERRCODE = 'serialization_failure';
-        END IF;
+        PERFORM shard.need_versions(i_owners, found_versions);
     END IF;
-    RETURN '[' || first_version || found_rows || ']';
+    RETURN '[' || found_versions[1] || found_rows || ']';
+END $$;
+
+CREATE OR REPLACE FUNCTION shard.need_versions(i_owners TEXT[], i_versions BIGINT[]) RETURNS VOID
+LANGUAGE plpgsql AS $$
+DECLARE
+    found_version BIGINT;
+BEGIN
+    FOR n IN 1 .. array_length(i_owners, 1) LOOP
+        SELECT version INTO found_version FROM shard.versions WHERE owner = i_owners[n];
+        IF coalesce(found_version, 0) <> i_versions[n] THEN
+            RAISE EXCEPTION 'account % has changed', i_owners[n] USING ERRCODE = 'serialization_failure';
+        END IF;
+    END LOOP;
 END $$;
 
 -- How many slots are here, each of which is on one shard; a slot that is being filled is still at the other.
