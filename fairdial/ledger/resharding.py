@@ -62,7 +62,7 @@ def init(url: str, password: str | None, shards: Sequence[str]) -> list[Shard]:
                     _need_empty(shard, name)
                     own = [slot for slot, of in before.items() if of == name]
                     shard.execute(
-                        "INSERT INTO shard.slots SELECT unnest($1::int[]), 'open' ON CONFLICT DO NOTHING",
+                        "INSERT INTO shard.slots (slot, state) SELECT unnest($1::int[]), 'open' ON CONFLICT DO NOTHING",
                         (own,),
                     )
             _make_server(proxy, url, password, before)
@@ -134,10 +134,11 @@ def move(
         for slot in slots:
             at = _slots(proxy)[slot]
             if at == name:
-                new.execute("UPDATE shard.slots SET state = 'open' WHERE slot = $1", (slot,))
+                _finish(new, slot, url, password)
                 continue
             with _at(at, url, password) as old:
-                moved = _move(proxy, old, new, name, slot)
+                moved = _move(proxy, old, new, (at, name), slot)
+            _finish(new, slot, url, password)
             total = Moved(total.slots + 1, total.owners + moved.owners, total.rows + moved.rows)
             progress(slot)
     return total
@@ -147,18 +148,19 @@ def _move(
     proxy: "psycopg.Connection[Any]",
     old: "psycopg.Connection[Any]",
     new: "psycopg.Connection[Any]",
-    name: str,
+    names: tuple[str, str],
     slot: int,
 ) -> Moved:
+    """Until the map leads to the new shard."""
     old.execute("UPDATE shard.slots SET state = 'leaving' WHERE slot = $1", (slot,))
     try:
         for of in (slot, _ANY_SLOT):
             # Once nobody who came before has it any more, nobody writes here.
             old.execute("SELECT pg_advisory_xact_lock($1::int, $2::int)", (_WRITERS, of))
-        moved = _copy(old, new, slot)
+        moved = _copy(old, new, names[0], slot)
         proxy.execute(
             sql.SQL("ALTER SERVER {} OPTIONS (SET {} {})").format(
-                sql.Identifier(SERVER), sql.Identifier(f"p{slot}"), sql.Literal(name)
+                sql.Identifier(SERVER), sql.Identifier(f"p{slot}"), sql.Literal(names[1])
             )
         )
     except BaseException:
@@ -167,12 +169,21 @@ def _move(
             new.execute("DELETE FROM shard.slots WHERE slot = $1 AND state = 'coming'", (slot,))
             old.execute("UPDATE shard.slots SET state = 'open' WHERE slot = $1", (slot,))
         raise
-    _drop(old, slot)
-    new.execute("UPDATE shard.slots SET state = 'open' WHERE slot = $1", (slot,))
     return moved
 
 
-def _copy(old: "psycopg.Connection[Any]", new: "psycopg.Connection[Any]", slot: int) -> Moved:
+def _finish(new: "psycopg.Connection[Any]", slot: int, url: str, password: str | None) -> None:
+    """Drop what was copied where it came from, and open the slot; what broke off before that is done by it too."""
+    [origin] = new.execute(
+        "SELECT comes_from FROM shard.slots WHERE slot = $1 AND state = 'coming'", (slot,)
+    ).fetchone() or (None,)
+    if origin is not None:
+        with _at(origin, url, password) as old:
+            _drop(old, slot)
+        new.execute("UPDATE shard.slots SET state = 'open', comes_from = NULL WHERE slot = $1", (slot,))
+
+
+def _copy(old: "psycopg.Connection[Any]", new: "psycopg.Connection[Any]", origin: str, slot: int) -> Moved:
     """Copy a slot's rows, and see that they are the same there. Raises LedgerUnavailable where they are not."""
     with old.transaction(), new.transaction():
         _remember(old, slot)
@@ -181,8 +192,9 @@ def _copy(old: "psycopg.Connection[Any]", new: "psycopg.Connection[Any]", slot: 
         _remember(new, slot)
         _delete(new)
         new.execute(
-            "INSERT INTO shard.slots VALUES ($1, 'coming') ON CONFLICT (slot) DO UPDATE SET state = 'coming'",
-            (slot,),
+            "INSERT INTO shard.slots (slot, state, comes_from) VALUES ($1, 'coming', $2)"
+            " ON CONFLICT (slot) DO UPDATE SET state = 'coming', comes_from = excluded.comes_from",
+            (slot, origin),
         )
         for table, which in _ROWS.items():
             with (

@@ -215,6 +215,7 @@ async def test_who_waits_for_an_account_hears_so_in_time_and_the_others_go_on(st
         await ledger.close()
 
 
+@ON_SHARDS_TOO
 async def test_through_a_pooler_that_gives_each_transaction_another_connection_nothing_is_confused(
     store: PostgresStore,
 ) -> None:

@@ -4,11 +4,16 @@ The contract itself is held by all other tests here, each of which runs on two s
 """
 
 import asyncio
+import json
+import sys
 import time
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
+from fairdial.ledger import resharding
 from fairdial.ledger.contract import AlreadyExists, Entry, Ledger, LedgerUnavailable
 from fairdial.ledger.postgres import PostgresLedger
 from fairdial.ledger.resharding import _ROWS, init, move
@@ -202,3 +207,65 @@ def test_all_that_is_an_accounts_moves_with_it(spread: Spread) -> None:
         for (name,) in cluster.admin("SELECT tablename FROM pg_tables WHERE schemaname = 'public'", database)
     }
     assert {name for name in _ROWS if "." not in name} == tables - GLOBAL
+
+
+async def test_shards_are_set_up_and_moved_from_the_command_line(tmp_path: Path) -> None:
+    cluster = shared_cluster()
+    names = [f"command_{n}" for n in range(3)]
+    for name in names:
+        cluster.make(name)
+    proxy, first, second = map(cluster.url, names)
+    settings = tmp_path / "fairdial.toml"
+    settings.write_text(f'switch = "east"\n[store]\nurl = "{proxy}"\n')
+
+    async def command(*words: str) -> tuple[int, str, str]:
+        running = await asyncio.create_subprocess_exec(
+            *(str(Path(sys.executable).with_name("fairdial")), "--config", str(settings), "shards", *words),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        out, err = await running.communicate()
+        return running.returncode or 0, out.decode(), err.decode()
+
+    try:
+        status, _, said = await command("init")
+        assert (status, "name them: --shard URL" in said) == (2, True)
+        status, out, _ = await command("init", "--shard", first, "--shard", second, "--json")
+        assert (status, [each["slots"] for each in json.loads(out)]) == (0, [512, 512])
+        status, out, _ = await command("move", "0-3", "--to", second, "--json")
+        assert (status, json.loads(out)) == (0, {"slots": 4, "owners": 0, "rows": 0})
+        status, _, said = await command("move", "5-1024", "--to", second)
+        assert (status, "names no slots" in said) == (2, True)
+        status, _, said = await command("move", "0", "--to", proxy)
+        assert (status, "is no shard yet" in said) == (2, True)
+    finally:
+        for name in names:
+            cluster.admin(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+async def test_a_name_with_quotes_and_places_of_parameters_in_it_is_kept_as_it_is(ledger: Ledger) -> None:
+    name = "O'Brien \\ $1 ?2 é;--"
+    await ledger.add_account(Account("third", "plan", "UTC", name))
+    assert (await ledger.account("third")).name == name
+
+
+async def test_a_move_that_breaks_off_is_taken_up_where_it_was(
+    spread: Spread, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await authorise(ledger, outbound("up"), plan(limit_s=None))
+    slot = slot_of(FIRST)
+    for part in ("_sums", "_drop"):  # before the map is switched, and after
+        with monkeypatch.context() as broken:
+            broken.setattr(resharding, part, Mock(side_effect=InterruptedError))
+            with pytest.raises(InterruptedError):
+                move(spread.url, None, spread.urls[1], [slot])
+        if part == "_sums":
+            assert (await ledger.account(FIRST)).id == FIRST
+            assert await ledger.settle("up", 5, NOON_MS + 5_000)
+    move(spread.url, None, spread.urls[1], [slot])
+    try:
+        assert held(spread, "accounts") == [0, 2]
+        assert [account.id for account in await ledger.accounts()] == sorted([FIRST, SECOND])
+        assert isinstance((await authorise(ledger, outbound("after"))).decision, Allow)
+    finally:
+        move(spread.url, None, spread.urls[0], [slot])

@@ -41,7 +41,10 @@ def test_a_statement_says_whose_it_is(sql: str, keys: list[Key]) -> None:
     [
         ("INSERT INTO tokens (name) VALUES (?)", True),
         ("SELECT rules FROM notice_rules", True),
-        ("INSERT INTO blocks (source) VALUES (?) ON CONFLICT (source) DO UPDATE SET why = excluded.why", True),
+        (
+            "INSERT INTO blocks (source) VALUES (?) ON CONFLICT (source) DO UPDATE SET why = excluded.why",
+            True,
+        ),
         ("INSERT INTO notices (account_id) VALUES (?)", False),
         ("SELECT value FROM json_each(?)", False),
     ],

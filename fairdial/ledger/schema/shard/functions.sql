@@ -4,10 +4,11 @@
 CREATE SCHEMA IF NOT EXISTS shard;
 
 -- Slots whose accounts are here: read and written ('open'), read alone while they are copied to another shard
--- ('leaving'), being filled ('coming'). A slot without a row is elsewhere.
+-- ('leaving'), being filled ('coming', from the shard of that name). A slot without a row is elsewhere.
 CREATE TABLE IF NOT EXISTS shard.slots (
     slot  INTEGER PRIMARY KEY CHECK (slot BETWEEN 0 AND 1023),
-    state TEXT    NOT NULL CHECK (state IN ('open', 'leaving', 'coming'))
+    state TEXT    NOT NULL CHECK (state IN ('open', 'leaving', 'coming')),
+    comes_from TEXT
 );
 
 -- How many writes an account has seen. None is one that reads what another changed since: see shard.step.
