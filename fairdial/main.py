@@ -9,7 +9,7 @@ import contextlib
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -90,6 +90,16 @@ class Parts:
         _need_file(config)
         return _plain(asdict(restore(config.store.path, file)))
 
+    def init_shards(self, config: Config, shards: Sequence[str]) -> Sequence[Mapping[str, object]]:
+        from fairdial.ledger.resharding import init
+
+        return [asdict(each) for each in init(*_server(config), shards)]
+
+    def move_slots(self, config: Config, to: str, slots: Sequence[int]) -> Mapping[str, object]:
+        from fairdial.ledger.resharding import move
+
+        return asdict(move(*_server(config), to, slots))
+
     async def replay(
         self, config: Config, wanted: Wanted, progress: Progress, told: Callable[[Outcome], None] | None
     ) -> Result:
@@ -105,6 +115,14 @@ def _need_file(config: Config) -> None:
             f"the ledger is the PostgreSQL database {config.store.shown}",
             "back it up with `pg_dump` and restore it with `pg_restore`: docs/postgresql.md",
         )
+
+
+def _server(config: Config) -> tuple[str, str | None]:
+    """Address and password of the server. Raises LedgerUnavailable."""
+    if not config.store.url:
+        raise LedgerUnavailable("the ledger is a file", "set `store.url` to the database before the shards")
+    store = with_secrets(config, only="store").store
+    return store.url, store.password.get_secret_value() or None
 
 
 def _plain(fields: Mapping[str, object]) -> Mapping[str, object]:

@@ -20,13 +20,14 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import psycopg
 
 from fairdial.ledger.postgres import migrate
+from fairdial.ledger.resharding import init
 from testbed.installation import SYSTEM_PATH, TestbedError, install_packages, unpacked
 from testbed.ports import LOOPBACK, free_ports
 
@@ -41,7 +42,7 @@ SETTINGS = {
     "fsync": "off",
     "synchronous_commit": "on",
     "full_page_writes": "off",
-    "max_connections": "100",
+    "max_connections": "200",
     "shared_buffers": "32MB",
     "log_min_messages": "fatal",
 }
@@ -66,6 +67,12 @@ def obtain_postgres(progress: Progress = print) -> Path:
             " it is below /usr/lib/postgresql"
         )
     return found
+
+
+def obtain_plproxy(programs: Path, progress: Progress = print) -> None:
+    """See that those programs have PL/Proxy, from Debian's package. Raises `TestbedError`."""
+    if not (programs.parent / "lib" / "plproxy.so").exists():
+        install_packages(f"postgresql-{programs.parent.name}-plproxy", progress=progress)
 
 
 def obtain_pgbouncer(progress: Progress = print) -> tuple[str, dict[str, str]]:
@@ -105,7 +112,7 @@ class Cluster:
     def __init__(
         self, programs: Path, *, disk: bool = False, disk_mb: int = 0, copy_of: Cluster | None = None
     ) -> None:
-        self._programs = programs
+        self.programs = programs
         self._settings = SETTINGS | ({"fsync": "on", "full_page_writes": "on"} if disk else {})
         self.folder = Path(tempfile.mkdtemp(prefix="fairdial-pg-"))
         [self.port] = free_ports(1)
@@ -113,6 +120,7 @@ class Cluster:
         self._mounted: Path | None = None
         self._names = itertools.count(1)
         self._free: list[str] = []
+        self._free_spread: list[Spread] = []
         self._server: subprocess.Popen[bytes] | None = None
         self._as: dict[str, Any] = {}
         if os.geteuid() == 0:
@@ -137,7 +145,7 @@ class Cluster:
         )
 
     def _run(self, program: str, *arguments: str) -> None:
-        _done([str(self._programs / program), *arguments], **self._as)
+        _done([str(self.programs / program), *arguments], **self._as)
 
     def url(self, database: str, *, user: str = "fairdial") -> str:
         """As `store.url`, on the server's socket."""
@@ -158,7 +166,7 @@ class Cluster:
         with (self.folder / "server.log").open("ab") as output:
             self._server = subprocess.Popen(
                 [
-                    str(self._programs / "postgres"),
+                    str(self.programs / "postgres"),
                     *("-D", str(self.folder / "data"), "-k", str(self.folder), "-h", LOOPBACK),
                     *("-p", str(self.port), *settings),
                 ],
@@ -179,6 +187,12 @@ class Cluster:
             else:
                 return
 
+    @property
+    def process(self) -> int:
+        """Of the running server, whose children all others of it are."""
+        assert self._server is not None
+        return self._server.pid
+
     def stop(self, how: signal.Signals = signal.SIGINT) -> None:
         """SIGINT: connections are cut, what was committed stays. SIGQUIT: as a crash. What it holds stays."""
         if self._server is not None:
@@ -188,7 +202,7 @@ class Cluster:
 
     def standby(self) -> Cluster:
         """A running server that follows this one, which from now on commits nothing without it."""
-        following = Cluster(self._programs, copy_of=self)
+        following = Cluster(self.programs, copy_of=self)
         try:
             following.start()
             self.set(synchronous_standby_names=STANDBY)
@@ -287,18 +301,35 @@ class Cluster:
         """A database with an empty ledger, by its name; emptied afterwards, and given to the next who asks."""
         name = self._free.pop() if self._free else self.made()
         yield name
-        self._empty(name)
+        self.empty(name)
         self._free.append(name)
+
+    @contextlib.contextmanager
+    def spread(self, *clusters: Cluster) -> Iterator[Spread]:
+        """An empty ledger on two shards of this server, emptied afterwards for the next, or on those servers."""
+        if self._free_spread and not clusters:
+            made = self._free_spread.pop()
+        else:
+            obtain_plproxy(self.programs)
+            made = Spread(self, clusters or (self, self), f"spread_{next(self._names)}")
+        yield made
+        if not clusters:
+            made.empty()
+            self._free_spread.append(made)
 
     def made(self) -> str:
         """A database with an empty ledger, by its name; it goes with the server."""
         name = f"ledger_{next(self._names)}"
-        self.admin(f"CREATE DATABASE {name}")
+        self.make(name)
         with psycopg.connect(self.url(name), autocommit=True, cursor_factory=psycopg.RawCursor) as connection:
             migrate(connection)
         return name
 
-    def _empty(self, name: str) -> None:
+    def make(self, name: str) -> None:
+        """A database without tables."""
+        self.admin(f"CREATE DATABASE {name}")
+
+    def empty(self, name: str) -> None:
         """Ten times as fast as a new one."""
         self.admin(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %(name)s", name=name
@@ -353,6 +384,40 @@ class Pooler:
             self._running.terminate()
             self._running.wait(START_WITHIN_S)
             self._running = None
+
+
+class Spread:
+    """A ledger on shards: the database before them, and a database on each of those servers."""
+
+    def __init__(self, proxy: Cluster, clusters: Sequence[Cluster], name: str) -> None:
+        self.proxy = proxy
+        self.name = name
+        self.shards = [(cluster, f"{name}_{n}") for n, cluster in enumerate(clusters)]
+        for cluster, database in [(proxy, name), *self.shards]:
+            cluster.make(database)
+        init(self.url, None, self.urls)
+
+    @property
+    def url(self) -> str:
+        """As `store.url`."""
+        return self.proxy.url(self.name)
+
+    @property
+    def urls(self) -> list[str]:
+        """Of the shards."""
+        return [cluster.url(database) for cluster, database in self.shards]
+
+    def remove(self) -> None:
+        """With all that it holds."""
+        for cluster, database in [(self.proxy, self.name), *self.shards]:
+            cluster.admin(f"DROP DATABASE {database} WITH (FORCE)")
+
+    def empty(self) -> None:
+        """Take out all that was written."""
+        self.proxy.empty(self.name)
+        for cluster, database in self.shards:
+            cluster.empty(database)
+            cluster.admin("DELETE FROM shard.versions; DELETE FROM shard.directory", database)
 
 
 _EMPTY = """

@@ -28,6 +28,7 @@ from fairdial.console import (
     cli_policies,
     cli_replay,
     cli_requests,
+    cli_shards,
     cli_statement,
     cli_store,
     cli_why,
@@ -70,6 +71,7 @@ app.add_typer(cli_messages.messages, name="message")
 app.add_typer(cli_policies.rates, name="rates")
 app.add_typer(cli_policies.policies, name="policy")
 app.add_typer(cli_store.tokens, name="token")
+app.add_typer(cli_shards.shards, name="shards")
 app.command()(cli_accounts.subscribe)
 app.command()(cli_statement.statement)
 app.command()(cli_audit.audit)

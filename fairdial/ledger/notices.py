@@ -37,7 +37,7 @@ _NOTICE = (
     " n.facts"
 )
 _DELIVERY = (
-    f"SELECT {_NOTICE}, d.channel, d.state, d.attempts, d.next_ms, d.done_ms, d.last"  # noqa: S608
+    f"SELECT {_NOTICE}, d.channel, d.state, d.attempts, d.next_ms, d.done_ms, d.last, d.notice_id"  # noqa: S608
     " FROM deliveries d JOIN notices n ON n.id = d.notice_id"
 )
 

@@ -258,7 +258,7 @@ def connect(url: str, password: str | None) -> "HeardConnection[_Row]":
 
 
 @dataclass(frozen=True, slots=True)
-class _Way:
+class Way:
     """How transactions of a kind are run. limits: `_LIMITS`. patience_s: for a server that says nothing."""
 
     begin: str
@@ -285,6 +285,9 @@ class Pool:
     them; more are refused with LedgerBusy. within_s: the longest wait for a step or a reading.
     """
 
+    shares: ClassVar[bool] = True
+    """Whether steps of several accounts can be one transaction."""
+
     def __init__(
         self,
         url: str,
@@ -297,9 +300,9 @@ class Pool:
         locked_ms: int = LOCKED_MS,
     ) -> None:
         patience_s = (STATEMENT_MS + ANSWER_MS) / 1000
-        self._writing = _Way(BEGIN, (str(locked_ms), str(STATEMENT_MS), str(IDLE_MS)), patience_s)
+        self._writing = Way(BEGIN, (str(locked_ms), str(STATEMENT_MS), str(IDLE_MS)), patience_s)
         reading_ms = str(READING_MS)
-        self._looking = _Way(BEGIN_READING, (reading_ms,) * 3, (READING_MS + ANSWER_MS) / 1000)
+        self._looking = Way(BEGIN_READING, (reading_ms,) * 3, (READING_MS + ANSWER_MS) / 1000)
         self.where = shown(url)
         self._doubts = Doubts()
         self._servers = Servers(url, self.where, lambda each: connect(each, password), self._doubts)
@@ -356,7 +359,7 @@ class Pool:
             raise LedgerBusy(f"{self.where}: {self._waiting_max} steps wait already")
         self.traffic.steps_waiting += 1
         try:
-            if isinstance(step, OfOne) and together.may_share(step):
+            if self.shares and isinstance(step, OfOne) and together.may_share(step):
                 return await self._wait(self._share(step), self.traffic.steps, "written")
             return await self._wait(
                 self._in_thread(self._writers, self._step, step), self.traffic.steps, "written"
@@ -505,7 +508,7 @@ class Pool:
     def _reading(self, step: Step[T]) -> T:
         return self._repeatedly(step, self._looking)
 
-    def _repeatedly(self, step: Step[T], way: _Way) -> T:
+    def _repeatedly(self, step: Step[T], way: Way) -> T:
         for run in range(1, RUNS_MAX + 1):
             try:
                 return self._run(step, way)
@@ -517,7 +520,7 @@ class Pool:
                     time.sleep(AGAIN_AFTER_S * run * random.random())  # noqa: S311
         raise AssertionError("the last run ends the loop")
 
-    def _run(self, step: Step[T], way: _Way) -> T:
+    def _run(self, step: Step[T], way: Way) -> T:
         connection = self._connection(way)
         connection.patience_s = way.patience_s
         committing = False
@@ -563,14 +566,14 @@ class Pool:
         lost = isinstance(error, _LOST) or (isinstance(error, errors.OperationalError) and not error.sqlstate)
         return _Again(found, at_once=True) if lost else found
 
-    def _fell_silent(self, way: _Way, connection: "HeardConnection[_Row]", error: Silent) -> None:
+    def _fell_silent(self, way: Way, connection: "HeardConnection[_Row]", error: Silent) -> None:
         """No connection that was made before is used again, nor waited on."""
         way.trouble.found(told(self.where, error), time.monotonic())
         if not connection.doubted:
             self._doubts.silent_s = time.monotonic()
             log.error("ledger_silent", store=self.where, error=str(error))
 
-    def _connection(self, way: _Way) -> "HeardConnection[_Row]":
+    def _connection(self, way: Way) -> "HeardConnection[_Row]":
         """This thread's, made anew where it has none, or none that is relied on. Raises LedgerUnavailable."""
         connection: HeardConnection[_Row] | None = getattr(self._mine, "connection", None)
         if connection is not None and not connection.closed:

@@ -12,7 +12,7 @@ import psycopg
 import structlog
 
 from fairdial.ledger import nodes, notices
-from fairdial.ledger.contract import LedgerError, LedgerUnavailable
+from fairdial.ledger.contract import LedgerError, LedgerUnavailable, PlanDue
 from fairdial.ledger.database import Database
 from fairdial.ledger.dialect import translated_schema
 from fairdial.ledger.durability import Durability, durability
@@ -20,13 +20,17 @@ from fairdial.ledger.heard import Doubts, HeardConnection, Servers
 from fairdial.ledger.notice import Channel, Delivery
 from fairdial.ledger.pool import BEGIN_READING, LOCKED_MS, Pool, PostgresDatabase, connect, shown, told
 from fairdial.ledger.schema import files
-from fairdial.ledger.stepped import SteppedLedger
+from fairdial.ledger.shards import SHARDS_CURE, Directory, ShardDatabase, ShardPool, leads_to_shards
+from fairdial.ledger.stepped import SteppedLedger, Steps
+from fairdial.policy.requests import Request
 
 log = structlog.get_logger(__name__)
 
 DURABLE_CURE: Final = "what was answered is lost if the server crashes: switch it on in postgresql.conf"
 ASIDE_WITHIN_S: Final = 3.0
 """For what nodes ask of each other: on two connections of their own, which no call waits for."""
+AT_ONCE: Final = 5
+"""Of what is due, in a step on shards: what it has written is done again there for each of its later looks."""
 _MIGRATION: Final = 0x44_69_61_6C
 """The advisory lock of who brings the schema up to date."""
 MIGRATION_LOCKED_MS: Final = 3_000
@@ -45,16 +49,56 @@ class PostgresLedger(SteppedLedger):
         locked_ms: how long an account is waited for that another step has.
         """
         pool = Pool(url, password, connections=connections, locked_ms=locked_ms)
+        spread: list[bool] = []
 
-        def prepare(connection: "psycopg.Connection[Any]") -> None:
-            migrate(connection)
-            for fault in durability(connection).faults:
+        def prepare(raw: "psycopg.Connection[Any]") -> None:
+            spread.append(leads_to_shards(raw))
+            if not spread[0]:
+                migrate(raw)
+            for fault in durability(raw).faults:
                 log.warning("ledger_may_forget", store=pool.where, found=fault, cure=DURABLE_CURE)
 
         await pool.open(prepare)
         ledger = cls(pool)
+        if any(spread):
+            await pool.close()
+            shards = ShardPool(url, password, connections=connections, locked_ms=locked_ms)
+            await shards.open(need_migrated)
+            ledger = cls(shards, at_once=AT_ONCE)
+        # What nodes ask of each other is before the shards too.
         ledger._aside = Pool(url, password, connections=1, within_s=ASIDE_WITHIN_S)
         return ledger
+
+    def __init__(self, steps: Steps, *, at_once: int | None = None) -> None:
+        """at_once: what a step at many accounts takes at most, the rest is another's."""
+        super().__init__(steps)
+        self._at_once = at_once
+
+    async def end_requests(self, now_ms: int, limit: int = 100) -> tuple[Request, ...]:
+        ended = list[Request]()
+        for piece in self._pieces(limit):
+            found = await super().end_requests(now_ms, piece)
+            ended += found
+            if len(found) < piece:
+                break
+        return tuple(ended)
+
+    async def plans_due(
+        self, now_ms: int, due: PlanDue, windows_max: int, limit: int = 100
+    ) -> tuple[int, tuple[Request, ...]]:
+        judged, followed = 0, list[Request]()
+        for piece in self._pieces(limit):
+            count, found = await super().plans_due(now_ms, due, windows_max, piece)
+            judged += count
+            followed += found
+            if count < piece:
+                break
+        return judged, tuple(followed)
+
+    def _pieces(self, limit: int) -> Iterator[int]:
+        at_once = limit if self._at_once is None else self._at_once
+        for begin in range(0, limit, at_once):
+            yield min(at_once, limit - begin)
 
     async def due_notices(self, channel: Channel, now_ms: int, limit: int) -> tuple[Delivery, ...]:
         """As the contract has it, but for one node at a time, lest each tells all: while one asks again and again, the
@@ -85,8 +129,14 @@ def reading(url: str, password: str | None = None) -> Iterator[Database]:
     with _connected(url, password) as connection:
         # A million accounts take a while.
         connection.patience_s = None
-        connection.execute(BEGIN_READING.encode())
-        yield PostgresDatabase(connection)
+        if leads_to_shards(connection):
+            # Of each table it is one moment.
+            directory = Directory()
+            directory.load(connection)
+            yield ShardDatabase(connection, directory, shown(url), writing=False)
+        else:
+            connection.execute(BEGIN_READING.encode())
+            yield PostgresDatabase(connection)
 
 
 @contextmanager
@@ -128,6 +178,12 @@ def migrate(connection: "psycopg.Connection[Any]") -> None:
                 " ($1, $2, to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS'))",
                 (version, file.name),
             )
+
+
+def need_migrated(connection: "psycopg.Connection[Any]") -> None:
+    """A database before shards is not brought up to date by a node that starts. Raises LedgerUnavailable."""
+    if _due(connection):
+        raise LedgerUnavailable("the database before the shards has older tables", SHARDS_CURE)
 
 
 def _due(connection: "psycopg.Connection[Any]") -> list[int]:

@@ -213,7 +213,8 @@ def _due(db: Database, account: Account, row: Row, due: PlanDue, windows_max: in
 def charge_plans(db: Database, now_ms: int, limit: int) -> tuple[int, tuple[Charge, ...]]:
     alone(db)
     rows = db.execute(
-        "SELECT id FROM requests WHERE charged_ms <= ? ORDER BY charged_ms, id LIMIT ?", (now_ms, limit)
+        "SELECT id, charged_ms FROM requests WHERE charged_ms <= ? ORDER BY charged_ms, id LIMIT ?",
+        (now_ms, limit),
     ).fetchall()
     charged = (_charge(db, row["id"], now_ms) for row in rows)
     return len(rows), tuple(charge for charge in charged if charge is not None)

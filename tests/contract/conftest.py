@@ -12,7 +12,7 @@ from fairdial.ledger import granting
 from fairdial.ledger.contract import Ledger
 from fairdial.ledger.postgres import PostgresLedger
 from fairdial.ledger.sqlite import SqliteLedger
-from testbed.postgres import Cluster, shared_cluster
+from testbed.postgres import Cluster, Spread, shared_cluster
 from tests.contract.reads_first import STEPS, watched
 
 
@@ -32,6 +32,19 @@ class SqliteStore:
         return await SqliteLedger.open(self.path)
 
 
+def cut_all(store: "PostgresStore") -> int:
+    """End all connections to where it is kept; how many there were."""
+    return sum(
+        len(
+            cluster.admin(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %(name)s",
+                name=database,
+            )
+        )
+        for cluster, database in store.databases
+    )
+
+
 class PostgresStore:
     """A database of the tests' own server."""
 
@@ -46,6 +59,11 @@ class PostgresStore:
     def connected(self) -> "psycopg.Connection[Any]":
         """A connection beside the ledger's, on which transactions are begun and ended by word."""
         return psycopg.connect(self.url, autocommit=True)
+
+    @property
+    def databases(self) -> list[tuple[Cluster, str]]:
+        """Where it is kept."""
+        return [(self.cluster, self.database)]
 
     async def open(self) -> PostgresLedger:
         # Patient: who shares a machine with other tests waits longer than a call would.
@@ -64,9 +82,28 @@ def _postgres(_folder: Path) -> Iterator[Store]:
         yield PostgresStore(cluster, name)
 
 
+class ShardStore(PostgresStore):
+    """Two shards of the tests' own server, and the database before them."""
+
+    def __init__(self, spread: Spread) -> None:
+        super().__init__(spread.proxy, spread.name)
+        self.spread = spread
+
+    @property
+    def databases(self) -> list[tuple[Cluster, str]]:
+        return [*super().databases, *self.spread.shards]
+
+
+@contextmanager
+def _shards(_folder: Path) -> Iterator[Store]:
+    with shared_cluster().spread() as spread:
+        yield ShardStore(spread)
+
+
 STORES: dict[str, Callable[[Path], AbstractContextManager[Store]]] = {
     "sqlite": _sqlite,
     "postgres": _postgres,
+    "shards": _shards,
 }
 """An empty store of each kind, for as long as it is wanted; its files are in that folder, if it has any."""
 
@@ -76,13 +113,21 @@ SEEDS_ON_A_SERVER = 4
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Walk few seeds on a server."""
+    """Walk few seeds on a server; and mark what runs on shards, so that it can be run alone."""
     items[:] = [item for item in items if not _is_one_seed_more(item)]
+    for item in items:
+        if "shards" in _given(item).values() or "shards" in item.name:
+            item.add_marker("shards")
+
+
+def _given(item: pytest.Item) -> dict[str, Any]:
+    params: dict[str, Any] = getattr(getattr(item, "callspec", None), "params", {})
+    return params
 
 
 def _is_one_seed_more(item: pytest.Item) -> bool:
-    given: dict[str, Any] = getattr(getattr(item, "callspec", None), "params", {})
-    return given.get("store") == "postgres" and given.get("seed", 0) >= SEEDS_ON_A_SERVER
+    given = _given(item)
+    return given.get("store") in ("postgres", "shards") and given.get("seed", 0) >= SEEDS_ON_A_SERVER
 
 
 @pytest.fixture(autouse=True)

@@ -15,10 +15,13 @@ from tests.contract.conftest import STORES
 from tests.contract.test_interleavings import LINES, Scene
 from tests.samples import provision
 
+ON_SHARDS = 3
+"""Examples there: each step is several calls, and the steps are the same."""
+WALKED = sorted(set(STORES) - {"shards"})
 STEPS = ("dial", "repeat", "answer", "renew", "settle", "release")
 
 
-@pytest.mark.parametrize("store_name", sorted(STORES))
+@pytest.mark.parametrize("store_name", WALKED)
 @settings(max_examples=25, deadline=None)
 @given(
     steps=st.lists(st.sampled_from((*STEPS, "crash")), min_size=1, max_size=40),
@@ -28,6 +31,15 @@ def test_used_and_reserved_never_exceed_a_limit_in_any_order(
     store_name: str, steps: list[str], chance: random.Random
 ) -> None:
     asyncio.run(_run(store_name, steps, chance))
+
+
+@settings(max_examples=ON_SHARDS, deadline=None)
+@given(
+    steps=st.lists(st.sampled_from((*STEPS, "crash")), min_size=20, max_size=40),
+    chance=st.randoms(use_true_random=False),
+)
+def test_used_and_reserved_never_exceed_a_limit_on_shards(steps: list[str], chance: random.Random) -> None:
+    asyncio.run(_run("shards", steps, chance))
 
 
 async def _run(store_name: str, steps: list[str], chance: random.Random) -> None:
@@ -48,7 +60,7 @@ async def _run(store_name: str, steps: list[str], chance: random.Random) -> None
             await scene.ledger.close()
 
 
-@pytest.mark.parametrize("store_name", sorted(STORES))
+@pytest.mark.parametrize("store_name", WALKED)
 @settings(max_examples=25, deadline=None)
 @given(
     steps=st.lists(st.sampled_from((*STEPS, "pay", "crash")), min_size=1, max_size=40),
@@ -58,6 +70,15 @@ def test_credit_never_falls_below_zero_in_any_order(
     store_name: str, steps: list[str], chance: random.Random
 ) -> None:
     asyncio.run(_run_on_credit(store_name, steps, chance))
+
+
+@settings(max_examples=ON_SHARDS, deadline=None)
+@given(
+    steps=st.lists(st.sampled_from((*STEPS, "pay", "crash")), min_size=20, max_size=40),
+    chance=st.randoms(use_true_random=False),
+)
+def test_credit_never_falls_below_zero_on_shards(steps: list[str], chance: random.Random) -> None:
+    asyncio.run(_run_on_credit("shards", steps, chance))
 
 
 async def _run_on_credit(store_name: str, steps: list[str], chance: random.Random) -> None:

@@ -33,9 +33,8 @@ from fairdial.ledger.sqlite import SqliteLedger
 from fairdial.policy.account import Account, Credit, Kind, Options, OwnNumber, Standing
 from fairdial.policy.decide import Allow, Refuse, Verdict
 from fairdial.policy.outcomes import Reason
-from testbed.postgres import shared_cluster
 from tests.charges import Counter
-from tests.contract.conftest import PostgresStore
+from tests.contract.conftest import STORES, PostgresStore, cut_all
 from tests.contract.dials import LEFT_S, dial_at_once
 from tests.samples import NOON_MS, authorise, outbound, plan, provision
 from tests.shipped import POLICIES
@@ -44,11 +43,11 @@ T = TypeVar("T")
 
 
 @pytest.fixture
-def store() -> Iterator[PostgresStore]:
-    """An empty database."""
-    cluster = shared_cluster()
-    with cluster.database() as name:
-        yield PostgresStore(cluster, name)
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[PostgresStore]:
+    """An empty database; or shards, where the test is of both."""
+    with STORES[getattr(request, "param", "postgres")](tmp_path) as empty:
+        assert isinstance(empty, PostgresStore)
+        yield empty
 
 
 @pytest.fixture
@@ -70,17 +69,13 @@ async def repeated(step: Callable[[], Awaitable[T]], within_s: float = 20.0) -> 
                 await asyncio.sleep(0.02)
 
 
-def cut_all(store: PostgresStore) -> int:
-    """End all connections to the database; how many there were."""
-    ended = store.cluster.admin(
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %(name)s", name=store.database
-    )
-    return len(ended)
+ON_SHARDS_TOO = pytest.mark.parametrize("store", ["postgres", "shards"], indirect=True)
 
 
 # --- races -------------------------------------------------------------------------------------------
 
 
+@ON_SHARDS_TOO
 async def test_three_hundred_dials_of_two_processes_share_the_last_minute(
     store: PostgresStore, nodes: list[Ledger]
 ) -> None:
@@ -100,6 +95,7 @@ async def test_three_hundred_dials_of_two_processes_share_the_last_minute(
     assert (usage.meter.used_units, usage.meter.reserved_units) == (0, LEFT_S)
 
 
+@ON_SHARDS_TOO
 async def test_of_twenty_who_join_a_room_through_three_nodes_four_get_a_seat(nodes: list[Ledger]) -> None:
     policy = POLICIES["kryptotel"]
     names = [f"phone-{n}" for n in range(20)]
@@ -118,6 +114,7 @@ async def test_of_twenty_who_join_a_room_through_three_nodes_four_get_a_seat(nod
     assert len({grant.room for grant in await nodes[0].live_grants()}) == 1
 
 
+@ON_SHARDS_TOO
 @pytest.mark.parametrize(("line", "allowed"), [("alice", 10), ("nobody", 0)])
 async def test_a_call_id_at_all_nodes_at_once_is_decided_once(
     nodes: list[Ledger], line: str, allowed: int
@@ -135,6 +132,7 @@ async def test_a_call_id_at_all_nodes_at_once_is_decided_once(
     assert reserved_s == sum(grant.granted_s or 0 for grant in grants)
 
 
+@ON_SHARDS_TOO
 async def test_a_call_id_of_two_lines_at_once_is_the_firsts(nodes: list[Ledger]) -> None:
     await provision(nodes[0])
     await provision(nodes[0], "other", "bob")
@@ -146,6 +144,7 @@ async def test_a_call_id_of_two_lines_at_once_is_the_firsts(nodes: list[Ledger])
         assert {type(each) for each in found} == {Verdict, IdempotencyConflict}
 
 
+@ON_SHARDS_TOO
 async def test_after_a_refused_statement_the_same_steps_go_on(nodes: list[Ledger]) -> None:
     """Of what a pipeline sent after an error the client believes that it was prepared."""
     ledger = nodes[0]
@@ -163,6 +162,7 @@ async def test_after_a_refused_statement_the_same_steps_go_on(nodes: list[Ledger
     assert [account.id for account in await ledger.accounts()] == ["a-0", "a-1", "a-2", "a-3", "acme"]
 
 
+@ON_SHARDS_TOO
 async def test_a_call_that_ends_at_two_nodes_at_once_is_counted_once(nodes: list[Ledger]) -> None:
     await provision(nodes[0])
     for n in range(10):
@@ -173,6 +173,7 @@ async def test_a_call_that_ends_at_two_nodes_at_once_is_counted_once(nodes: list
     assert (usage.meter.used_units, usage.meter.reserved_units, usage.calls) == (70, 0, 10)
 
 
+@ON_SHARDS_TOO
 async def test_a_number_that_two_accounts_get_at_once_is_one_accounts(nodes: list[Ledger]) -> None:
     await provision(nodes[0])
     await provision(nodes[0], "other", "bob")
@@ -188,6 +189,7 @@ async def test_a_number_that_two_accounts_get_at_once_is_one_accounts(nodes: lis
         assert (kept.account_id, kept.line_id) in {("acme", "alice"), ("other", "bob")}
 
 
+@ON_SHARDS_TOO
 async def test_credit_is_added_once_for_its_reference_wherever_it_is_asked_for(nodes: list[Ledger]) -> None:
     await provision(nodes[0])
     credits = await asyncio.gather(
@@ -213,6 +215,7 @@ async def test_who_waits_for_an_account_hears_so_in_time_and_the_others_go_on(st
         await ledger.close()
 
 
+@ON_SHARDS_TOO
 async def test_through_a_pooler_that_gives_each_transaction_another_connection_nothing_is_confused(
     store: PostgresStore,
 ) -> None:
@@ -230,6 +233,7 @@ async def test_through_a_pooler_that_gives_each_transaction_another_connection_n
             await each.close()
 
 
+@ON_SHARDS_TOO
 async def test_a_notice_is_told_by_one_node_and_by_another_where_that_one_is_gone(
     store: PostgresStore, nodes: list[Ledger]
 ) -> None:
@@ -272,6 +276,7 @@ async def _all_is_there_once(ledger: Ledger, calls: int) -> None:
     assert len(await ledger.decisions(limit=10_000)) == calls
 
 
+@ON_SHARDS_TOO
 async def test_connections_that_are_cut_under_load_lose_and_double_nothing(
     store: PostgresStore, nodes: list[Ledger]
 ) -> None:
@@ -286,6 +291,7 @@ async def test_connections_that_are_cut_under_load_lose_and_double_nothing(
     await _all_is_there_once(nodes[0], 75)
 
 
+@ON_SHARDS_TOO
 async def test_a_server_that_is_restarted_under_load_loses_and_doubles_nothing(
     store: PostgresStore, nodes: list[Ledger]
 ) -> None:

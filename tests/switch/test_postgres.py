@@ -1,9 +1,11 @@
 """Two switches with a FairDial each, on one ledger in PostgreSQL: what is used at one counts at the other."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 import pytest_asyncio
 
 from testbed.installation import Installation
@@ -14,12 +16,25 @@ ANSWERED = "02079460100"
 PREMIUM = "09098790000"
 
 
-@pytest_asyncio.fixture
-async def spines(installation: Installation, tmp_path: Path) -> AsyncIterator[tuple[Spine, Spine]]:
-    """East and west."""
+@contextmanager
+def _store(kind: str) -> Iterator[str]:
+    """`store.url` of an empty ledger on one server, or on two shards."""
     cluster = shared_cluster()
-    with cluster.database() as database:
-        settings = {"store.url": cluster.url(database), "reconcile_every_s": 1}
+    if kind == "shards":
+        with cluster.spread() as spread:
+            yield spread.url
+    else:
+        with cluster.database() as database:
+            yield cluster.url(database)
+
+
+@pytest_asyncio.fixture
+async def spines(
+    request: pytest.FixtureRequest, installation: Installation, tmp_path: Path
+) -> AsyncIterator[tuple[Spine, Spine]]:
+    """East and west."""
+    with _store(getattr(request, "param", "postgres")) as url:
+        settings = {"store.url": url, "reconcile_every_s": 1}
         for name in ("east", "west"):
             (tmp_path / name).mkdir()
         async with (
@@ -29,6 +44,7 @@ async def spines(installation: Installation, tmp_path: Path) -> AsyncIterator[tu
             yield east, west
 
 
+@pytest.mark.parametrize("spines", ["postgres", "shards"], indirect=True)
 async def test_what_is_used_at_one_switch_counts_at_the_other_and_each_looks_after_its_own_calls(
     spines: tuple[Spine, Spine],
 ) -> None:

@@ -1,5 +1,6 @@
 """The tables of a ledger: numbered files, each applied once, in order. They are SQLite's; dialect.py says them in
-PostgreSQL. A file adds tables, columns and indexes and takes none away: nodes of before run on beside it.
+PostgreSQL. A file adds tables, columns and indexes and takes none away: nodes of before run on beside it. shard/ and
+proxy/ have what accounts on several servers need besides (shards.py).
 """
 
 from importlib import resources
