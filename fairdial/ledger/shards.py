@@ -14,6 +14,7 @@ Which statement belongs where, and how listings of all shards are merged, is `sp
 
 import contextlib
 import hashlib
+import json
 import random
 import re
 import threading
@@ -110,11 +111,18 @@ class Row(tuple[Any, ...]):
 
 @lru_cache(maxsize=512)
 def _row_type(columns: tuple[str, ...]) -> type[Row]:
-    return type("Row", (Row,), {"__slots__": (), "places": {name: n for n, name in enumerate(columns)}})
+    # The first of several of the same name.
+    places = {name: place for place, name in reversed(list(enumerate(columns)))}
+    return type("Row", (Row,), {"__slots__": (), "places": places})
 
 
-def _rows(found: Sequence[dict[str, Any]]) -> list[Row]:
-    return [_row_type(tuple(row))(row.values()) for row in found]
+def _decoded(answer: str) -> Any:
+    """What a shard says. A row is its columns in their order, as pairs: several may have one name."""
+    return json.loads(answer, object_pairs_hook=tuple)
+
+
+def _rows(found: Sequence[tuple[tuple[str, Any], ...]]) -> list[Row]:
+    return [_row_type(tuple([name for name, _ in row]))([value for _, value in row]) for row in found]
 
 
 @lru_cache(maxsize=2048)
@@ -638,7 +646,7 @@ class ShardDatabase(SharedDatabase):
             *_arrays(sent),
         )
         found: list[Any]
-        version, *found = msgspec.json.decode(answer)
+        version, *found = _decoded(answer)
         if accounts[0].version is None:
             accounts[0].version = version
         return found
@@ -667,7 +675,7 @@ class ShardDatabase(SharedDatabase):
                 raise why from error
             raise
         self._directory.note_up(slots)
-        found = [msgspec.json.decode(answer) for (answer,) in answers]
+        found = [_decoded(answer) for (answer,) in answers]
         if sum(here for here, _ in found) != SLOTS:
             raise _Moved(LedgerUnavailable(f"{self._where}: an account was being moved", "repeat it"))
         rows = merged(statement, given, [_rows(each or []) for _, each in found])
