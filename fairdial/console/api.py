@@ -28,6 +28,7 @@ from fairdial.console import (
     api_files,
     api_lines,
     api_messages,
+    api_nodes,
     api_notices,
     api_policies,
     api_replays,
@@ -64,6 +65,7 @@ ROUTES = (
     api_statements.routes,
     api_requests.routes,
     api_replays.routes,
+    api_nodes.routes,
     api_access.routes,
 )
 """In the order in which they are described."""

@@ -21,12 +21,15 @@ from fairdial.ledger.postgres import migrate
 from fairdial.ledger.shards import SERVER
 from fairdial.ledger.spread import SLOTS
 
-QUERY_WITHIN_S: Final = 5
-"""How long PL/Proxy waits for a shard that does not answer."""
-CONNECT_WITHIN_S: Final = 2
+GONE_MS: Final = 2_000
+"""How long a machine may keep silent. PL/Proxy connects without waiting, where libpq's own limit does nothing."""
+PROXY_SETTINGS: Final = {
+    # PL/Proxy waits for a shard without end. Whoever has waited too long goes (shards.py), and this lets it notice.
+    "client_connection_check_interval": "1s",
+}
 SHARD_SETTINGS: Final = {
     "lock_timeout": "250ms",
-    "statement_timeout": f"{QUERY_WITHIN_S - 1}s",
+    "statement_timeout": "9s",
     "idle_in_transaction_session_timeout": "5s",
 }
 
@@ -48,6 +51,7 @@ def init(url: str, password: str | None, shards: Sequence[str]) -> list[Shard]:
     with _connected(url, password) as proxy:
         migrate(proxy)
         proxy.execute(_script("proxy"))
+        _set(proxy, PROXY_SETTINGS)
         before = _slots(proxy)
         names = [_name(each) for each in shards]
         for each in [*names, *dict.fromkeys(before.values())]:
@@ -260,7 +264,7 @@ def _name(url: str) -> str:
     """How PL/Proxy is told of a shard: without user and password, which all of them share."""
     given = conninfo_to_dict(url)
     named = {key: value for key, value in given.items() if key not in ("user", "password")}
-    return make_conninfo(**{"connect_timeout": str(CONNECT_WITHIN_S), **named})  # type: ignore[arg-type]
+    return make_conninfo(**{"tcp_user_timeout": str(GONE_MS), **named})  # type: ignore[arg-type]
 
 
 @contextlib.contextmanager
@@ -286,10 +290,15 @@ def _connected(url: str, password: str | None) -> "Iterator[psycopg.Connection[A
 def _set_up(shard: "psycopg.Connection[Any]") -> None:
     migrate(shard)
     shard.execute(_script("shard"))
-    for setting, value in SHARD_SETTINGS.items():
-        shard.execute(
+    _set(shard, SHARD_SETTINGS)
+
+
+def _set(raw: "psycopg.Connection[Any]", settings: dict[str, str]) -> None:
+    """For all that is done in that database from the next connection on."""
+    for setting, value in settings.items():
+        raw.execute(
             sql.SQL("ALTER DATABASE {} SET {} = {}").format(
-                sql.Identifier(shard.info.dbname), sql.Identifier(setting), sql.Literal(value)
+                sql.Identifier(raw.info.dbname), sql.Identifier(setting), sql.Literal(value)
             )
         )
 
@@ -324,8 +333,9 @@ def _make_server(
         mapping.append(sql.SQL("password {}").format(sql.Literal(password)))
     with proxy.transaction():
         proxy.execute(
-            sql.SQL("CREATE SERVER {} FOREIGN DATA WRAPPER plproxy OPTIONS (query_timeout {}, {})").format(
-                sql.Identifier(SERVER), sql.Literal(str(QUERY_WITHIN_S)), options
+            sql.SQL("CREATE SERVER {} FOREIGN DATA WRAPPER plproxy OPTIONS ({})").format(
+                sql.Identifier(SERVER),
+                options,
             )
         )
         proxy.execute(

@@ -15,12 +15,15 @@ Which statement belongs where, and how listings of all shards are merged, is `sp
 import contextlib
 import hashlib
 import json
+import os
 import random
 import re
+import socket
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, ClassVar, Final, TypeVar
@@ -33,7 +36,7 @@ from psycopg import errors
 from fairdial.ledger.contract import Fenced, LedgerError, LedgerSlow, LedgerUnavailable
 from fairdial.ledger.database import Cursor, Of, SharedDatabase, Unstorable, Write
 from fairdial.ledger.heard import Silent
-from fairdial.ledger.pool import BEGIN, LOCKED_MS, Pool, Way, told
+from fairdial.ledger.pool import BEGIN, LOCKED_MS, READING_MS, Pool, Way, told
 from fairdial.ledger.schema import files
 from fairdial.ledger.spread import NOBODY, SLOTS, Key, Statement, bound_of, looked_through, merged, slot_of
 from fairdial.ledger.stepped import Step
@@ -59,6 +62,9 @@ OWNERS_KEPT: Final = 100_000
 CONTENDED_S: Final = 2.0
 """For so long after steps of several FairDials met at an account they wait for each other there."""
 CONTENDED_KEPT: Final = 10_000
+CALL_WITHIN_S: Final = 2.0
+"""How long a shard may take for one call, as a statement may on one server."""
+LOOK_EVERY_S: Final = 0.25
 DOWN_S: Final = 1.0
 """For so long nobody else tries a shard to which there was no way."""
 TRIED_WITHIN_S: Final = 5.0
@@ -328,6 +334,62 @@ class _Moved(Exception):
         self.at_once = at_once
 
 
+def _unwatched(_connection: "psycopg.Connection[Any]", _slot: int | None) -> AbstractContextManager[object]:
+    return contextlib.nullcontext()
+
+
+class _Watch:
+    """Ends calls that last too long. PL/Proxy waits for a shard that froze without end, and each thread that does is
+    one that accounts of other shards have not. `stop` ends it.
+    """
+
+    def __init__(self, directory: Directory, where: str) -> None:
+        self._directory = directory
+        self._where = where
+        self._calls: dict[int, tuple[float, psycopg.Connection[Any], int | None]] = {}
+        self._lock = threading.Lock()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._look, name="ledger-watch", daemon=True)
+        self._thread.start()
+
+    @contextlib.contextmanager
+    def __call__(self, connection: "psycopg.Connection[Any]", slot: int | None) -> Iterator[None]:
+        """slot: None for a call of all shards, which may last longer."""
+        me = threading.get_ident()
+        until_s = time.monotonic() + (CALL_WITHIN_S if slot is not None else READING_MS / 1000)
+        with self._lock:
+            self._calls[me] = until_s, connection, slot
+        try:
+            yield
+        finally:
+            with self._lock:
+                del self._calls[me]
+
+    def _look(self) -> None:
+        while not self._over.wait(LOOK_EVERY_S):
+            now = time.monotonic()
+            with self._lock:
+                for until_s, connection, slot in self._calls.values():
+                    if until_s < now:
+                        self._end(connection, slot)
+
+    def _end(self, connection: "psycopg.Connection[Any]", slot: int | None) -> None:
+        if slot is not None:
+            shard = dict(part.partition("=")[::2] for part in self._directory.shards[slot].split())
+            why = f"shard {shard.get('dbname', '')} did not answer within {CALL_WITHIN_S:g} s"
+            self._directory.note_down(slot, LedgerUnavailable(f"{self._where}: {why}", _SHARD_DOWN))
+        # Its thread, which waits for it, finds it closed.
+        with (
+            contextlib.suppress(OSError, psycopg.Error),
+            socket.socket(fileno=os.dup(connection.fileno())) as way,
+        ):
+            way.shutdown(socket.SHUT_RDWR)
+
+    def stop(self) -> None:
+        self._over.set()
+        self._thread.join()
+
+
 class _Careful(Exception):
     """Something cannot be stored; another run is to tell of each part whether it can."""
 
@@ -335,9 +397,9 @@ class _Careful(Exception):
 class ShardDatabase(SharedDatabase):
     """What a step is given: all shards, of which it may write until `commit`.
 
-    writing: whether it may. turn: waits for an owner's turn in this process, so that few steps meet at the shard.
-    within_ms: how long for one that steps of other processes have. careful: see whether a part of a step can be stored
-    when it is done, not with all others at their end.
+    writing: whether it may. watch: ends a call that a shard does not answer. turn: waits for an owner's turn in this
+    process, so that few steps meet at the shard. within_ms: how long for one that steps of other processes have.
+    careful: see whether a part of a step can be stored when it is done, not with all others at their end.
     """
 
     def __init__(
@@ -348,6 +410,7 @@ class ShardDatabase(SharedDatabase):
         *,
         writing: bool,
         turn: Callable[[str], None] = lambda owner: None,
+        watch: "Callable[[psycopg.Connection[Any], int | None], AbstractContextManager[object]]" = _unwatched,
         within_ms: int = LOCKED_MS,
         careful: bool = False,
     ) -> None:
@@ -361,6 +424,7 @@ class ShardDatabase(SharedDatabase):
         self._where = where
         self._writing = writing
         self._turn = turn
+        self._watch = watch
         self._accounts: dict[str, _Account] = {}
         self._known: dict[tuple[Of, str | int], str] = {}
         self._bound: str | None = None
@@ -617,11 +681,16 @@ class ShardDatabase(SharedDatabase):
     def _call(self, function: str, slot: int, *arguments: Any) -> Any:
         self._directory.need_up((slot,))
         try:
-            row = self._raw.execute(_CALLS[function], (slot, *arguments)).fetchone()
+            with self._watch(self._raw, slot):
+                row = self._raw.execute(_CALLS[function], (slot, *arguments)).fetchone()
         except psycopg.Error as error:
             why = self._no_way(error)
             if why is None:
-                self._directory.note_up((slot,))
+                # Where the connection is gone it was the watch's doing, or the way to all shards.
+                if not self._raw.closed:
+                    self._directory.note_up((slot,))
+                elif arguments[0] != "write":
+                    self._directory.need_up((slot,))
                 raise
             self._directory.note_down(slot, why)
             raise why from error
@@ -668,7 +737,8 @@ class ShardDatabase(SharedDatabase):
         if statement.offset is not None and statement.limit is not None:
             sent = _all_up_to_limit(sent)
         try:
-            answers = self._raw.execute(_EVERYWHERE, (statement.writes, *_arrays([sent]))).fetchall()
+            with self._watch(self._raw, None):
+                answers = self._raw.execute(_EVERYWHERE, (statement.writes, *_arrays([sent]))).fetchall()
         except psycopg.Error as error:
             why = self._no_way(error)
             if why is not None:
@@ -782,7 +852,9 @@ def _said(error: psycopg.Error) -> tuple[str, str]:
 
 def _is_cut(error: psycopg.Error) -> bool:
     """Whether the way to a shard was lost after a statement had gone there, so that it may have been done."""
-    return not error_is_remote(error) and _CUT.search(_said(error)[1]) is not None
+    if error_is_remote(error):
+        return False
+    return isinstance(error, errors.QueryCanceled) or _CUT.search(_said(error)[1]) is not None
 
 
 class ShardPool(Pool):
@@ -796,6 +868,7 @@ class ShardPool(Pool):
         super().__init__(url, password, locked_ms=locked_ms, **bounds)
         self._directory = Directory()
         self._turns = Turns()
+        self._watch = _Watch(self._directory, self.where)
         self._locked_ms = locked_ms
 
     async def open(self, prepare: "Callable[[psycopg.Connection[Any]], None]") -> None:
@@ -822,6 +895,10 @@ class ShardPool(Pool):
                     f" {max(files())}",
                     SHARDS_CURE,
                 )
+
+    def _shut(self) -> None:
+        super()._shut()
+        self._watch.stop()
 
     async def probe(self) -> None:
         """Write a row as it is, before the shards and on each. Raises LedgerUnavailable."""
@@ -861,6 +938,7 @@ class ShardPool(Pool):
             self.where,
             writing=way.begin == BEGIN,
             turn=take_turn,
+            watch=self._watch,
             within_ms=self._locked_ms,
             careful=careful,
         )
@@ -871,8 +949,6 @@ class ShardPool(Pool):
             db.roll_back()
             if isinstance(error, Silent):
                 self._fell_silent(way, connection, error)
-            if connection.closed:
-                self._drop(connection)
             if isinstance(error, errors.SerializationFailure) and db.bound is not None:
                 self._directory.note_contended(db.bound)
             raise self._of_shards(error, connection) from error
@@ -886,6 +962,8 @@ class ShardPool(Pool):
             raise
         finally:
             db.leave()
+            if connection.closed:
+                self._drop(connection)
             for each in turn:
                 self._turns.leave(each)
         return result

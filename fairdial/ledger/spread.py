@@ -90,7 +90,7 @@ class Statement:
 
 
 _TABLES: Final = re.compile(r"\b(?:INTO|UPDATE|(?:FROM|JOIN)(?!\s+[a-z_]+\s*\())\s+([a-z_]+)")
-_VERB: Final = re.compile(r"\s*(INSERT|UPDATE|DELETE)\b")
+_VERB: Final = re.compile(r"\b(INSERT) INTO\b|\b(UPDATE) \w+ SET\b|\b(DELETE) FROM\b")
 _INSERT: Final = re.compile(r"\s*INSERT INTO (\w+)(?: \(([^)]*)\))? (?:VALUES \(([^)]*)\))?")
 _ACCOUNT: Final = re.compile(
     r"\baccount_id(?: \|\| '')? = \$(\d+)|\b(?:FROM|UPDATE) accounts (?:SET [^()]*? )?WHERE id = \$(\d+)"
@@ -122,7 +122,7 @@ _COUNTS: Final = re.compile(r"\s*SELECT (?:[\w, ]+, )?count\(\*\)(?: AS \w+)? FR
 def looked_through(sql: str) -> Statement:
     """What a statement of ours says of where it belongs."""
     text = translated(sql)
-    verb = _VERB.match(text)
+    verb = _VERB.search(text)
     tables = _TABLES.findall(text)
     insert = _INSERT.match(text)
     keys = tuple(_keys(text, insert))
@@ -190,7 +190,7 @@ def _added(insert: re.Match[str]) -> Key | None:
 
 
 def _freed(verb: re.Match[str] | None, tables: Sequence[str], keys: Sequence[Key]) -> Key | None:
-    if verb is None or verb[1] != "DELETE":
+    if verb is None or verb[3] is None:
         return None
     return next((key for key in keys if key.of is _FREED.get(tables[0])), None)
 

@@ -16,6 +16,8 @@ from itertools import groupby
 from operator import attrgetter
 from typing import Final
 
+from msgspec import structs
+
 from fairdial.ledger import reading
 from fairdial.ledger.contract import (
     Charge,
@@ -331,7 +333,7 @@ class WorkingLedger(SqliteLedger):
         if call is None:
             over = self._over(call_id)
             if over is not None:
-                return replace(over, charged_micros=0, repeated=True)
+                return structs.replace(over, charged_micros=0, repeated=True)
             return await super().settle(
                 call_id, used_s, ended_ms, estimated=estimated, answered_ms=answered_ms, limits=limits
             )

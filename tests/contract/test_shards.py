@@ -5,14 +5,18 @@ The contract itself is held by all other tests here, each of which runs on two s
 
 import asyncio
 import json
+import os
+import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
 
+from benchmarks.shards import children
 from fairdial.ledger import resharding
 from fairdial.ledger.contract import AlreadyExists, Entry, Ledger, LedgerUnavailable
 from fairdial.ledger.postgres import PostgresLedger
@@ -54,6 +58,19 @@ def held(spread: Spread, table: str) -> list[int]:
     return [
         cluster.admin(f"SELECT count(*) FROM {table}", database)[0][0] for cluster, database in spread.shards
     ]
+
+
+@contextmanager
+def frozen(cluster: Cluster) -> Iterator[None]:
+    """A server that answers nothing, and whose connections stay."""
+    processes = [cluster.process, *children(cluster.process)]
+    for each in processes:
+        os.kill(each, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for each in processes:
+            os.kill(each, signal.SIGCONT)
 
 
 async def _calls(ledger: Ledger, line: str, until: asyncio.Event) -> int:
@@ -119,6 +136,12 @@ async def test_with_one_shard_down_the_accounts_of_the_other_go_on() -> None:
             await provision(ledger, FIRST, "alice")
             await provision(ledger, SECOND, "bob")
             await authorise(ledger, outbound("before", line_id="bob"), plan(limit_s=None))
+            with frozen(other):
+                with pytest.raises(LedgerUnavailable, match="see that this shard's server runs"):
+                    await authorise(ledger, outbound("b-frozen", line_id="bob"), plan(limit_s=None))
+                for n in range(5):
+                    await authorise(ledger, outbound(f"a-frozen-{n}"), plan(limit_s=None))
+                    await ledger.release(f"a-frozen-{n}")
             await asyncio.to_thread(other.stop)
             began_s = time.monotonic()
             for n in range(20):

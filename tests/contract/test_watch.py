@@ -388,6 +388,10 @@ async def test_only_the_latest_dials_are_passed_by_again(
             await at.dial(100 + n)
         await at.dealt_with()
     async with counter(acme, clock=clock) as at:
+        # Which are the latest is looked up beside the calls.
+        async with asyncio.timeout(5):
+            while not at.watch.accounts:
+                await asyncio.sleep(0.005)
         await at.dial(104)
         await at.dealt_with()
         assert await acme.cases() == (), "the first of five is not known any more"

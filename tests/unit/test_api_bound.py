@@ -81,6 +81,8 @@ TIED: Final[Mapping[Route, str | tuple[str, ...]]] = {
     ("PUT", "/v1/accounts/{account}/subscription"): PROVIDER,
     ("GET", "/v1/accounts/{account}/usage"): ("account",),
     ("GET", "/v1/blocks"): PROVIDER,
+    ("GET", "/v1/nodes"): PROVIDER,
+    ("DELETE", "/v1/nodes/{switch}"): PROVIDER,
     ("PUT", "/v1/blocks/{source}"): PROVIDER,
     ("DELETE", "/v1/blocks/{source}"): PROVIDER,
     ("POST", "/v1/callbacks"): ("body line",),

@@ -121,6 +121,9 @@ MAY_READ = {
     "fairdial.ledger.writer": ["time"],
     # How long a step took, a pause before its next run, and how long nobody tries to connect.
     "fairdial.ledger.pool": ["time"],
+    # How long a server, or a shard, says nothing.
+    "fairdial.ledger.heard": ["time"],
+    "fairdial.ledger.shards": ["time"],
     # A pause, and the name of a file that is put aside.
     "fairdial.ledger.backup": ["time", "datetime.now"],
 }
