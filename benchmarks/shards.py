@@ -32,7 +32,7 @@ PLAIN = "plain"
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """Of one round. shards: 0 for a plain server. client_s, proxy_s, shards_s: of processors; late_ms: the 99th of 100."""
+    """Of one round. shards: 0 for a plain server. client_s, proxy_s, shards_s: of processors."""
 
     shards: int
     steps: int
