@@ -2,7 +2,8 @@
 
 Proxy and shards are servers of their own on this machine. Each shard may use so much of one core and no more
 (`--share`, by a control group of the kernel), as it would on a machine of its own that is at its end; proxy and client
-may use what is left. One and two shards take turns, each with an empty ledger; told is the median of the rounds.
+may use what is left. A plain server held to the same, one shard and two take turns, each with an empty ledger; told are
+medians of the rounds.
 """
 
 import argparse
@@ -26,13 +27,15 @@ from testbed.postgres import Cluster, Spread, obtain_plproxy, obtain_postgres
 GROUPS = Path("/sys/fs/cgroup")
 PERIOD_US = 20_000
 CALLERS = 16
+PLAIN = "plain"
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """Of one round. client_s, proxy_s, shards_s: of processors; late_ms: the 99th of 100 authorisations."""
+    """Of one round. shards: 0 for a plain server. client_s, proxy_s, shards_s: of processors."""
 
     shards: int
+    steps: int
     steps_per_s: float
     median_ms: float
     late_ms: float
@@ -83,10 +86,30 @@ def used_s(process: int) -> float:
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
+@contextlib.contextmanager
+def empty_ledger(proxy: Cluster, servers: tuple[Cluster, ...], name: str) -> Iterator[str]:
+    """`store.url` of one on those shards; without a proxy before it, on that server."""
+    if PLAIN in name:
+        with servers[0].database() as database:
+            yield servers[0].url(database)
+        return
+    spread = Spread(proxy, servers, name)
+    try:
+        yield spread.url
+    finally:
+        spread.remove()
+
+
 async def round_of(proxy: Cluster, shards: tuple[Cluster, ...], name: str, seconds: float) -> Figure:
     """One round on an empty ledger."""
-    spread = Spread(proxy, shards, name)
-    ledger = await PostgresLedger.open(spread.url, connections=CALLERS, locked_ms=2_000)
+    with empty_ledger(proxy, shards, name) as url:
+        return await _round_at(url, proxy, shards, name, seconds)
+
+
+async def _round_at(
+    url: str, proxy: Cluster, shards: tuple[Cluster, ...], name: str, seconds: float
+) -> Figure:
+    ledger = await PostgresLedger.open(url, connections=CALLERS, locked_ms=2_000)
     try:
         # Each connection prepares its statements first.
         await measure(name, ledger, CALLERS - 1, seconds / 2)
@@ -94,7 +117,8 @@ async def round_of(proxy: Cluster, shards: tuple[Cluster, ...], name: str, secon
         client, before_s = _client_s(), used_s(proxy.process)
         found = await measure(name, ledger, CALLERS, seconds)
         return Figure(
-            len(shards),
+            0 if PLAIN in name else len(shards),
+            2 * found.calls,
             found.steps_per_s,
             statistics.median(found.took_ms),
             found.took_ms[int(len(found.took_ms) * 0.99)],
@@ -105,7 +129,6 @@ async def round_of(proxy: Cluster, shards: tuple[Cluster, ...], name: str, secon
         )
     finally:
         await ledger.close()
-        spread.remove()
 
 
 def _client_s() -> float:
@@ -114,7 +137,7 @@ def _client_s() -> float:
 
 
 async def figures(share: float, seconds: float, rounds: int) -> list[Figure]:
-    """One and two shards in turns."""
+    """A plain server, one shard and two, in turns."""
     programs = obtain_postgres()
     obtain_plproxy(programs)
     proxy, first, second = (Cluster(programs, disk=True) for _ in range(3))
@@ -124,12 +147,17 @@ async def figures(share: float, seconds: float, rounds: int) -> list[Figure]:
             cluster.start()
         with bounded(first, share), bounded(second, share):
             for n in range(rounds):
-                for shards in ((first,), (first, second)):
-                    found.append(await round_of(proxy, shards, f"round_{n}_{len(shards)}", seconds))
+                for kind, servers in ((PLAIN, (first,)), ("one", (first,)), ("two", (first, second))):
+                    found.append(await round_of(proxy, servers, f"round_{n}_{kind}", seconds))
     finally:
         for cluster in (proxy, first, second):
             cluster.remove()
     return found
+
+
+def _a_step(of: list[Figure], used: list[float]) -> float:
+    """Milliseconds of processors, in the median round."""
+    return statistics.median(1000 * each / figure.steps for figure, each in zip(of, used, strict=True))
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -140,25 +168,25 @@ def main(arguments: list[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     began_s = time.monotonic()
     found = asyncio.run(figures(given.share, given.seconds, given.rounds))
-    table = Table("shards", "steps/s", "authorise ms, median", "99 of 100", "client", "proxy", "each shard")
+    table = Table("", "steps/s", "authorise ms", "99 of 100", "client", "before", "database")
     medians = {}
-    for count in (1, 2):
+    for count, what in enumerate(("a plain server", "one shard", "two shards")):
         of = [figure for figure in found if figure.shards == count]
         medians[count] = statistics.median(figure.steps_per_s for figure in of)
         table.add_row(
-            str(count),
+            what,
             f"{medians[count]:,.0f}  ({', '.join(f'{figure.steps_per_s:,.0f}' for figure in of)})",
             f"{statistics.median(figure.median_ms for figure in of):.0f}",
             f"{statistics.median(figure.late_ms for figure in of):.0f}",
-            f"{statistics.median(figure.client_s / figure.lasted_s for figure in of):.2f}",
-            f"{statistics.median(figure.proxy_s / figure.lasted_s for figure in of):.2f}",
-            f"{statistics.median(figure.shards_s / figure.lasted_s / count for figure in of):.2f}",
+            f"{_a_step(of, [figure.client_s for figure in of]):.2f}",
+            f"{_a_step(of, [figure.proxy_s for figure in of]):.2f}",
+            f"{_a_step(of, [figure.shards_s for figure in of]):.2f}",
         )
     console = Console(width=120)
     console.print(table)
     console.print(
         f"two shards do {medians[2] / medians[1]:.2f} times what one does; {CALLERS} callers, {given.share:g} of a core"
-        f" for each shard; processors are told in cores, of which there are {os.cpu_count()};"
+        f" for each; the last three are ms of processor a step; {os.cpu_count()} cores,"
         f" {time.monotonic() - began_s:.0f} s"
     )
 

@@ -108,7 +108,7 @@ STORES: dict[str, Callable[[Path], AbstractContextManager[Store]]] = {
 """An empty store of each kind, for as long as it is wanted; its files are in that folder, if it has any."""
 
 
-SEEDS_ON_A_SERVER = 4
+SEEDS = {"postgres": 4, "shards": 1}
 """Of tests that walk at random with many seeds: each step takes a server milliseconds, and the steps are the same."""
 
 
@@ -127,7 +127,8 @@ def _given(item: pytest.Item) -> dict[str, Any]:
 
 def _is_one_seed_more(item: pytest.Item) -> bool:
     given = _given(item)
-    return given.get("store") in ("postgres", "shards") and given.get("seed", 0) >= SEEDS_ON_A_SERVER
+    seeds = SEEDS.get(given.get("store", ""))
+    return seeds is not None and given.get("seed", 0) >= seeds
 
 
 @pytest.fixture(autouse=True)

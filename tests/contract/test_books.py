@@ -15,7 +15,7 @@ from tests.contract.conftest import STORES
 from tests.contract.test_interleavings import LINES, Scene
 from tests.samples import provision
 
-ON_SHARDS = 3
+ON_SHARDS = 2
 """Examples there: each step is several calls, and the steps are the same."""
 WALKED = sorted(set(STORES) - {"shards"})
 STEPS = ("dial", "repeat", "answer", "renew", "settle", "release")
