@@ -443,6 +443,9 @@ class ShardDatabase(SharedDatabase):
         statement = looked_through(sql)
         given = tuple(parameters)
         self.written += statement.writes
+        if statement.aside:
+            row = self._globally(looked_through(statement.aside), ()).fetchone()
+            given = (*given, None if row is None else row[0])
         if statement.is_global:
             return self._globally(statement, given)
         owner = self._owner(statement, given)
@@ -566,7 +569,7 @@ class ShardDatabase(SharedDatabase):
         return account
 
     def _owner(self, statement: Statement, given: Sequence[Any]) -> str | None:
-        named = [key for key in statement.keys if given[key.place] is not None]
+        named = [key for key in statement.keys if given[key.place] not in (None, "")]
         for key in named:
             if key.of is Of.ACCOUNT:
                 return str(given[key.place])

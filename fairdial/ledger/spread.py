@@ -69,7 +69,8 @@ class Statement:
     writes, gives: whether it changes something, whether it has rows. adds, frees: the key that it makes or takes away;
     only: the key of the one row that it reads.
     binds: the account that it names is that of what follows. limit, offset: a number, the place of its parameter, or
-    None. sums: its last column is a count of each group.
+    None. sums: its last column is a count of each group. aside: what it asks of a table before the shards beside those of
+    the account; the answer is its last parameter.
     """
 
     text: str
@@ -87,8 +88,11 @@ class Statement:
     limit: int | Place | None = None
     offset: int | Place | None = None
     sums: bool = False
+    aside: str = ""
 
 
+_ASIDE: Final = re.compile(rf"\((SELECT \w+ FROM (?:{'|'.join(sorted(GLOBAL))}) WHERE [^()$]*)\)")
+_PARAMETER: Final = re.compile(r"\$(\d+)")
 _TABLES: Final = re.compile(r"\b(?:INTO|UPDATE|(?:FROM|JOIN)(?!\s+[a-z_]+\s*\())\s+([a-z_]+)")
 _VERB: Final = re.compile(r"\b(INSERT) INTO\b|\b(UPDATE) \w+ SET\b|\b(DELETE) FROM\b")
 _INSERT: Final = re.compile(r"\s*INSERT INTO (\w+)(?: \(([^)]*)\))? (?:VALUES \(([^)]*)\))?")
@@ -122,6 +126,10 @@ _COUNTS: Final = re.compile(r"\s*SELECT (?:[\w, ]+, )?count\(\*\)(?: AS \w+)? FR
 def looked_through(sql: str) -> Statement:
     """What a statement of ours says of where it belongs."""
     text = translated(sql)
+    aside = _ASIDE.search(text)
+    if aside is not None:
+        place = 1 + max(int(number) for number in _PARAMETER.findall(text))
+        text = f"{text[: aside.start()]}CAST(${place} AS text){text[aside.end() :]}"
     verb = _VERB.search(text)
     tables = _TABLES.findall(text)
     insert = _INSERT.match(text)
@@ -143,6 +151,7 @@ def looked_through(sql: str) -> Statement:
         limit,
         offset,
         _COUNTS.match(text) is not None,
+        "" if aside is None else aside[1],
     )
 
 

@@ -54,7 +54,7 @@ def test_what_is_nobodys_is_before_the_shards(sql: str, is_global: bool) -> None
 
 
 def rows(*values: int) -> list[Row]:
-    return _rows([{"id": value, "name": chr(64 + value)} for value in values])
+    return _rows([(("id", value), ("name", chr(64 + value))) for value in values])
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,10 @@ def test_listings_of_shards_are_one_in_their_own_order(
 
 def test_counts_of_shards_are_added_up_by_group() -> None:
     statement = looked_through("SELECT state, count(*) AS n FROM things GROUP BY state")
-    of_each = [_rows([{"state": "a", "n": 2}, {"state": "b", "n": 1}]), _rows([{"state": "a", "n": 3}])]
+    of_each = [
+        _rows([(("state", "a"), ("n", 2)), (("state", "b"), ("n", 1))]),
+        _rows([(("state", "a"), ("n", 3))]),
+    ]
     assert [tuple(row) for row in merged(statement, (), of_each)] == [("a", 5), ("b", 1)]
 
 
@@ -103,3 +106,13 @@ def test_a_value_is_written_so_that_it_is_nothing_else(value: object, text: str)
 def test_what_cannot_be_written_exactly_is_refused() -> None:
     with pytest.raises(TypeError, match="bytes"):
         _literal(b"x")
+
+
+def test_what_is_asked_of_a_table_before_the_shards_is_asked_aside() -> None:
+    rules = "(SELECT rules FROM notice_rules WHERE id = 1)"
+    found = looked_through("SELECT g.call_id, " + rules + " FROM grants g WHERE g.call_id = ?")
+    assert found.aside == rules[1:-1]
+    assert found.text == "SELECT g.call_id, CAST($2 AS text) FROM grants g WHERE g.call_id = $1"
+    assert "notice_rules" not in found.tables
+    alone = looked_through("SELECT rules FROM notice_rules WHERE id = 1")
+    assert (alone.aside, alone.is_global) == ("", True)
