@@ -69,8 +69,8 @@ class Statement:
     writes, gives: whether it changes something, whether it has rows. adds, frees: the key that it makes or takes away;
     only: the key of the one row that it reads.
     binds: the account that it names is that of what follows. limit, offset: a number, the place of its parameter, or
-    None. sums: its last column is a count of each group. aside: what it asks of a table before the shards beside those of
-    the account; the answer is its last parameter.
+    None. sums: its last column is a count of each group. aside: what it asks of a table before the shards
+    beside those of the account; the answer is its last parameter.
     """
 
     text: str
@@ -91,7 +91,7 @@ class Statement:
     aside: str = ""
 
 
-_ASIDE: Final = re.compile(rf"\((SELECT \w+ FROM (?:{'|'.join(sorted(GLOBAL))}) WHERE [^()$]*)\)")
+_ASIDE: Final = re.compile(r"\((SELECT \w+ FROM (?:" + "|".join(sorted(GLOBAL)) + r") WHERE [^()$]*)\)")
 _PARAMETER: Final = re.compile(r"\$(\d+)")
 _TABLES: Final = re.compile(r"\b(?:INTO|UPDATE|(?:FROM|JOIN)(?!\s+[a-z_]+\s*\())\s+([a-z_]+)")
 _VERB: Final = re.compile(r"\b(INSERT) INTO\b|\b(UPDATE) \w+ SET\b|\b(DELETE) FROM\b")
