@@ -49,6 +49,7 @@ PLAN = (
     Benchmark("ledger_steps", 300, quick="--seconds 0.2"),
     Benchmark("accounts", 480, quick="--rounds 1 --calls 512 --accounts 2000"),
     Benchmark("nodes", 300, quick="--nodes 1 2 --callers 8 --seconds 0.5 --rounds 1"),
+    Benchmark("shards", 600, quick="--seconds 0.5 --rounds 1"),
     Benchmark("decisions", 600, full="--rounds 5", quick="--count 1000 --rounds 1"),
     Benchmark("replay", 480, quick="--rows 1000"),
     Benchmark("page", 480, quick="--accounts 100 --calls 5 --rounds 2"),

@@ -12,15 +12,13 @@ import contextlib
 import os
 import resource
 import statistics
-import time
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
 from benchmarks.ledger_steps import measure
+from benchmarks.measure import Outcome, Sheet, parser, postgres_version, program, progress
 from fairdial.ledger.postgres import PostgresLedger
 from testbed.postgres import Cluster, Spread, obtain_plproxy, obtain_postgres
 
@@ -160,36 +158,44 @@ def _a_step(of: list[Figure], used: list[float]) -> float:
     return statistics.median(1000 * each / figure.steps for figure, each in zip(of, used, strict=True))
 
 
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--share", type=float, default=0.2, help="of one core, for each shard (default 0.2)")
-    parser.add_argument("--seconds", type=float, default=10.0, help="for each round (default 10)")
-    parser.add_argument("--rounds", type=int, default=3, help="of each (default 3)")
-    given = parser.parse_args(arguments)
-    began_s = time.monotonic()
-    found = asyncio.run(figures(given.share, given.seconds, given.rounds))
-    table = Table("", "steps/s", "authorise ms", "99 of 100", "client", "before", "database")
+def report(found: Sequence[Figure], share: float, versions: dict[str, str]) -> Outcome:
+    """The table of a run."""
+    rows: list[Sequence[str]] = []
     medians = {}
     for count, what in enumerate(("a plain server", "one shard", "two shards")):
         of = [figure for figure in found if figure.shards == count]
         medians[count] = statistics.median(figure.steps_per_s for figure in of)
-        table.add_row(
-            what,
-            f"{medians[count]:,.0f}  ({', '.join(f'{figure.steps_per_s:,.0f}' for figure in of)})",
-            f"{statistics.median(figure.median_ms for figure in of):.0f}",
-            f"{statistics.median(figure.late_ms for figure in of):.0f}",
-            f"{_a_step(of, [figure.client_s for figure in of]):.2f}",
-            f"{_a_step(of, [figure.proxy_s for figure in of]):.2f}",
-            f"{_a_step(of, [figure.shards_s for figure in of]):.2f}",
+        rows.append(
+            (
+                what,
+                f"{medians[count]:,.0f}",
+                ", ".join(f"{figure.steps_per_s:,.0f}" for figure in of),
+                f"{statistics.median(figure.median_ms for figure in of):.0f}",
+                f"{statistics.median(figure.late_ms for figure in of):.0f}",
+                f"{_a_step(of, [figure.client_s for figure in of]):.2f}",
+                f"{_a_step(of, [figure.proxy_s for figure in of]):.2f}",
+                f"{_a_step(of, [figure.shards_s for figure in of]):.2f}",
+            )
         )
-    console = Console(width=120)
-    console.print(table)
-    console.print(
-        f"two shards do {medians[2] / medians[1]:.2f} times what one does; {CALLERS} callers, {given.share:g} of a core"
-        f" for each; the last three are ms of processor a step; {os.cpu_count()} cores,"
-        f" {time.monotonic() - began_s:.0f} s"
-    )
+    columns = ("", "steps/s", "rounds", "authorise ms", "99 of 100", "client", "before", "database")
+    caption = f"two shards do {medians[2] / medians[1]:.2f} times what one does; the last three are ms of processor a step"
+    title = f"Steps on shards, {CALLERS} callers, {share:g} of a core for each server"
+    return Outcome([Sheet(title, columns, rows, caption=caption)], versions=versions)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure and print; the exit status."""
+    options = parser(__doc__)
+    options.add_argument("--share", type=float, default=0.3, help="of one core, for each shard (0.3)")
+    options.add_argument("--seconds", type=float, default=10.0, help="for each round (10)")
+    options.add_argument("--rounds", type=int, default=3, help="of each (3)")
+
+    def run(given: argparse.Namespace) -> Outcome:
+        versions = {"PostgreSQL": postgres_version(obtain_postgres(progress))}
+        return report(asyncio.run(figures(given.share, given.seconds, given.rounds)), given.share, versions)
+
+    return program("shards", options, run, arguments)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

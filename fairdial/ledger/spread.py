@@ -91,7 +91,7 @@ class Statement:
     aside: str = ""
 
 
-_ASIDE: Final = re.compile(r"\((SELECT \w+ FROM (?:" + "|".join(sorted(GLOBAL)) + r") WHERE [^()$]*)\)")
+_ASIDE: Final = re.compile(r"\((SELECT \w+ FROM (?:" + "|".join(sorted(GLOBAL)) + r") WHERE [^()$]*)\)")  # noqa: S608
 _PARAMETER: Final = re.compile(r"\$(\d+)")
 _TABLES: Final = re.compile(r"\b(?:INTO|UPDATE|(?:FROM|JOIN)(?!\s+[a-z_]+\s*\())\s+([a-z_]+)")
 _VERB: Final = re.compile(r"\b(INSERT) INTO\b|\b(UPDATE) \w+ SET\b|\b(DELETE) FROM\b")

@@ -109,8 +109,8 @@ def test_whatever_is_asked_gets_an_answer_of_the_description(serving: Serving, m
         answered[found.ok().label] = ask(serving, found.ok().as_strategy(generation_mode=mode))
     # Requests that were all refused, or all taken, would show nothing.
     assert mode is not GenerationMode.POSITIVE or len(serving.switch.rung) > 20
-    sought = 200 if mode is GenerationMode.POSITIVE else 422
-    assert sum(sought in statuses for statuses in answered.values()) > len(answered) / 2
+    sought = {200, 201, 202, 204} if mode is GenerationMode.POSITIVE else {422}
+    assert sum(bool(sought & statuses) for statuses in answered.values()) > len(answered) / 2
 
 
 def ask(serving: Serving, cases: st.SearchStrategy[Case[Any]]) -> set[int]:
