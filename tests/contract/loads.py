@@ -22,13 +22,16 @@ LIMIT_S = 1_000_000
 PLAN = plan(limit_s=LIMIT_S, longest_s=600)
 
 
-async def repeated(step: Callable[[], Awaitable[T]], within_s: float = 30.0) -> T:
-    """What a step answers in the end, repeated as the desk repeats it."""
+async def repeated(
+    step: Callable[[], Awaitable[T]], within_s: float = 30.0, failed: Callable[[], None] = lambda: None
+) -> T:
+    """What a step answers in the end, repeated as the desk repeats it. failed: called whenever it was not done."""
     async with asyncio.timeout(within_s):
         while True:
             try:
                 return await step()
             except LedgerUnavailable:
+                failed()
                 await asyncio.sleep(0.02)
 
 
@@ -75,7 +78,7 @@ class Load:
             count += 1
             dial = outbound(f"{name}-{count}")
             if await self._dialled(ledger, dial):
-                await repeated(lambda dial=dial: ledger.settle(dial.call_id, USED_S, NOON_MS + 10_000))  # type: ignore[misc]
+                await self._repeated(lambda dial=dial: ledger.settle(dial.call_id, USED_S, NOON_MS + 10_000))  # type: ignore[misc]
                 self._note()
                 self.settled.append(dial.call_id)
 
@@ -83,19 +86,25 @@ class Load:
         try:
             verdict = await authorise(ledger, dial, PLAN)
         except LedgerUnavailable as error:
-            self.failures += 1
+            self._failed()
             if not isinstance(error, LedgerSlow):
                 # As a caller does who hears that it failed.
                 self.abandoned.append(dial.call_id)
                 await asyncio.sleep(0.05)
                 return False
             self.slow.append(dial.call_id)
-            verdict = await repeated(lambda: authorise(ledger, dial, PLAN))
+            verdict = await self._repeated(lambda: authorise(ledger, dial, PLAN))
         assert isinstance(verdict.decision, Allow)
-        again = await repeated(lambda: authorise(ledger, dial, PLAN))
+        again = await self._repeated(lambda: authorise(ledger, dial, PLAN))
         assert (again.repeated, again.decision) == (True, verdict.decision)
         self._note()
         return True
+
+    async def _repeated(self, step: Callable[[], Awaitable[T]]) -> T:
+        return await repeated(step, failed=self._failed)
+
+    def _failed(self) -> None:
+        self.failures += 1
 
     def _note(self) -> None:
         self.acknowledged_s.append(time.monotonic())
