@@ -186,7 +186,7 @@ def report(found: Sequence[Figure], share: float, versions: dict[str, str]) -> O
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print; the exit status."""
     options = parser(__doc__)
-    options.add_argument("--share", type=float, default=0.3, help="of one core, for each shard (0.3)")
+    options.add_argument("--share", type=float, default=0.5, help="of one core, for each shard (0.5)")
     options.add_argument("--seconds", type=float, default=10.0, help="for each round (10)")
     options.add_argument("--rounds", type=int, default=3, help="of each (3)")
 
