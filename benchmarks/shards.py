@@ -178,7 +178,8 @@ def report(found: Sequence[Figure], share: float, versions: dict[str, str]) -> O
             )
         )
     columns = ("", "steps/s", "rounds", "authorise ms", "99 of 100", "client", "before", "database")
-    caption = f"two shards do {medians[2] / medians[1]:.2f} times what one does; the last three are ms of processor a step"
+    times = medians[2] / medians[1]
+    caption = f"two shards do {times:.2f} times what one does; the last three are ms of processor a step"
     title = f"Steps on shards, {CALLERS} callers, {share:g} of a core for each server"
     return Outcome([Sheet(title, columns, rows, caption=caption)], versions=versions)
 
