@@ -117,7 +117,7 @@ _DOWN_CURE: Final = (
 )
 
 
-class _Row(tuple[Any, ...]):
+class NamedRow(tuple[Any, ...]):
     """As sqlite3.Row: by name, by number, in order."""
 
     __slots__ = ()
@@ -128,16 +128,18 @@ class _Row(tuple[Any, ...]):
 
 
 @lru_cache(maxsize=512)
-def _row_type(columns: tuple[bytes | None, ...]) -> Callable[[Any], _Row]:
+def row_type(columns: tuple[bytes | str | None, ...]) -> Callable[[Any], NamedRow]:
+    """What makes a row of columns of these names."""
     # The first of several of the same name.
-    places = {name.decode(): place for place, name in reversed(list(enumerate(columns))) if name is not None}
-    return type("_Row", (_Row,), {"__slots__": (), "places": places})
+    named = [(place, name) for place, name in enumerate(columns) if name is not None]
+    places = {name if isinstance(name, str) else name.decode(): place for place, name in reversed(named)}
+    return type("NamedRow", (NamedRow,), {"__slots__": (), "places": places})
 
 
-def _rows(cursor: Any) -> Callable[[Any], _Row]:
+def _rows(cursor: Any) -> Callable[[Any], NamedRow]:
     # Each result comes by here, and `description` takes a microsecond for each column.
     found = cursor.pgresult
-    return _row_type(() if found is None else tuple([found.fname(place) for place in range(found.nfields)]))
+    return row_type(() if found is None else tuple([found.fname(place) for place in range(found.nfields)]))
 
 
 class _NumberLoader(Loader):
@@ -158,7 +160,7 @@ def _unstorable(error: psycopg.Error) -> Unstorable:
 class PostgresDatabase(SharedDatabase):
     """What a step is given: a connection inside a transaction."""
 
-    def __init__(self, raw: "psycopg.Connection[_Row]", pipeline: psycopg.Pipeline | None = None) -> None:
+    def __init__(self, raw: "psycopg.Connection[NamedRow]", pipeline: psycopg.Pipeline | None = None) -> None:
         self._raw = raw
         self._pipeline = pipeline
         self._locked: set[tuple[Of, str | int]] = set()
@@ -225,9 +227,9 @@ class _Again(Exception):
         self.at_once = at_once
 
 
-def connect(url: str, password: str | None) -> "HeardConnection[_Row]":
+def connect(url: str, password: str | None) -> "HeardConnection[NamedRow]":
     """A connection on which transactions are begun and ended by word. Raises psycopg.Error."""
-    connection: HeardConnection[_Row] = HeardConnection.connect(
+    connection: HeardConnection[NamedRow] = HeardConnection.connect(
         url,
         password=password,
         autocommit=True,
@@ -314,13 +316,13 @@ class Pool:
         self._readers = ThreadPoolExecutor(max(1, connections // 2), "ledger-read")
         self._counting = threading.Lock()
         self._mine = threading.local()
-        self._all: set[HeardConnection[_Row]] = set()
+        self._all: set[HeardConnection[NamedRow]] = set()
         self._closing: asyncio.Task[None] | None = None
         # Steps that may share a transaction, and how many threads are to look for them.
         self._sharing: deque[together.Waiting] = deque()
         self._takers, self._takers_max = 0, connections
 
-    async def open(self, prepare: Callable[["psycopg.Connection[_Row]"], None]) -> None:
+    async def open(self, prepare: Callable[["psycopg.Connection[NamedRow]"], None]) -> None:
         """Connect, and let `prepare` see to the schema. Raises LedgerUnavailable that says which server and why."""
         loop = asyncio.get_running_loop()
         try:
@@ -329,7 +331,7 @@ class Pool:
             await self.close()
             raise
 
-    def _prepared(self, prepare: Callable[["psycopg.Connection[_Row]"], None]) -> None:
+    def _prepared(self, prepare: Callable[["psycopg.Connection[NamedRow]"], None]) -> None:
         connection = self._connection(self._writing)
         try:
             if connection.info.server_version < SERVER_MIN:
@@ -566,16 +568,16 @@ class Pool:
         lost = isinstance(error, _LOST) or (isinstance(error, errors.OperationalError) and not error.sqlstate)
         return _Again(found, at_once=True) if lost else found
 
-    def _fell_silent(self, way: Way, connection: "HeardConnection[_Row]", error: Silent) -> None:
+    def _fell_silent(self, way: Way, connection: "HeardConnection[NamedRow]", error: Silent) -> None:
         """No connection that was made before is used again, nor waited on."""
         way.trouble.found(told(self.where, error), time.monotonic())
         if not connection.doubted:
             self._doubts.silent_s = time.monotonic()
             log.error("ledger_silent", store=self.where, error=str(error))
 
-    def _connection(self, way: Way) -> "HeardConnection[_Row]":
+    def _connection(self, way: Way) -> "HeardConnection[NamedRow]":
         """This thread's, made anew where it has none, or none that is relied on. Raises LedgerUnavailable."""
-        connection: HeardConnection[_Row] | None = getattr(self._mine, "connection", None)
+        connection: HeardConnection[NamedRow] | None = getattr(self._mine, "connection", None)
         if connection is not None and not connection.closed:
             if not connection.doubted:
                 return connection
@@ -601,7 +603,7 @@ class Pool:
         self._all.add(connection)
         return connection
 
-    def _roll_back(self, connection: "HeardConnection[_Row]") -> None:
+    def _roll_back(self, connection: "HeardConnection[NamedRow]") -> None:
         if connection.closed:
             self._all.discard(connection)
             return
@@ -610,7 +612,7 @@ class Pool:
         except psycopg.Error:
             self._drop(connection)
 
-    def _drop(self, connection: "HeardConnection[_Row]") -> None:
+    def _drop(self, connection: "HeardConnection[NamedRow]") -> None:
         self._all.discard(connection)
         with contextlib.suppress(psycopg.Error):
             connection.close()

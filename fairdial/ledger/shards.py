@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, ClassVar, Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 import psycopg
@@ -36,7 +36,7 @@ from psycopg import errors
 from fairdial.ledger.contract import Fenced, LedgerError, LedgerSlow, LedgerUnavailable
 from fairdial.ledger.database import Cursor, Of, SharedDatabase, Unstorable, Write
 from fairdial.ledger.heard import Silent
-from fairdial.ledger.pool import BEGIN, LOCKED_MS, READING_MS, Pool, Way, told
+from fairdial.ledger.pool import BEGIN, LOCKED_MS, READING_MS, NamedRow, Pool, Way, row_type, told
 from fairdial.ledger.schema import files
 from fairdial.ledger.spread import NOBODY, SLOTS, Key, Statement, bound_of, looked_through, merged, slot_of
 from fairdial.ledger.stepped import Step
@@ -105,30 +105,13 @@ _EVERYWHERE: Final = b"SELECT * FROM shard.everywhere($1, $2::text[], $3::text[]
 _SAVEPOINT: Final = re.compile(r"(SAVEPOINT|ROLLBACK TO|RELEASE) (\w+)$")
 
 
-class Row(tuple[Any, ...]):
-    """As sqlite3.Row: by name, by number, in order."""
-
-    __slots__ = ()
-    places: ClassVar[dict[str, int]]
-
-    def __getitem__(self, column: Any) -> Any:
-        return tuple.__getitem__(self, self.places[column] if type(column) is str else column)
-
-
-@lru_cache(maxsize=512)
-def _row_type(columns: tuple[str, ...]) -> type[Row]:
-    # The first of several of the same name.
-    places = {name: place for place, name in reversed(list(enumerate(columns)))}
-    return type("Row", (Row,), {"__slots__": (), "places": places})
-
-
 def _decoded(answer: str) -> Any:
     """What a shard says. A row is its columns in their order, as pairs: several may have one name."""
     return json.loads(answer, object_pairs_hook=tuple)
 
 
-def _rows(found: Sequence[tuple[tuple[str, Any], ...]]) -> list[Row]:
-    return [_row_type(tuple([name for name, _ in row]))([value for _, value in row]) for row in found]
+def _rows(found: Sequence[tuple[tuple[str, Any], ...]]) -> list[NamedRow]:
+    return [row_type(tuple([name for name, _ in row]))([value for _, value in row]) for row in found]
 
 
 @lru_cache(maxsize=2048)
@@ -177,7 +160,7 @@ class _Sent:
     statement: Statement
     text: str
     given: tuple[Any, ...]
-    rows: list[Row] | None = None
+    rows: list[NamedRow] | None = None
 
 
 def _arrays(sent: Sequence[_Sent]) -> tuple[list[str], list[str], list[str], list[bool]]:
@@ -219,17 +202,17 @@ def _touches(write: _Sent, read: _Sent) -> bool:
 class _Rows:
     """What a statement found, once somebody looks. names: of its columns, where it has no row that tells."""
 
-    def __init__(self, look: Callable[[], list[Row]], names: Callable[[], Sequence[str]]) -> None:
+    def __init__(self, look: Callable[[], list[NamedRow]], names: Callable[[], Sequence[str]]) -> None:
         self._look = look
         self._names = names
-        self._left: Iterator[Row] | None = None
+        self._left: Iterator[NamedRow] | None = None
 
     @property
     def description(self) -> Any:
         found = self._look()
         return [(name,) for name in (found[0].places if found else self._names())]
 
-    def __iter__(self) -> Iterator[Row]:
+    def __iter__(self) -> Iterator[NamedRow]:
         if self._left is None:
             self._left = iter(self._look())
         return self._left
@@ -468,7 +451,7 @@ class ShardDatabase(SharedDatabase):
         return self._cursor(account, sent)
 
     def _cursor(self, account: _Account, sent: _Sent) -> Cursor:
-        def look() -> list[Row]:
+        def look() -> list[NamedRow]:
             if sent.rows is None:
                 self._ask(account, written=sent.statement.writes)
             return sent.rows or []

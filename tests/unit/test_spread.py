@@ -3,7 +3,8 @@
 import pytest
 
 from fairdial.ledger.database import Of
-from fairdial.ledger.shards import Row, _literal, _rows
+from fairdial.ledger.pool import NamedRow
+from fairdial.ledger.shards import _literal, _rows
 from fairdial.ledger.spread import SLOTS, Key, looked_through, merged, slot_of
 
 
@@ -53,7 +54,7 @@ def test_what_is_nobodys_is_before_the_shards(sql: str, is_global: bool) -> None
     assert looked_through(sql).is_global is is_global
 
 
-def rows(*values: int) -> list[Row]:
+def rows(*values: int) -> list[NamedRow]:
     return _rows([(("id", value), ("name", chr(64 + value))) for value in values])
 
 
